@@ -1,0 +1,204 @@
+//! What can go wrong, judged once.
+//!
+//! Every external system has one place that turns its errors into a [`Fault`]; from there on
+//! only the [`Kind`] decides what happens next and only the [`Code`] is what an operator looks
+//! up. Each code has a section of the same name in `deploy/runbook.md`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What the worker may do about a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Nothing was done; the same attempt may succeed later (server away, deadlock).
+    Retry,
+    /// It may have been done (connection lost while COMMIT was under way): look before acting.
+    Ambiguous,
+    /// This record can't be processed and never will be; others can.
+    Poison,
+    /// Only a person can mend it. What is not known is of this kind.
+    Fatal,
+}
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal,)+) => {
+        /// The name under which a fault stands in the runbook, in `status` and in metrics.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Code {
+            /// All codes, in the order of the runbook.
+            pub const ALL: &'static [Code] = &[$(Code::$name,)+];
+
+            /// The code as it is written: lower case with underscores.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Code::$name => $text,)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The configuration file does not parse or contradicts itself.
+    Config = "config",
+    /// A secret's reference can't be followed, or its file may be read by others.
+    Secret = "secret",
+    /// A server does not answer or closed the connection.
+    Unreachable = "unreachable",
+    /// A server refused the user or the password.
+    Denied = "denied",
+    /// The user lacks a privilege that the role needs.
+    Grant = "grant",
+    /// A server's setting is not what Unitflow needs.
+    Setting = "setting",
+    /// TLS could not be established as configured.
+    Tls = "tls",
+    /// The binlog holds an event, a type or an encoding that the decoder does not know.
+    BinlogUnknown = "binlog_unknown",
+    /// The binlog's bytes contradict themselves: wrong checksum, wrong length.
+    BinlogCorrupt = "binlog_corrupt",
+    /// A row event carries only a part of the row.
+    RowImage = "row_image",
+    /// The position to resume from is no longer in the source's binlog.
+    PositionPurged = "position_purged",
+    /// The source no longer has changes that were captured from it: it lost its tail.
+    SourceLostTail = "source_lost_tail",
+    /// No position is stored where one is needed.
+    PositionMissing = "position_missing",
+    /// A stored position can't be read, or is of another kind than the source.
+    PositionUnreadable = "position_unreadable",
+    /// A topic does not exist.
+    TopicMissing = "topic_missing",
+    /// A topic was deleted and created again: its offsets mean something else now.
+    TopicRecreated = "topic_recreated",
+    /// A topic ends before what was written to it: it lost its tail.
+    TopicTruncated = "topic_truncated",
+    /// A topic's settings are not what Unitflow needs.
+    TopicSetting = "topic_setting",
+    /// The offset to read from is no longer in the topic.
+    OffsetGone = "offset_gone",
+    /// Someone moved a consumer group's offset forwards over records that were not applied.
+    OffsetForward = "offset_forward",
+    /// Another worker took this role over.
+    Fenced = "fenced",
+    /// Kafka refused or failed.
+    Kafka = "kafka",
+    /// A record can't be read, or is of a newer format.
+    Record = "record",
+    /// A record does not follow the one applied before it.
+    Gap = "gap",
+    /// The ledger has no row for a lane of a flow that has run, or was never initialised.
+    LedgerMissing = "ledger_missing",
+    /// The ledger moved by another hand than this lane's.
+    LedgerMoved = "ledger_moved",
+    /// The ledger stands lower than what this lane committed: the target lost commits.
+    TargetLostCommits = "target_lost_commits",
+    /// The ledger's writes are not in the store's own log, so that marks are invisible.
+    LedgerHidden = "ledger_hidden",
+    /// A unit's own change came back to it.
+    Looped = "looped",
+    /// A row at the target is not as the change expects it and the table has no policy.
+    Conflict = "conflict",
+    /// A schema change arrived and the flow's policy is to stop.
+    Ddl = "ddl",
+    /// A table at the target can't take the change: missing table or column, unsuitable type.
+    Table = "table",
+    /// A table has no primary key.
+    NoPrimaryKey = "no_primary_key",
+    /// The target refused a statement.
+    Apply = "apply",
+    /// The routing changed in a way that a running log can't follow.
+    Routing = "routing",
+    /// A program that is needed on this machine is missing or failed.
+    Local = "local",
+    /// Something took longer than its limit.
+    Timeout = "timeout",
+    /// Unitflow contradicts itself.
+    Bug = "bug",
+}
+
+impl Code {
+    /// The code of this name, if there is one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == text)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One thing that went wrong: what may be done, under which name, what happened and what mends it.
+///
+/// Texts never hold row values or secrets.
+#[derive(Clone, Debug, thiserror::Error)]
+pub struct Fault {
+    /// What the worker may do.
+    pub kind: Kind,
+    /// The name in the runbook.
+    pub code: Code,
+    /// What happened, and where.
+    pub what: String,
+    /// What mends it; empty where the code's runbook section says all there is to say.
+    pub hint: String,
+}
+
+impl Fault {
+    /// A fault of any kind.
+    pub fn new(kind: Kind, code: Code, what: impl Into<String>) -> Self {
+        Self { kind, code, what: what.into(), hint: String::new() }
+    }
+
+    /// The same attempt may succeed later.
+    pub fn retry(code: Code, what: impl Into<String>) -> Self {
+        Self::new(Kind::Retry, code, what)
+    }
+
+    /// It may have been done.
+    pub fn ambiguous(code: Code, what: impl Into<String>) -> Self {
+        Self::new(Kind::Ambiguous, code, what)
+    }
+
+    /// This record can't be processed.
+    pub fn poison(code: Code, what: impl Into<String>) -> Self {
+        Self::new(Kind::Poison, code, what)
+    }
+
+    /// Only a person can mend it.
+    pub fn fatal(code: Code, what: impl Into<String>) -> Self {
+        Self::new(Kind::Fatal, code, what)
+    }
+
+    /// Says what mends it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    /// Says where it happened, before what happened.
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.what = format!("{place}: {}", self.what);
+        self
+    }
+
+    /// Whether the same attempt may be made again without a person.
+    #[must_use]
+    pub fn is_retry(&self) -> bool {
+        matches!(self.kind, Kind::Retry | Kind::Ambiguous)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}] {}", self.code, self.what)?;
+        if self.hint.is_empty() { Ok(()) } else { write!(f, "\n  to mend it: {}", self.hint) }
+    }
+}

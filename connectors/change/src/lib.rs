@@ -1,0 +1,26 @@
+//! The nouns every stage of Unitflow shares. No I/O happens here.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`name`] | units, stores, logs, and all that is named after them in Kafka |
+//! | [`seq`] | the number of a record in its log |
+//! | [`tag`] | the packed header beside a record |
+//! | [`key`], [`envelope`] | a row's identity and its change, as they travel |
+//! | [`routing`] | which changes travel, and in which lane |
+//! | [`gtid`], [`position`] | where a source was read up to |
+//! | [`fault`] | what can go wrong, judged once |
+//! | [`inject`] | named points where tests break the code on purpose |
+
+pub mod envelope;
+pub mod fault;
+pub mod inject;
+pub mod key;
+pub mod name;
+pub mod routing;
+pub mod seq;
+pub mod tag;
+
+pub use fault::{Code, Fault};
+pub use name::{Log, Name, Stage, Topics};
+pub use seq::Seq;
+pub use tag::Tag;

@@ -1,0 +1,194 @@
+//! What decides which changes travel and in which lane.
+//!
+//! A routing stands in the captured log itself, in the barrier that starts a generation or in a
+//! record of its own: so a transformer that replays the log always decides as it did before, and
+//! two workers with different configuration files can't disagree.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::envelope::Row;
+use crate::fault::{Code, Fault};
+use crate::key::Key;
+
+/// The database that holds Unitflow's own tables in every store.
+pub const INTERNAL_DATABASE: &str = "unitflow";
+
+/// The internal table whose changes mark a transaction as applied by a sink.
+pub const LEDGER_TABLE: &str = "ledger";
+
+/// The internal table whose changes travel: each unit's clock.
+pub const HEARTBEAT_TABLE: &str = "heartbeat";
+
+/// The most lanes a log can have.
+pub const PARTITIONS_MAX: i32 = 1024;
+
+/// Which rows share a lane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum PartitionBy {
+    /// Rows of one primary key.
+    #[default]
+    Key,
+    /// All rows of the table.
+    Table,
+    /// Rows with equal values in these columns.
+    Columns(Vec<String>),
+}
+
+/// What is kept together on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// Changes of one key stay in order; lanes run side by side.
+    #[default]
+    Key,
+    /// Whole source transactions stay whole and in order; one lane carries all.
+    Transaction,
+}
+
+/// The routing of one log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Routing {
+    /// How many partitions, and so lanes, the tagged topic has.
+    pub partitions: i32,
+    /// What is kept together.
+    pub order: Order,
+    /// `database.table` patterns of what travels; `*` stands for any text.
+    pub tables: Vec<String>,
+    /// Patterns of what does not, taken out of the former.
+    pub exclude: Vec<String>,
+    /// Tables whose rows are not spread by primary key; the first pattern that fits counts, in
+    /// the order of the patterns' text.
+    pub partition_by: BTreeMap<String, PartitionBy>,
+}
+
+impl Routing {
+    /// Whether changes of this table travel. Internal tables do not, except the heartbeat.
+    #[must_use]
+    pub fn carries(&self, database: &str, table: &str) -> bool {
+        if database == INTERNAL_DATABASE {
+            return table == HEARTBEAT_TABLE;
+        }
+        let name = format!("{database}.{table}");
+        self.tables.iter().any(|pattern| fits(pattern, &name))
+            && !self.exclude.iter().any(|pattern| fits(pattern, &name))
+    }
+
+    /// Which rows of this table share a lane.
+    #[must_use]
+    pub fn partition_by(&self, database: &str, table: &str) -> PartitionBy {
+        let name = format!("{database}.{table}");
+        let found = self.partition_by.iter().find(|(pattern, _)| fits(pattern, &name));
+        found.map(|(_, by)| by.clone()).unwrap_or_default()
+    }
+
+    /// Whether a log that runs may go on with `next` from one record to the next. What moves keys
+    /// between lanes needs a new generation.
+    #[must_use]
+    pub fn leads_to(&self, next: &Self) -> bool {
+        self.partitions == next.partitions
+            && self.order == next.order
+            && self.partition_by == next.partition_by
+    }
+
+    /// Reads a routing from a barrier or a routing record.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Fault> {
+        serde_json::from_slice(bytes).map_err(|error| {
+            Fault::fatal(Code::Record, format!("a routing record can't be read: {error}"))
+        })
+    }
+}
+
+/// The lane of a row: by its key bytes, or by what `by` says. Stable for ever: xxh3-64 with seed
+/// 0 over the bytes named here, modulo `partitions`.
+pub fn lane_of(
+    by: &PartitionBy,
+    key: &[u8],
+    row: Option<&Row<'_>>,
+    partitions: i32,
+) -> Result<i32, Fault> {
+    let hash = match by {
+        PartitionBy::Key => xxh3_64(key),
+        PartitionBy::Table => xxh3_64(Key::table_part(key)?),
+        PartitionBy::Columns(columns) => {
+            let row =
+                row.ok_or_else(|| Fault::fatal(Code::Bug, "a row is needed to route by columns"))?;
+            let mut bytes = Vec::with_capacity(64);
+            for column in columns {
+                let value = row.get(column).ok_or_else(|| {
+                    Fault::fatal(Code::Routing, format!("partition_by names the column {column:?}, which a row of the table lacks"))
+                        .hint("correct partition_by for this table")
+                })?;
+                bytes.extend_from_slice(value.as_bytes());
+                bytes.push(0);
+            }
+            xxh3_64(&bytes)
+        }
+    };
+    let partitions = u64::try_from(partitions.max(1)).unwrap_or(1);
+    Ok(i32::try_from(hash % partitions).unwrap_or(0))
+}
+
+/// Whether `name` fits `pattern`, in which `*` stands for any text.
+#[must_use]
+pub fn fits(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
+        return false;
+    };
+    let mut rest = rest;
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_fit_whole_names() {
+        for (pattern, name, expected) in [
+            ("shop.*", "shop.orders", true),
+            ("shop.*", "workshop.orders", false),
+            ("*", "a.b", true),
+            ("*.orders", "shop.orders", true),
+            ("*.orders", "shop.orders_old", false),
+            ("shop.o*s", "shop.orders", true),
+            ("shop.o*r*s", "shop.os", false),
+            ("shop.orders", "shop.orders", true),
+            ("shop.orders", "shop.orders2", false),
+            ("a*a", "a", false),
+        ] {
+            assert_eq!(fits(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn lanes_never_change() {
+        // A different result would send a key's next change past its last one.
+        let key = br#"["shop","orders",{"id":42}]"#;
+        assert_eq!(lane_of(&PartitionBy::Key, key, None, 16).unwrap(), EXPECTED[0]);
+        assert_eq!(lane_of(&PartitionBy::Table, key, None, 16).unwrap(), EXPECTED[1]);
+        let row: Row<'_> = serde_json::from_str(r#"{"id":42,"user":"7"}"#).unwrap();
+        let by = PartitionBy::Columns(vec!["user".into()]);
+        assert_eq!(lane_of(&by, key, Some(&row), 16).unwrap(), EXPECTED[2]);
+    }
+
+    const EXPECTED: [i32; 3] = [2, 1, 9];
+}
