@@ -1,1 +1,49 @@
-//! .
+//! Real servers on this machine, for the demo and the tests: MySQL 9, MariaDB 10.11, Redis 7, Apache Kafka 4.
+//!
+//! [`ensure`] brings what is missing into the user's cache folder, by the `install` script beside this crate.
+//! [`Mysql`], [`Kafka`] and [`Redis`] then start any number of servers, each on a free port of 127.0.0.1 and in a
+//! temporary folder of its own, and do to them what happens to servers: stop, kill, freeze, start again, go back in time.
+//!
+//! What is guaranteed:
+//! * A started server answers: `start` returns once a request of its own protocol was answered by that very process.
+//! * It ends with its owner: when the handle is dropped, or when the owning process dies in whatever way, by SIGKILL
+//!   too. Each server's parent is a small shell (`guard.sh`) which holds a pipe from us and kills it when that closes.
+//!   Only `keep` lets one live on.
+//! * A signal goes to one process, by its id; nothing is ever looked up by name.
+//! * A Ctrl-C at the terminal reaches the owner only, which can then take its servers down in order.
+//!
+//! What can go wrong: a component is not installed, a server does not come up (its last log lines are in the fault).
+//!
+//! | file | subject |
+//! |---|---|
+//! | `component.rs` | which components there are and where they live |
+//! | `install.rs` | running the installer |
+//! | `mysql.rs` | MySQL 9 and MariaDB; `mysql/blank.rs` makes their first data folder |
+//! | `kafka.rs` | a single broker; `kafka/blank.rs` makes its first log folder |
+//! | `redis.rs` | a Redis server |
+//! | `service.rs` | what all servers share: start, stop, kill, freeze, keep |
+//! | `process.rs`, `guard.sh` | one process that ends with us |
+//! | `probe.rs` | does it answer? |
+//! | `prepared.rs` | folders made once and copied from then on |
+//! | `port.rs` | free ports |
+
+mod command;
+mod component;
+mod fault;
+mod install;
+mod kafka;
+mod mysql;
+mod port;
+mod prepared;
+mod probe;
+mod process;
+mod redis;
+mod service;
+
+pub use component::{Component, Home, cache_folder};
+pub use fault::Fault;
+pub use install::ensure;
+pub use kafka::{Kafka, KafkaSetup};
+pub use mysql::{Flavor, Mysql, MysqlSetup};
+pub use redis::{Redis, RedisSetup};
+pub use service::Kept;

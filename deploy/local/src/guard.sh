@@ -1,0 +1,36 @@
+# sh -c "$(cat guard.sh)" guard FOLDER PROGRAM ARGUMENT...
+#
+# Runs the program as its child and writes the child's process id to FOLDER/pid. Standard input is a pipe from the
+# owner: when it closes (the owner died, in whatever way) the program is killed and the folder removed. The word
+# "keep" through the pipe ends that watch and lets the program live on. Ends with the program, with its status.
+
+folder="$1"
+shift
+exec 3<&0 </dev/null
+rm -f "$folder/pid"
+
+"$@" 3<&- &
+server=$!
+printf '%s\n' "$server" >"$folder/pid.new" && mv "$folder/pid.new" "$folder/pid"
+
+# Only now: an ignored signal is inherited, and the server has to heed TERM. A group whose owner has died is hung up
+# by the kernel if one of its members is frozen, and we have to survive that.
+trap '' HUP INT QUIT TERM
+
+(
+    read -r word <&3
+    [ "$word" = keep ] && exit
+    : >"$folder/orphaned"
+    kill -KILL "$server"
+) &
+watch=$!
+exec 3<&-
+
+wait "$server"
+status=$?
+if [ -e "$folder/orphaned" ]; then
+    cd / && rm -rf "$folder"
+else
+    kill -KILL "$watch" 2>/dev/null
+fi
+exit "$status"
