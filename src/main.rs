@@ -1,2 +1,73 @@
-//! .
-fn main() {}
+//! The `unitflow` binary: wiring only.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `cli` | the command line |
+//! | `config` | `unitflow.toml` |
+//! | `init`, `check`, `status`, `wait`, `demo` | one command each |
+//! | `pipeline/` | the roles of `run`, one file each |
+//! | `supervisor` | keeps roles running, reports what stopped |
+//! | `notice` | what a worker says of its roles |
+//! | `telemetry` | logs and metrics |
+
+mod check;
+mod cli;
+mod config;
+mod demo;
+mod init;
+mod notice;
+mod pipeline;
+mod status;
+mod supervisor;
+mod telemetry;
+mod wait;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use unitflow_change::{Code, Fault};
+
+use cli::{Cli, Command};
+use config::Mesh;
+
+/// How a command ended, as its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Fine,
+    Findings,
+    Failed,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(&cli)),
+        Err(error) => Err(Fault::fatal(Code::Local, format!("no runtime: {error}"))),
+    };
+    match outcome {
+        Ok(Outcome::Fine) => ExitCode::SUCCESS,
+        Ok(Outcome::Findings) => ExitCode::from(1),
+        Ok(Outcome::Failed) => ExitCode::from(3),
+        Err(fault) => {
+            eprintln!("unitflow: {fault}");
+            ExitCode::from(if matches!(fault.code, Code::Config | Code::Secret) { 2 } else { 3 })
+        }
+    }
+}
+
+async fn dispatch(cli: &Cli) -> Result<Outcome, Fault> {
+    telemetry::log_to_stderr(cli.log_format, matches!(cli.command, Command::Run(_)));
+    if let Command::Demo(args) = &cli.command {
+        return demo::run(args).await;
+    }
+    let mesh = Mesh::read(&cli.config)?;
+    match &cli.command {
+        Command::Init(args) => init::run(&mesh, args).await,
+        Command::Check(args) => check::run(&mesh, args).await,
+        Command::Run(args) => pipeline::run(mesh, args).await,
+        Command::Status(args) => status::run(&mesh, args).await,
+        Command::Wait(args) => wait::run(&mesh, args).await,
+        Command::Demo(args) => demo::run(args).await,
+    }
+}

@@ -1,1 +1,24 @@
-//! .
+//! Applies another unit's tagged changes to this unit's store, exactly once in effect.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | [`flow`] | spreads a log's lanes over the workers of a group and keeps them running |
+//! | [`lane`] | one partition in order: gather, apply, commit, wait for other lanes |
+//! | [`batch`], [`plan`] | what one commit holds, and in which order it is executed |
+//! | [`ledger`] | exactly-once record, fence and mark in one row |
+//! | [`mirror`] | where lanes stand, for Kafka's own tools |
+//! | [`mysql`] | statements and the transaction they stand in |
+//! | [`metrics`] | what a sink tells of itself |
+//!
+//! What it guarantees: a record is applied if and only if the lane's ledger row moves past it, in
+//! one transaction of the target; nothing is applied out of order for a key; nothing is
+//! overwritten that is not as the source saw it; and where a record is missing the lane stops.
+
+pub mod batch;
+pub mod flow;
+pub mod lane;
+pub mod ledger;
+pub mod metrics;
+pub mod mirror;
+pub mod mysql;
+pub mod plan;

@@ -9,13 +9,17 @@
 //! | [`routing`] | which changes travel, and in which lane |
 //! | [`gtid`], [`position`] | where a source was read up to |
 //! | [`fault`] | what can go wrong, judged once |
+//! | [`invariants`] | what must hold, for tests and production alike |
 //! | [`inject`] | named points where tests break the code on purpose |
 
 pub mod envelope;
 pub mod fault;
+pub mod gtid;
 pub mod inject;
+pub mod invariants;
 pub mod key;
 pub mod name;
+pub mod position;
 pub mod routing;
 pub mod seq;
 pub mod tag;

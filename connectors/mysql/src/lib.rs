@@ -1,1 +1,26 @@
-//! .
+//! MySQL and MariaDB: binlog in, changes out; and what else the other stages need of a server.
+//!
+//! | file | what happens there |
+//! |---|---|
+//! | [`connect`] | sessions, facts about a server, the judge of its errors |
+//! | [`stream`] | the binlog as a stream of changes; what it guarantees stands there |
+//! | `event`, `table` | framing, checksums, the events that are no rows; table maps |
+//! | `decode` | events to transactions, row images to records |
+//! | `value`, `json`, `charset` | single values: the log's bytes to the envelope's JSON |
+//! | `bytes` | checked reading |
+
+pub mod connect;
+pub mod literal;
+pub mod schema;
+pub mod stream;
+
+mod bytes;
+mod charset;
+mod decode;
+mod event;
+mod json;
+mod table;
+mod value;
+
+pub use connect::{Flavor, Server, Store, Tls, connect};
+pub use stream::{Ddl, Event, Options, Row, Stream, Transaction};

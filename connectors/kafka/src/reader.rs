@@ -1,0 +1,456 @@
+//! Partitions of one topic, read at given offsets.
+//!
+//! What can go wrong: the offset is no longer there (retention) or not yet there again (the topic
+//! lost its tail or was created anew); the topic is gone; the user may not read. These end the
+//! reader with a fault. A broker that is away does not: the client library goes on trying, and
+//! [`Reader::down_since`] tells since when.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::Notify;
+use tracing::debug;
+use unitflow_change::fault::{Code, Fault, Kind};
+
+use crate::broker::{ASK, Broker, blocking, judge, judge_code, log};
+
+/// The client library wants a group's name even where partitions are assigned by hand. Nothing is
+/// ever committed to it.
+const GROUP: &str = "unitflow.reader";
+
+/// Bytes that a reader fetches ahead unless told otherwise.
+pub const QUEUE_BYTES: usize = 8 << 20;
+
+/// How a reader fetches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Bytes fetched ahead, over all partitions.
+    pub queue_bytes: usize,
+    /// How soon after the last record its [`Item::End`] is told. It is also how often an idle
+    /// reader asks, so a shorter time costs. Records are not delayed by it.
+    pub end_within: Duration,
+}
+
+impl Default for Options {
+    /// 8 MiB, and a fifth of a second.
+    fn default() -> Self {
+        Self { queue_bytes: QUEUE_BYTES, end_within: Duration::from_millis(200) }
+    }
+}
+
+/// Reads partitions of one topic from given offsets.
+///
+/// * **Committed only.** Records of aborted transactions and control records are never seen; at an
+///   open transaction the reader waits.
+/// * **In order, from there.** The first record of a partition is the first committed one at or
+///   after the given offset; then each one in offset order. An offset that the topic does not hold
+///   ends the reader ([`Code::OffsetGone`], [`Code::TopicTruncated`]): it never jumps.
+/// * **Ends are told.** [`Item::End`] comes whenever the reader has passed everything that stands
+///   in a partition, with the offset to resume from, which is past a transaction's marker.
+/// * **Bounded.** Records fetched ahead are bounded by the queue; what the caller holds is not.
+/// * **Undamaged.** Each batch's checksum is compared.
+/// * **Dead is dead.** After a fault every call returns that fault.
+///
+/// Records are borrowed from the reader, so that a batch of them costs no copy. One task reads at
+/// a time.
+pub struct Reader {
+    consumer: BaseConsumer<Watch>,
+    topic: String,
+    starts: Vec<(i32, i64)>,
+    filled: Arc<Notify>,
+    dead: Mutex<Option<Fault>>,
+    has_died: AtomicBool,
+}
+
+/// What a reader yields.
+pub enum Item<'a> {
+    /// A committed record.
+    Record(Record<'a>),
+    /// Everything in this partition was read.
+    End {
+        /// The partition.
+        partition: i32,
+        /// The next offset to read; past the last transaction's marker.
+        offset: i64,
+    },
+}
+
+/// A committed record, borrowed from its reader.
+pub struct Record<'a>(BorrowedMessage<'a>);
+
+impl Record<'_> {
+    /// The partition it stands in.
+    #[must_use]
+    pub fn partition(&self) -> i32 {
+        self.0.partition()
+    }
+
+    /// Its offset there.
+    #[must_use]
+    pub fn offset(&self) -> i64 {
+        self.0.offset()
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.0.key()
+    }
+
+    /// Its value; `None` is a tombstone.
+    #[must_use]
+    pub fn value(&self) -> Option<&[u8]> {
+        self.0.payload()
+    }
+
+    /// The first header of this name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        let headers = self.0.headers()?;
+        (0..headers.count())
+            .filter_map(|index| headers.try_get(index))
+            .find(|header| header.key == name)?
+            .value
+    }
+
+    /// All headers, in order.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let headers = self.0.headers();
+        let count = headers.map_or(0, Headers::count);
+        (0..count).filter_map(move |index| {
+            let header = headers?.try_get(index)?;
+            Some((header.key, header.value.unwrap_or_default()))
+        })
+    }
+
+    /// When it was written, in milliseconds since 1970, as the topic counts it.
+    #[must_use]
+    pub fn timestamp_ms(&self) -> Option<i64> {
+        self.0.timestamp().to_millis()
+    }
+}
+
+impl Reader {
+    /// Opens a reader at these offsets of these partitions and checks that the topic holds them.
+    /// `queue_bytes` bounds what is fetched ahead ([`QUEUE_BYTES`] is a good value).
+    ///
+    /// # Errors
+    /// [`Code::OffsetGone`], [`Code::TopicTruncated`], [`Code::TopicMissing`]; `Retry` while Kafka
+    /// can't be reached.
+    pub async fn open(
+        broker: &Broker,
+        topic: &str,
+        starts: &[(i32, i64)],
+        queue_bytes: usize,
+    ) -> Result<Self, Fault> {
+        let options = Options { queue_bytes, ..Options::default() };
+        Self::open_with(broker, topic, starts, options).await
+    }
+
+    /// The same with all options.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub async fn open_with(
+        broker: &Broker,
+        topic: &str,
+        starts: &[(i32, i64)],
+        options: Options,
+    ) -> Result<Self, Fault> {
+        let (broker, topic, starts) = (broker.clone(), topic.to_owned(), starts.to_vec());
+        blocking(move || Self::open_blocking(&broker, topic, starts, &options)).await
+    }
+
+    fn open_blocking(
+        broker: &Broker,
+        topic: String,
+        starts: Vec<(i32, i64)>,
+        options: &Options,
+    ) -> Result<Self, Fault> {
+        let queue = (options.queue_bytes / 1024).max(1).to_string();
+        let wait = options.end_within.as_millis().to_string();
+        let defaults = [
+            ("fetch.wait.max.ms", wait.as_str()),
+            ("queued.max.messages.kbytes", queue.as_str()),
+            // At its default of a second, a backlog is read in fits and starts.
+            ("fetch.queue.backoff.ms", "5"),
+            ("fetch.error.backoff.ms", "100"),
+            // A record as large as the broker takes has to fit.
+            ("receive.message.max.bytes", "268435456"),
+        ];
+        let forced = [
+            ("group.id", GROUP),
+            ("isolation.level", "read_committed"),
+            ("auto.offset.reset", "error"),
+            ("enable.partition.eof", "true"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("check.crcs", "true"),
+            // Only these tell that a broker is back while there is nothing to read.
+            ("statistics.interval.ms", "3000"),
+        ];
+        let mut consumer: BaseConsumer<Watch> = broker
+            .client(&defaults, &forced)?
+            .create_with_context(Watch::default())
+            .map_err(|error| judge(&error, format!("reader of {topic}")))?;
+        let filled = Arc::new(Notify::new());
+        consumer.set_nonempty_callback({
+            let filled = Arc::clone(&filled);
+            move || filled.notify_one()
+        });
+        let dead = Mutex::new(None);
+        let has_died = AtomicBool::new(false);
+        let reader = Self { consumer, topic, starts, filled, dead, has_died };
+        for &(partition, offset) in &reader.starts {
+            reader.ensure_held(partition, offset, ASK)?;
+        }
+        let mut list = TopicPartitionList::new();
+        for &(partition, offset) in &reader.starts {
+            list.add_partition_offset(&reader.topic, partition, Offset::Offset(offset))
+                .map_err(|error| reader.fault_of(&error))?;
+        }
+        reader.consumer.assign(&list).map_err(|error| reader.fault_of(&error))?;
+        Ok(reader)
+    }
+
+    /// The next record or end. Waits for it; may be dropped while it waits without losing anything.
+    ///
+    /// # Errors
+    /// What ended the reader.
+    pub async fn next(&self) -> Result<Item<'_>, Fault> {
+        loop {
+            if let Some(item) = self.try_next()? {
+                return Ok(item);
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// The next record or end if there is one at hand. Never waits.
+    ///
+    /// # Errors
+    /// What ended the reader.
+    pub fn try_next(&self) -> Result<Option<Item<'_>>, Fault> {
+        if self.has_died.load(Ordering::Relaxed) {
+            return Err(self.death());
+        }
+        let watch = self.consumer.context();
+        loop {
+            let before = watch.notices.load(Ordering::Relaxed);
+            match self.consumer.poll(Duration::ZERO) {
+                Some(Ok(record)) => {
+                    watch.up();
+                    return Ok(Some(Item::Record(Record(record))));
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    watch.up();
+                    let offset = watch.end.swap(-1, Ordering::Relaxed);
+                    if offset < 0 {
+                        let what = format!("{}: an end without an offset", self.topic);
+                        return Err(self.die(Fault::fatal(Code::Bug, what)));
+                    }
+                    return Ok(Some(Item::End { partition, offset }));
+                }
+                Some(Err(error)) => self.bear(&error)?,
+                // Either there is nothing, or a line of the log was in the way.
+                None if watch.notices.load(Ordering::Relaxed) == before => return Ok(None),
+                None => {}
+            }
+        }
+    }
+
+    /// Goes on reading a partition from another offset. Records that were handed out stay valid;
+    /// none from before is handed out afterwards. Blocks for a moment.
+    ///
+    /// # Errors
+    /// As [`Reader::open`]; a `Retry` leaves the reader as it was.
+    pub fn seek(&self, partition: i32, offset: i64) -> Result<(), Fault> {
+        if self.has_died.load(Ordering::Relaxed) {
+            return Err(self.death());
+        }
+        self.ensure_held(partition, offset, ASK)?;
+        self.consumer.seek(&self.topic, partition, Offset::Offset(offset), ASK).map_err(|error| {
+            Fault::retry(Code::Kafka, format!("seek {}[{partition}]: {error}", self.topic))
+        })
+    }
+
+    /// Closes the reader without holding up the runtime: a plain drop takes a tenth of a second of
+    /// its thread.
+    pub async fn close(self) {
+        // Dropping can't fail.
+        let _ = blocking(move || {
+            drop(self);
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Since when no broker can be reached, if so. Known to within seconds.
+    #[must_use]
+    pub fn down_since(&self) -> Option<SystemTime> {
+        let millis = self.consumer.context().down_since.load(Ordering::Relaxed);
+        (millis != 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(millis))
+    }
+
+    /// Passes over what the library mends itself; everything else ends the reader.
+    fn bear(&self, error: &KafkaError) -> Result<(), Fault> {
+        use RDKafkaErrorCode as E;
+        let fault = self.fault_of(error);
+        match error.rdkafka_error_code() {
+            Some(E::AutoOffsetReset | E::OffsetOutOfRange | E::LogTruncation) => {
+                Err(self.die(self.why_gone(fault)))
+            }
+            // No group is used, so it does not matter that this one may not be.
+            Some(E::GroupAuthorizationFailed) => Ok(()),
+            Some(E::AllBrokersDown) => {
+                self.consumer.context().down();
+                Ok(())
+            }
+            _ if fault.kind == Kind::Retry => Ok(()),
+            _ => Err(self.die(fault)),
+        }
+    }
+
+    /// Whether an offset was passed by retention or lies beyond the end; the library tells neither.
+    fn why_gone(&self, fault: Fault) -> Fault {
+        let list = self.consumer.position().ok();
+        for &(partition, start) in &self.starts {
+            let place = list.as_ref().and_then(|l| l.find_partition(&self.topic, partition));
+            let at = match place.map(|place| place.offset()) {
+                Some(Offset::Offset(offset)) => offset,
+                _ => start,
+            };
+            if let Err(fault) = self.ensure_held(partition, at, Duration::from_secs(2))
+                && fault.kind == Kind::Fatal
+            {
+                return fault;
+            }
+        }
+        fault
+    }
+
+    fn ensure_held(&self, partition: i32, offset: i64, wait: Duration) -> Result<(), Fault> {
+        let place = format!("{}[{partition}]", self.topic);
+        let (low, high) = self
+            .consumer
+            .fetch_watermarks(&self.topic, partition, wait)
+            .map_err(|error| self.fault_of(&error))?;
+        if offset < low {
+            let what = format!("{place}: offset {offset} is gone, the topic begins at {low}");
+            let hint = "raise the topic's retention above the longest outage, and resync";
+            return Err(Fault::fatal(Code::OffsetGone, what).hint(hint));
+        }
+        if offset > high {
+            let what = format!("{place}: ends at {high}, before the offset {offset} to read from");
+            let hint = "the topic lost its tail or was created anew: resync";
+            return Err(Fault::fatal(Code::TopicTruncated, what).hint(hint));
+        }
+        Ok(())
+    }
+
+    fn fault_of(&self, error: &KafkaError) -> Fault {
+        let place = format!("reader of {}", self.topic);
+        let said = self.consumer.context().said.lock().map(|said| said.clone()).unwrap_or_default();
+        match error.rdkafka_error_code() {
+            Some(code) => judge_code(code, place, &said),
+            None => judge(error, place),
+        }
+    }
+
+    fn die(&self, fault: Fault) -> Fault {
+        if let Ok(mut dead) = self.dead.lock() {
+            *dead = Some(fault.clone());
+        }
+        self.has_died.store(true, Ordering::Relaxed);
+        fault
+    }
+
+    fn death(&self) -> Fault {
+        let dead = self.dead.lock().ok().and_then(|dead| dead.clone());
+        dead.unwrap_or_else(|| Fault::fatal(Code::Bug, "a dead reader without a cause"))
+    }
+}
+
+/// What the library says besides records. All of it is said inside `poll`, by the polling thread.
+#[derive(Default)]
+struct Watch {
+    /// Counts what made `poll` return without a record though there may be more.
+    notices: AtomicU64,
+    /// The offset of the end that `poll` is about to report; rdkafka passes on its partition only.
+    end: AtomicI64,
+    /// Milliseconds since 1970, or 0.
+    down_since: AtomicU64,
+    said: Mutex<String>,
+}
+
+impl Watch {
+    fn up(&self) {
+        if self.down_since.load(Ordering::Relaxed) != 0 {
+            self.down_since.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn down(&self) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(1);
+        // Only the first report counts.
+        let (new, order) = (now, Ordering::Relaxed);
+        let _ = self.down_since.compare_exchange(0, new, order, order);
+    }
+}
+
+impl ClientContext for Watch {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.notices.fetch_add(1, Ordering::Relaxed);
+        log(level, facility, message);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.notices.fetch_add(1, Ordering::Relaxed);
+        if self.down_since.load(Ordering::Relaxed) != 0
+            && String::from_utf8_lossy(statistics).contains("\"state\":\"UP\"")
+        {
+            self.up();
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            self.end.store(end_offset(reason).unwrap_or(-1), Ordering::Relaxed);
+            return;
+        }
+        debug!(target: "librdkafka", %error, reason);
+        if let Ok(mut said) = self.said.lock() {
+            reason.clone_into(&mut said);
+        }
+    }
+}
+
+impl ConsumerContext for Watch {}
+
+/// The offset in librdkafka's "Fetch from broker 1 reached end of partition at offset 42
+/// (HighwaterMark 42)".
+fn end_offset(reason: &str) -> Option<i64> {
+    let (_, rest) = reason.split_once(" at offset ")?;
+    rest.split(' ').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_read_from_the_library_s_own_words() {
+        let text = "Fetch from broker 1 reached end of partition at offset 42 (HighwaterMark 43)";
+        assert_eq!(end_offset(text), Some(42));
+        assert_eq!(end_offset("something else"), None);
+        assert_eq!(end_offset("at offset x "), None);
+    }
+}

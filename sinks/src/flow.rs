@@ -1,0 +1,214 @@
+//! One log's way into this unit: spreads its lanes over the workers of a consumer group and keeps
+//! those of this worker running.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, debug, error, info_span, warn};
+use unitflow_change::{Code, Fault};
+use unitflow_kafka::members::{self, Change, Members, committed};
+
+use crate::lane::{self, Way};
+use crate::metrics::{Instruments, LaneMetrics};
+use crate::mirror::Mirror;
+
+/// How often offsets are mirrored to the group.
+const MIRROR_EVERY: Duration = Duration::from_secs(1);
+/// A killed worker's lanes move to others within this and a rebalance; the least that a broker
+/// allows by default.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long a lane may take to stop before its partition moves all the same: the ledger fences.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// The pauses between a lane's attempts.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Hears how lanes fare.
+pub trait Listener: Send + Sync + 'static {
+    /// A lane stopped or is about to be tried again.
+    fn fault(&self, lane: i32, fault: &Fault);
+}
+
+/// Runs this worker's lanes until it is cancelled. A lane that stops for good leaves the others
+/// running; the first such fault is returned when none runs any more.
+pub async fn run(
+    way: Arc<Way>,
+    instruments: Instruments,
+    listener: Arc<dyn Listener>,
+    cancel: CancellationToken,
+) -> Result<(), Fault> {
+    let options = members::Options { session_timeout: SESSION_TIMEOUT, stop_within: STOP_WITHIN };
+    let mut members = Members::join(&way.broker, &way.group, &way.topic, &options)?;
+    let mut flow = Flow {
+        way,
+        instruments,
+        listener,
+        mirror: Arc::default(),
+        lanes: JoinSet::new(),
+        tokens: HashMap::new(),
+        stopped: None,
+    };
+    let mut tick = tokio::time::interval(MIRROR_EVERY);
+    let result = loop {
+        tokio::select! {
+            () = cancel.cancelled() => break Ok(()),
+            change = members.next() => match change {
+                Ok(change) => {
+                    if let Err(fault) = flow.change(change).await {
+                        break Err(fault);
+                    }
+                }
+                Err(fault) if fault.is_retry() => debug!(%fault, "group"),
+                Err(fault) => break Err(fault),
+            },
+            Some(ended) = flow.lanes.join_next() => {
+                flow.note(ended);
+                if let Some(fault) = flow.stopped.take_if(|_| flow.tokens.is_empty()) {
+                    break Err(fault);
+                }
+            }
+            _ = tick.tick() => flow.mirror_to(&members),
+        }
+    };
+    let running: Vec<i32> = flow.tokens.keys().copied().collect();
+    flow.stop(&running).await;
+    flow.mirror_to(&members);
+    members.leave().await;
+    result
+}
+
+struct Flow {
+    way: Arc<Way>,
+    instruments: Instruments,
+    listener: Arc<dyn Listener>,
+    mirror: Arc<Mirror>,
+    lanes: JoinSet<(i32, Result<(), Fault>)>,
+    /// Of the lanes that run.
+    tokens: HashMap<i32, CancellationToken>,
+    /// Why the first lane stopped for good.
+    stopped: Option<Fault>,
+}
+
+impl Flow {
+    async fn change(&mut self, change: Change) -> Result<(), Fault> {
+        match change {
+            Change::Added { partitions } => {
+                let count = partitions.iter().max().map_or(0, |highest| highest + 1);
+                let way = &self.way;
+                let known = committed(&way.broker, &way.group, &way.topic, count).await?;
+                for lane in partitions {
+                    let place = usize::try_from(lane).unwrap_or(usize::MAX);
+                    self.start(lane, known.get(place).cloned().flatten());
+                }
+            }
+            Change::Removed { partitions, lost, stopped } => {
+                debug!(?partitions, lost, "lanes move to other workers");
+                self.stop(&partitions).await;
+                partitions.iter().for_each(|lane| self.mirror.forget(*lane));
+                stopped.confirm();
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, lane: i32, committed: Option<(i64, String)>) {
+        let attempts = Attempts {
+            way: self.way.clone(),
+            lane,
+            committed,
+            mirror: self.mirror.clone(),
+            metrics: self.instruments.lane(&self.way.log, &self.way.to, lane),
+            listener: self.listener.clone(),
+            cancel: CancellationToken::new(),
+        };
+        self.tokens.insert(lane, attempts.cancel.clone());
+        let span = info_span!("lane", log = %self.way.log, lane);
+        self.lanes.spawn(async move { (lane, attempts.run().await) }.instrument(span));
+    }
+
+    /// Stops these lanes and waits until they have.
+    async fn stop(&mut self, lanes: &[i32]) {
+        for token in lanes.iter().filter_map(|lane| self.tokens.get(lane)) {
+            token.cancel();
+        }
+        while lanes.iter().any(|lane| self.tokens.contains_key(lane)) {
+            match self.lanes.join_next().await {
+                Some(ended) => self.note(ended),
+                None => return,
+            }
+        }
+    }
+
+    fn note(&mut self, ended: Result<(i32, Result<(), Fault>), JoinError>) {
+        match ended {
+            Ok((lane, result)) => {
+                self.tokens.remove(&lane);
+                if let Err(fault) = result {
+                    self.stopped.get_or_insert(fault);
+                }
+            }
+            Err(panic) => {
+                let fault = Fault::fatal(Code::Bug, format!("a lane panicked: {panic}"));
+                self.stopped.get_or_insert(fault);
+            }
+        }
+    }
+
+    fn mirror_to(&self, members: &Members) {
+        let news = self.mirror.take_news();
+        let offsets: Vec<(i32, i64, &str)> =
+            news.iter().map(|(lane, offset, note)| (*lane, *offset, note.as_str())).collect();
+        if !offsets.is_empty()
+            && let Err(fault) = members.commit(&offsets)
+        {
+            debug!(%fault, "offsets are mirrored next time");
+        }
+    }
+}
+
+/// One lane, begun anew from the ledger after each fault that may be tried again.
+struct Attempts {
+    way: Arc<Way>,
+    lane: i32,
+    committed: Option<(i64, String)>,
+    mirror: Arc<Mirror>,
+    metrics: LaneMetrics,
+    listener: Arc<dyn Listener>,
+    cancel: CancellationToken,
+}
+
+impl Attempts {
+    async fn run(self) -> Result<(), Fault> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let begun = Instant::now();
+            let attempt = lane::run(
+                &self.way,
+                self.lane,
+                self.committed.clone(),
+                self.mirror.clone(),
+                self.metrics.clone(),
+                self.cancel.clone(),
+            );
+            let Err(fault) = attempt.await else { return Ok(()) };
+            self.listener.fault(self.lane, &fault);
+            if !fault.is_retry() {
+                error!(code = %fault.code, hint = fault.hint, "{}", fault.what);
+                return Err(fault);
+            }
+            if begun.elapsed() > PAUSE_MAX {
+                pause = PAUSE_MIN;
+            }
+            warn!(code = %fault.code, "{}; again from the ledger", fault.what);
+            tokio::select! {
+                () = self.cancel.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}

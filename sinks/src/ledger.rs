@@ -1,0 +1,176 @@
+//! The ledger: one row a lane in the target itself, which is at once the exactly-once record, the
+//! fence against a second sink, and the mark by which the target's transformer knows the
+//! transaction is not its unit's own.
+//!
+//! Every transaction begins by moving its lane's row from the `seq` the lane believes in to the
+//! last one it applies; only a row that was where it was believed to be may be committed.
+
+use std::io::Write as _;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Row};
+use unitflow_change::name::{Log, Name};
+use unitflow_change::seq::Seq;
+use unitflow_change::{Code, Fault, inject};
+use unitflow_mysql::connect::fault as judge;
+
+/// What creates the ledger's database (named by the empty text) and its tables, in order. The
+/// comment keeps the statements out of other units.
+pub const SCHEMA: &[(&str, &str)] = &[
+    ("", "CREATE DATABASE unitflow /* unitflow internal */"),
+    (
+        "ledger",
+        "CREATE TABLE unitflow.ledger (
+  log VARCHAR(65) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'unit.store the changes come from',
+  lane INT NOT NULL COMMENT 'partition of the tagged topic',
+  seq BIGINT UNSIGNED NOT NULL COMMENT 'last record applied',
+  topic_id VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'Kafka id of the tagged topic',
+  topic_offset BIGINT NOT NULL COMMENT 'offset to read next',
+  origin VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'unit whose changes these are',
+  committed_at TIMESTAMP(6) NULL COMMENT 'when the source committed the last one',
+  applied_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
+  PRIMARY KEY (log, lane)
+) ENGINE=InnoDB COMMENT='Where each lane stands; written by Unitflow only' /* unitflow internal */",
+    ),
+    (
+        "heartbeat",
+        "CREATE TABLE unitflow.heartbeat (
+  unit VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  beat BIGINT UNSIGNED NOT NULL,
+  beat_at TIMESTAMP(6) NOT NULL,
+  PRIMARY KEY (unit)
+) ENGINE=InnoDB COMMENT='The clock of each unit, as it arrived here' /* unitflow internal */",
+    ),
+    (
+        "lag",
+        "CREATE SQL SECURITY INVOKER VIEW unitflow.lag AS
+SELECT unit, beat_at, TIMESTAMPDIFF(MICROSECOND, beat_at, CURRENT_TIMESTAMP(6)) / 1000000 AS lag_seconds
+FROM unitflow.heartbeat /* unitflow internal */",
+    ),
+];
+
+/// One lane's row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The lane.
+    pub lane: i32,
+    /// The last record applied.
+    pub seq: Seq,
+    /// The Kafka id of the tagged topic that `topic_offset` belongs to.
+    pub topic_id: String,
+    /// The offset to read next.
+    pub topic_offset: i64,
+    /// Seconds since the row was last written, by the target's clock.
+    pub idle_seconds: f64,
+    /// Seconds between the source's commit of the last change and its commit here.
+    pub lag_seconds: Option<f64>,
+}
+
+const SELECT: &str = "SELECT lane, seq, topic_id, topic_offset, \
+    TIMESTAMPDIFF(MICROSECOND, applied_at, CURRENT_TIMESTAMP(6)) / 1e6, \
+    TIMESTAMPDIFF(MICROSECOND, committed_at, applied_at) / 1e6 FROM unitflow.ledger WHERE log = ?";
+
+/// All rows of a log, by lane.
+pub async fn read_all(conn: &mut Conn, log: &Log) -> Result<Vec<Entry>, Fault> {
+    let rows: Vec<Row> = conn
+        .exec(format!("{SELECT} ORDER BY lane"), (log.to_string(),))
+        .await
+        .map_err(|error| judge(&error).at("unitflow.ledger"))?;
+    rows.into_iter().map(entry).collect()
+}
+
+/// One lane's row; a missing one stops, for it is not a fresh start.
+pub async fn read(conn: &mut Conn, log: &Log, lane: i32) -> Result<Entry, Fault> {
+    let row: Option<Row> = conn
+        .exec_first(format!("{SELECT} AND lane = ?"), (log.to_string(), lane))
+        .await
+        .map_err(|error| judge(&error).at("unitflow.ledger"))?;
+    let row = row.ok_or_else(|| {
+        Fault::fatal(Code::LedgerMissing, format!("unitflow.ledger has no row for log {log}, lane {lane}"))
+            .hint("a flow that never ran: unitflow init; one that ran has lost its place: restore the row or resync, see the runbook")
+    })?;
+    entry(row)
+}
+
+fn entry(row: Row) -> Result<Entry, Fault> {
+    let (lane, seq, topic_id, topic_offset, idle_seconds, lag_seconds) =
+        mysql_async::from_row_opt(row).map_err(|error| {
+            Fault::fatal(Code::LedgerMissing, format!("a row of unitflow.ledger can't be read: {error}"))
+        })?;
+    let seq: u64 = seq;
+    Ok(Entry { lane, seq: Seq(seq), topic_id, topic_offset, idle_seconds, lag_seconds })
+}
+
+/// Creates a lane's first row, at `seq` and the topic's beginning. Only `init` and `join` may.
+pub async fn create(conn: &mut Conn, log: &Log, lane: i32, seq: Seq, topic_id: &str) -> Result<(), Fault> {
+    conn.exec_drop(
+        "INSERT INTO unitflow.ledger (log, lane, seq, topic_id, topic_offset, origin) VALUES (?, ?, ?, ?, 0, ?)",
+        (log.to_string(), lane, seq.0, topic_id, log.unit.as_str()),
+    )
+    .await
+    .map_err(|error| judge(&error).at("unitflow.ledger"))
+}
+
+/// The row's move to a batch's end, as SQL.
+#[derive(Debug)]
+pub struct Move<'a> {
+    /// The log.
+    pub log: &'a Log,
+    /// The lane.
+    pub lane: i32,
+    /// Where the row must stand.
+    pub from: Seq,
+    /// Where it is moved to; equal to `from` for the mark that opens a long transaction.
+    pub to: Seq,
+    /// The offset to read next.
+    pub topic_offset: i64,
+    /// When the source committed the last change, in µs since 1970; 0 if unknown.
+    pub commit_us: u64,
+}
+
+impl Move<'_> {
+    /// Appends the statement; it must be seen to match one row. `applied_at` always changes, for
+    /// an update that changes nothing is not logged and would mark nothing.
+    pub fn write(&self, sql: &mut Vec<u8>) {
+        let Self { log, lane, from, to, topic_offset, commit_us } = self;
+        // Names hold letters, digits, hyphens and a dot; writing to a Vec can't fail.
+        let _ = write!(sql, "UPDATE unitflow.ledger SET seq={to},topic_offset={topic_offset},");
+        if *commit_us > 0 {
+            let (seconds, micros) = (commit_us / 1_000_000, commit_us % 1_000_000);
+            let _ = write!(sql, "committed_at=FROM_UNIXTIME({seconds}.{micros:06}),");
+        }
+        let _ = write!(sql, "applied_at=CURRENT_TIMESTAMP(6) WHERE log='{log}' AND lane={lane}");
+        if !inject::on("no_cas") {
+            let _ = write!(sql, " AND seq={from}");
+        }
+    }
+}
+
+/// What it means that the row was not where the lane believed: the one place that says so.
+pub async fn explain(conn: &mut Conn, log: &Log, lane: i32, believed: Seq) -> Fault {
+    match read(conn, log, lane).await {
+        Err(fault) => fault,
+        Ok(entry) if entry.seq < believed => Fault::retry(
+            Code::TargetLostCommits,
+            format!("the ledger of {log}, lane {lane}, stands at {} but {believed} was committed: the target lost commits", entry.seq),
+        ),
+        Ok(entry) => Fault::retry(
+            Code::LedgerMoved,
+            format!("the ledger of {log}, lane {lane}, stands at {} instead of {believed}: another worker applies this lane", entry.seq),
+        ),
+    }
+}
+
+/// Creates the rows of the units' clocks, equal everywhere, so that their updates find them.
+pub async fn create_heartbeats(conn: &mut Conn, units: &[Name]) -> Result<(), Fault> {
+    for unit in units {
+        conn.exec_drop(
+            "INSERT INTO unitflow.heartbeat (unit, beat, beat_at) SELECT ?, 0, '1970-01-01 00:00:01' FROM DUAL \
+             WHERE NOT EXISTS (SELECT 1 FROM unitflow.heartbeat WHERE unit = ?)",
+            (unit.as_str(), unit.as_str()),
+        )
+        .await
+        .map_err(|error| judge(&error).at("unitflow.heartbeat"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! What a sink tells of itself, as OpenTelemetry metrics.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
+use opentelemetry::KeyValue;
+use unitflow_change::name::{Log, Name};
+
+use crate::batch::Batch;
+
+/// The instruments of all lanes.
+#[derive(Clone, Debug)]
+pub struct Instruments {
+    rows: Counter<u64>,
+    commits: Counter<u64>,
+    repeated: Counter<u64>,
+    retried: Counter<u64>,
+    batch_rows: Histogram<u64>,
+    lag: Gauge<f64>,
+}
+
+impl Instruments {
+    /// Registers the instruments.
+    #[must_use]
+    pub fn new(meter: &Meter) -> Self {
+        Self {
+            rows: meter.u64_counter("unitflow.sink.rows").with_description("Records applied").build(),
+            commits: meter.u64_counter("unitflow.sink.commits").with_description("Transactions committed at the target").build(),
+            repeated: meter.u64_counter("unitflow.sink.repeated").with_description("Records read again and dropped").build(),
+            retried: meter.u64_counter("unitflow.sink.retried").with_description("Batches tried again after a deadlock or lock wait").build(),
+            batch_rows: meter
+                .u64_histogram("unitflow.sink.batch_rows")
+                .with_description("Records in one commit")
+                .with_boundaries(vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0])
+                .build(),
+            lag: meter
+                .f64_gauge("unitflow.lag")
+                .with_unit("s")
+                .with_description("From the source's commit of the last applied change to its commit here")
+                .build(),
+        }
+    }
+
+    /// The same for one lane.
+    #[must_use]
+    pub fn lane(&self, log: &Log, to: &Name, lane: i32) -> LaneMetrics {
+        let labels = [
+            KeyValue::new("log", log.to_string()),
+            KeyValue::new("to", to.to_string()),
+            KeyValue::new("lane", i64::from(lane)),
+        ];
+        LaneMetrics { instruments: self.clone(), labels }
+    }
+}
+
+/// One lane's metrics.
+#[derive(Clone, Debug)]
+pub struct LaneMetrics {
+    instruments: Instruments,
+    labels: [KeyValue; 3],
+}
+
+impl LaneMetrics {
+    /// A batch was applied, and `committed` or not.
+    pub fn applied(&self, batch: &Batch, committed: bool) {
+        let rows = batch.slots().len() as u64;
+        self.instruments.rows.add(rows, &self.labels);
+        self.instruments.batch_rows.record(rows, &self.labels);
+        if committed {
+            self.instruments.commits.add(1, &self.labels);
+        }
+        if let Some(last) = batch.last().filter(|slot| slot.commit_us > 0) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let lag = now.as_secs_f64() - last.commit_us as f64 / 1e6;
+            self.instruments.lag.record(lag.max(0.0), &self.labels);
+        }
+    }
+
+    /// A record was read again.
+    pub fn repeated(&self) {
+        self.instruments.repeated.add(1, &self.labels);
+    }
+
+    /// A batch is tried again.
+    pub fn retried(&self) {
+        self.instruments.retried.add(1, &self.labels);
+    }
+}

@@ -1,0 +1,246 @@
+//! One lane's connection to the target, and the transaction on it.
+//!
+//! A batch costs two round trips: everything up to its last statement in one call (more where it
+//! is large), then COMMIT. COMMIT is sent only after the ledger's row was seen to move and every
+//! statement to find the rows it names.
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use unitflow_change::envelope::Op;
+use unitflow_change::fault::Kind;
+use unitflow_change::name::Log;
+use unitflow_change::seq::Seq;
+use unitflow_change::{Code, Fault, inject};
+use unitflow_mysql::connect::{Server, Store, connect, fault as judge, is_lost};
+
+use super::statements::{Call, Expected, Statements};
+use super::tables::Tables;
+use crate::batch::Batch;
+use crate::ledger::{self, Entry, Move};
+
+/// Session settings on top of those of every connection: statements fail rather than bend a
+/// value, zero dates and keys pass as they are, rows of other lanes are not locked by gaps, and
+/// parents may arrive after their children (the source has checked them).
+const SESSION: [&str; 2] = [
+    "SET SESSION sql_mode='STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES', \
+     SESSION foreign_key_checks=0, SESSION innodb_lock_wait_timeout=10",
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+];
+
+/// The part of a source transaction that a batch holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All that has to be committed together.
+    Whole,
+    /// The first part: begin, mark and go on.
+    First,
+    /// One in the middle.
+    Middle,
+    /// The last part: move the ledger and commit.
+    Last,
+}
+
+/// Where the lane stands once a commit is through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The last record applied.
+    pub seq: Seq,
+    /// The offset to read next.
+    pub offset: i64,
+    /// When the source committed that record, in µs since 1970; 0 if unknown.
+    pub commit_us: u64,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Applier {
+    conn: Conn,
+    server: Server,
+    log: Log,
+    lane: i32,
+    tables: Tables,
+    statements: Statements,
+}
+
+impl Applier {
+    /// Connects to the target.
+    pub async fn open(store: &Store, log: Log, lane: i32) -> Result<Self, Fault> {
+        let mut conn = connect(store).await?;
+        for statement in SESSION {
+            conn.query_drop(statement).await.map_err(|error| judge(&error))?;
+        }
+        let server = Server::read(&mut conn).await?;
+        Ok(Self { conn, server, log, lane, tables: Tables::default(), statements: Statements::default() })
+    }
+
+    /// The lane's ledger row.
+    pub async fn entry(&mut self) -> Result<Entry, Fault> {
+        ledger::read(&mut self.conn, &self.log, self.lane).await
+    }
+
+    /// Another lane's position, read outside a transaction.
+    pub async fn seq_of(&mut self, lane: i32) -> Result<Seq, Fault> {
+        Ok(ledger::read(&mut self.conn, &self.log, lane).await?.seq)
+    }
+
+    /// Applies a batch of a lane that stands at `from`, and if the part is the last one commits it
+    /// with the ledger at `to`. After a fault nothing of the transaction is
+    /// left, unless the fault is ambiguous: then only the ledger knows.
+    pub async fn apply(&mut self, batch: &Batch, part: Part, from: End, to: End) -> Result<(), Fault> {
+        let result = self.attempt(batch, part, (from, to), false).await;
+        let Err(fault) = result else { return Ok(()) };
+        if fault.kind == Kind::Ambiguous {
+            return Err(fault);
+        }
+        self.roll_back().await?;
+        if fault.code != Code::Conflict || matches!(part, Part::Middle | Part::Last) {
+            return Err(fault);
+        }
+        self.locate(batch, part, (from, to), fault).await
+    }
+
+    /// Applies the batch again change by change, only to name the one that does not fit; nothing
+    /// is kept.
+    async fn locate(&mut self, batch: &Batch, part: Part, way: (End, End), fault: Fault) -> Result<(), Fault> {
+        let part = if part == Part::Whole { Part::First } else { part };
+        let found = self.attempt(batch, part, way, true).await;
+        self.roll_back().await?;
+        Err(found.err().filter(|found| found.code == Code::Conflict).unwrap_or(fault))
+    }
+
+    async fn roll_back(&mut self) -> Result<(), Fault> {
+        self.conn.query_drop("ROLLBACK").await.map_err(|error| judge(&error))
+    }
+
+    async fn attempt(&mut self, batch: &Batch, part: Part, (from, to): (End, End), singly: bool) -> Result<(), Fault> {
+        let keys = batch.slots().iter().map(|slot| batch.key(slot));
+        self.tables.load(&mut self.conn, &self.server, keys.filter(|key| !key.is_empty())).await?;
+        let apart = inject::on("ledger_apart");
+        let mut calls = vec![Call::default()];
+        if matches!(part, Part::Whole | Part::First) {
+            calls[0].add(bookkeeping(0), |sql| sql.extend_from_slice(b"BEGIN"));
+            if !apart {
+                let step = self.step(from, if part == Part::Whole { to } else { from });
+                calls[0].add(bookkeeping(1), |sql| step.write(sql));
+            }
+        }
+        self.statements.build(batch, &mut self.tables, singly, &mut calls)?;
+        if part == Part::Last && !apart {
+            let step = self.step(from, to);
+            if let Some(call) = calls.last_mut() {
+                call.add(bookkeeping(1), |sql| step.write(sql));
+            }
+        }
+        for call in calls.iter().filter(|call| !call.expected.is_empty()) {
+            self.send(batch, call, from.seq).await?;
+        }
+        inject::die_at("die_after_begin");
+        match part {
+            Part::Whole | Part::Last => self.commit(batch, from, to, apart).await,
+            Part::First | Part::Middle => Ok(()),
+        }
+    }
+
+    /// The ledger's move; from a place to itself it is the mark that opens a long transaction.
+    fn step(&self, from: End, to: End) -> Move<'_> {
+        Move {
+            log: &self.log,
+            lane: self.lane,
+            from: from.seq,
+            to: to.seq,
+            topic_offset: to.offset,
+            commit_us: to.commit_us,
+        }
+    }
+
+    async fn commit(&mut self, batch: &Batch, from: End, to: End, apart: bool) -> Result<(), Fault> {
+        if inject::on("die_after_commit_sent") {
+            // The answer is never read: the process ends while the server commits.
+            let _ = tokio::time::timeout(
+                std::time::Duration::from_millis(1),
+                self.conn.query_drop("COMMIT"),
+            )
+            .await;
+            inject::die_at("die_after_commit_sent");
+        }
+        self.conn.query_drop("COMMIT").await.map_err(|error| {
+            let fault = judge(&error);
+            Fault { kind: if is_lost(&error) { Kind::Ambiguous } else { fault.kind }, ..fault }
+        })?;
+        if apart {
+            let mut call = Call::default();
+            let step = self.step(from, to);
+            call.add(bookkeeping(1), |sql| step.write(sql));
+            self.send(batch, &call, from.seq).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends one call and compares what each statement found with what it must find.
+    async fn send(&mut self, batch: &Batch, call: &Call, from: Seq) -> Result<(), Fault> {
+        let mut wrong = None;
+        let mut statement = 0;
+        let outcome: Result<(), mysql_async::Error> = async {
+            let mut result = self.conn.query_iter(call.sql.as_slice()).await?;
+            for (number, expected) in call.expected.iter().enumerate() {
+                statement = number;
+                if result.affected_rows() != expected.rows && expected.rows > 0 && wrong.is_none() {
+                    wrong = Some(number);
+                }
+                if number + 1 < call.expected.len() {
+                    statement = number + 1;
+                    result.next().await?;
+                }
+            }
+            result.drop_result().await
+        }
+        .await;
+        let failed = call.expected.get(wrong.unwrap_or(statement)).copied().unwrap_or(bookkeeping(0));
+        match (outcome, wrong) {
+            (Ok(()), None) => Ok(()),
+            (_, Some(_)) if failed.table.is_none() => {
+                self.roll_back().await?;
+                Err(ledger::explain(&mut self.conn, &self.log, self.lane, from).await)
+            }
+            (_, Some(_)) => Err(self.conflict(batch, failed, "did not find the row as the source had it")),
+            (Err(error), None) if is_duplicate(&error) => {
+                Err(self.conflict(batch, failed, "found a row with this key"))
+            }
+            (Err(error), None) => {
+                let fault = judge(&error);
+                Err(match failed.table {
+                    Some(table) => fault.at(&self.tables.target(table).name),
+                    None => fault,
+                })
+            }
+        }
+    }
+
+    fn conflict(&self, batch: &Batch, failed: Expected, found: &str) -> Fault {
+        let slot = &batch.slots()[failed.slot];
+        let table = failed.table.map_or("?", |table| self.tables.target(table).name.as_str());
+        let op = match failed.op {
+            Op::Insert => "INSERT",
+            Op::Update => "UPDATE",
+            Op::Delete => "DELETE",
+        };
+        Fault::fatal(
+            Code::Conflict,
+            format!(
+                "{table}: {op} {found} (log {}, lane {}, record {}, offset {})",
+                self.log, self.lane, slot.seq, slot.offset
+            ),
+        )
+        .hint("compare the row in both units, make this unit's row as it was before that change, and restart the sink; nothing was overwritten")
+    }
+}
+
+/// A statement of our own: `rows` is 1 for the ledger, 0 where no row is meant.
+fn bookkeeping(rows: u64) -> Expected {
+    Expected { rows, table: None, op: Op::Update, slot: 0 }
+}
+
+/// Whether the server refused a row because its key, or a unique value of it, exists.
+fn is_duplicate(error: &mysql_async::Error) -> bool {
+    matches!(error, mysql_async::Error::Server(server) if server.code == 1062)
+}

@@ -1,0 +1,5 @@
+//! The sink for MySQL and MariaDB: its statements, and the transaction they stand in.
+
+pub mod apply;
+pub mod statements;
+pub mod tables;

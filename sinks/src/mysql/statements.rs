@@ -1,0 +1,274 @@
+//! From a batch to the statements that apply it.
+//!
+//! Until a table has a conflict policy, each statement touches only rows that are as the source
+//! saw them, and says how many it must find: an INSERT fails on a row that exists, an UPDATE and a
+//! DELETE name every column of the row as it was. A count that is lower is a conflict.
+
+use unitflow_change::envelope::{Envelope, Op, Row};
+use unitflow_change::key::Key;
+use unitflow_change::tag::Kind;
+use unitflow_change::{Code, Fault};
+use unitflow_mysql::literal::{write_comparison, write_literal};
+use unitflow_mysql::schema::Type;
+
+use super::tables::{Columns, Tables, Target};
+use crate::batch::{Batch, Slot};
+use crate::plan::{Plan, Shape};
+
+/// Rows in one statement: more cost no less a row.
+const STATEMENT_ROWS_MAX: u64 = 500;
+/// Bytes of one statement.
+const STATEMENT_BYTES_MAX: usize = 512 << 10;
+/// Rows a DELETE names: the server weighs each as a range of its own.
+const DELETE_ROWS_MAX: u64 = 100;
+/// Bytes of one call; far below the `max_allowed_packet` that preflight asks for.
+const CALL_BYTES_MAX: usize = 4 << 20;
+
+/// One statement of a call, and what it must do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// How many rows it must find.
+    pub rows: u64,
+    /// The table, by its number; none for the ledger and for BEGIN.
+    pub table: Option<usize>,
+    /// What it does.
+    pub op: Op,
+    /// The batch's first record in it.
+    pub slot: usize,
+}
+
+/// Statements sent together.
+#[derive(Debug, Default)]
+pub struct Call {
+    /// Their text, each but the last followed by a semicolon.
+    pub sql: Vec<u8>,
+    /// What each of them must do.
+    pub expected: Vec<Expected>,
+}
+
+impl Call {
+    /// Adds a statement that `write` appends.
+    pub fn add(&mut self, expected: Expected, write: impl FnOnce(&mut Vec<u8>)) {
+        if !self.expected.is_empty() {
+            self.sql.push(b';');
+        }
+        write(&mut self.sql);
+        self.expected.push(expected);
+    }
+}
+
+/// The statements of one group, in order.
+#[derive(Debug, Default)]
+struct Group {
+    statements: Vec<(Vec<u8>, Expected)>,
+}
+
+/// Builds statements; buffers are used again.
+#[derive(Debug, Default)]
+pub struct Statements {
+    plan: Plan,
+    groups: Vec<Group>,
+}
+
+impl Statements {
+    /// Appends to `calls` what applies the batch. With `singly`, each change stands alone and in
+    /// the batch's order, so that a failure names it.
+    pub fn build(
+        &mut self,
+        batch: &Batch,
+        tables: &mut Tables,
+        singly: bool,
+        calls: &mut Vec<Call>,
+    ) -> Result<(), Fault> {
+        self.plan.clear();
+        self.groups.clear();
+        for (number, slot) in batch.slots().iter().enumerate() {
+            if slot.kind == Kind::Row {
+                self.add(batch, slot, number, tables, singly)
+                    .map_err(|fault| fault.at(format!("record {} at offset {}", slot.seq, slot.offset)))?;
+            }
+        }
+        for group in self.plan.in_order() {
+            for (sql, expected) in self.groups[group].statements.drain(..) {
+                if calls.last().is_none_or(|call| call.sql.len() + sql.len() > CALL_BYTES_MAX) {
+                    calls.push(Call::default());
+                }
+                if let Some(call) = calls.last_mut() {
+                    call.add(expected, |out| out.extend_from_slice(&sql));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        batch: &Batch,
+        slot: &Slot,
+        number: usize,
+        tables: &mut Tables,
+        singly: bool,
+    ) -> Result<(), Fault> {
+        let key = batch.key(slot);
+        let change = Envelope::parse(batch.value(slot))?;
+        let table = tables.number(key)?;
+        let image = change.after.as_ref().or(change.before.as_ref());
+        let image = image.ok_or_else(|| Fault::fatal(Code::Bug, "an envelope without images"))?;
+        let columns = tables.columns_number(table, image)?;
+        let target = tables.target(table);
+        // One identity for all makes every change wait for the one before it.
+        let identity = match (singly, target.serial) {
+            (true, _) => &b""[..],
+            (_, true) => Key::table_part(key)?,
+            _ => key,
+        };
+        let group = self.plan.place(identity, Shape { columns, op: change.op });
+        if group == self.groups.len() {
+            self.groups.push(Group::default());
+        }
+        let expected = Expected { rows: 1, table: Some(table), op: change.op, slot: number };
+        let columns = tables.columns(columns);
+        let group = &mut self.groups[group];
+        match (change.op, &change.before, &change.after) {
+            (Op::Insert, _, Some(after)) => group.insert(target, columns, after, expected, singly),
+            (Op::Update, Some(before), Some(after)) => {
+                group.update(target, columns, before, after, expected)
+            }
+            (Op::Delete, Some(before), _) => group.delete(target, columns, before, expected, singly),
+            _ => Err(Fault::fatal(Code::Bug, "an envelope lacks an image")),
+        }
+    }
+}
+
+impl Group {
+    fn insert(
+        &mut self,
+        target: &Target,
+        columns: &Columns,
+        row: &Row<'_>,
+        expected: Expected,
+        singly: bool,
+    ) -> Result<(), Fault> {
+        let sql = match self.open(singly, STATEMENT_ROWS_MAX) {
+            Some(sql) => {
+                sql.push(b',');
+                sql
+            }
+            None => {
+                let head = format!("INSERT INTO {} {} VALUES ", target.name, columns.insert_list);
+                self.start(head, expected)
+            }
+        };
+        sql.push(b'(');
+        let mut first = true;
+        for (place, (_, value)) in columns.places.iter().zip(row.iter()) {
+            let Some(place) = place else { continue };
+            if !first {
+                sql.push(b',');
+            }
+            first = false;
+            write_literal(sql, target.column(*place), value)?;
+        }
+        sql.push(b')');
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        target: &Target,
+        columns: &Columns,
+        before: &Row<'_>,
+        after: &Row<'_>,
+        expected: Expected,
+    ) -> Result<(), Fault> {
+        let sql = self.start(format!("UPDATE {} SET ", target.name), expected);
+        let length = sql.len();
+        for ((place, (_, old)), (_, new)) in columns.places.iter().zip(before.iter()).zip(after.iter()) {
+            let Some(place) = place.filter(|_| old != new) else { continue };
+            if sql.len() > length {
+                sql.push(b',');
+            }
+            sql.extend_from_slice(target.quoted[place].as_bytes());
+            sql.push(b'=');
+            write_literal(sql, target.column(place), new)?;
+        }
+        if sql.len() == length {
+            // Nothing differs but what the target computes itself: the row must still be there.
+            let key = &target.quoted[target.table.primary_key[0]];
+            sql.extend_from_slice(format!("{key}={key}").as_bytes());
+        }
+        sql.extend_from_slice(b" WHERE ");
+        write_condition(sql, target, columns, before)
+    }
+
+    fn delete(
+        &mut self,
+        target: &Target,
+        columns: &Columns,
+        row: &Row<'_>,
+        expected: Expected,
+        singly: bool,
+    ) -> Result<(), Fault> {
+        let sql = match self.open(singly, DELETE_ROWS_MAX) {
+            Some(sql) => {
+                sql.extend_from_slice(b" OR ");
+                sql
+            }
+            None => self.start(format!("DELETE FROM {} WHERE ", target.name), expected),
+        };
+        sql.push(b'(');
+        write_condition(sql, target, columns, row)?;
+        sql.push(b')');
+        Ok(())
+    }
+
+    /// The last statement, one row longer, if it has room for it.
+    fn open(&mut self, singly: bool, rows_max: u64) -> Option<&mut Vec<u8>> {
+        let (sql, expected) = self.statements.last_mut()?;
+        if singly || expected.rows >= rows_max || sql.len() >= STATEMENT_BYTES_MAX {
+            return None;
+        }
+        expected.rows += 1;
+        Some(sql)
+    }
+
+    fn start(&mut self, head: String, expected: Expected) -> &mut Vec<u8> {
+        let place = self.statements.len();
+        self.statements.push((head.into_bytes(), expected));
+        &mut self.statements[place].0
+    }
+}
+
+/// The row as it was: the key by equality, so that its index is used, the rest null-safe.
+fn write_condition(
+    sql: &mut Vec<u8>,
+    target: &Target,
+    columns: &Columns,
+    row: &Row<'_>,
+) -> Result<(), Fault> {
+    let mut first = true;
+    for key_columns in [true, false] {
+        for (place, (_, value)) in columns.places.iter().zip(row.iter()) {
+            let Some(place) = place.filter(|place| target.in_key[*place] == key_columns) else {
+                continue;
+            };
+            if !first {
+                sql.extend_from_slice(b" AND ");
+            }
+            first = false;
+            if key_columns {
+                sql.extend_from_slice(target.quoted[place].as_bytes());
+                sql.push(b'=');
+                write_literal(sql, target.column(place), value)?;
+                if matches!(target.column(place).kind, Type::Text { .. }) {
+                    // Equal by the column's collation finds it; it must be equal to the letter.
+                    sql.extend_from_slice(b" AND ");
+                    write_comparison(sql, target.column(place), &target.quoted[place], value)?;
+                }
+            } else {
+                write_comparison(sql, target.column(place), &target.quoted[place], value)?;
+            }
+        }
+    }
+    Ok(())
+}

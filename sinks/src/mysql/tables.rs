@@ -1,0 +1,170 @@
+//! The target's tables as the statements need them, read once and remembered.
+
+use std::collections::HashMap;
+
+use mysql_async::Conn;
+use unitflow_change::envelope::Row;
+use unitflow_change::key::Key;
+use unitflow_change::{Code, Fault};
+use unitflow_mysql::connect::Server;
+use unitflow_mysql::literal::quote_identifier;
+use unitflow_mysql::schema::{self, Column, Table};
+
+/// The columns of row images as they arrive, matched with the target's.
+#[derive(Debug)]
+pub struct Columns {
+    /// Number of the table.
+    pub table: usize,
+    names: Vec<String>,
+    /// For each column of the image its place in the target's table; none for one that the target
+    /// computes itself.
+    pub places: Vec<Option<usize>>,
+    /// `(a,b,…)` of an INSERT.
+    pub insert_list: String,
+}
+
+/// One table of the target.
+#[derive(Debug)]
+pub struct Target {
+    /// What the server says of it.
+    pub table: Table,
+    /// Its quoted name.
+    pub name: String,
+    /// Whether its rows may exclude each other by more than the primary key.
+    pub serial: bool,
+    /// For each column of the table, whether it belongs to the primary key.
+    pub in_key: Vec<bool>,
+    /// Each column's quoted name.
+    pub quoted: Vec<String>,
+}
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub struct Tables {
+    by_key: HashMap<Box<[u8]>, usize>,
+    list: Vec<Target>,
+    columns: Vec<Columns>,
+    columns_of: Vec<Vec<usize>>,
+}
+
+impl Tables {
+    /// Forgets all, so that the next change reads the tables again.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Reads the tables of these keys that are not known yet.
+    pub async fn load<'a>(
+        &mut self,
+        conn: &mut Conn,
+        server: &Server,
+        keys: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<(), Fault> {
+        for key in keys {
+            let part = Key::table_part(key)?;
+            if !self.by_key.contains_key(part) {
+                let key = Key::parse(key)?;
+                let number = self.list.len();
+                self.list.push(read(conn, server, &key.database, &key.table).await?);
+                self.columns_of.push(Vec::new());
+                self.by_key.insert(part.into(), number);
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of the table of this key; it was loaded before.
+    pub fn number(&self, key: &[u8]) -> Result<usize, Fault> {
+        self.by_key
+            .get(Key::table_part(key)?)
+            .copied()
+            .ok_or_else(|| Fault::fatal(Code::Bug, "a table is used before it is loaded"))
+    }
+
+    /// A table by its number.
+    #[must_use]
+    pub fn target(&self, number: usize) -> &Target {
+        &self.list[number]
+    }
+
+    /// Matched columns by their number.
+    #[must_use]
+    pub fn columns(&self, number: usize) -> &Columns {
+        &self.columns[number]
+    }
+
+    /// The number of the columns of this row image of a table.
+    pub fn columns_number(&mut self, table: usize, row: &Row<'_>) -> Result<usize, Fault> {
+        let known = self.columns_of[table].iter().copied().find(|number| {
+            let names = &self.columns[*number].names;
+            names.len() == row.len() && names.iter().zip(row.iter()).all(|(a, (b, _))| a == b)
+        });
+        if let Some(number) = known {
+            return Ok(number);
+        }
+        let columns = match_columns(&self.list[table], table, row)?;
+        self.columns.push(columns);
+        self.columns_of[table].push(self.columns.len() - 1);
+        Ok(self.columns.len() - 1)
+    }
+}
+
+async fn read(conn: &mut Conn, server: &Server, database: &str, table: &str) -> Result<Target, Fault> {
+    let table = schema::load(conn, server, database, table).await?;
+    if table.primary_key.is_empty() {
+        return Err(Fault::fatal(
+            Code::NoPrimaryKey,
+            format!("{database}.{} has no primary key at the target", table.name),
+        )
+        .hint("give it a primary key in every unit, or exclude it from the flow"));
+    }
+    let in_key =
+        (0..table.columns.len()).map(|place| table.primary_key.contains(&place)).collect();
+    let quoted = table.columns.iter().map(|column| quote_identifier(&column.name)).collect();
+    Ok(Target {
+        name: format!("{}.{}", quote_identifier(database), quote_identifier(&table.name)),
+        serial: !table.unique_keys.is_empty(),
+        in_key,
+        quoted,
+        table,
+    })
+}
+
+fn match_columns(target: &Target, table: usize, row: &Row<'_>) -> Result<Columns, Fault> {
+    let mut places = Vec::with_capacity(row.len());
+    let mut list = Vec::with_capacity(row.len());
+    for (name, _) in row.iter() {
+        let place = target.table.columns.iter().position(|column| column.name == name);
+        let place = place.ok_or_else(|| {
+            Fault::fatal(Code::Table, format!("{} has no column {name:?}", target.name))
+                .hint("bring the table to the source's schema, then restart the sink")
+        })?;
+        let computed = target.table.columns[place].generated;
+        if !computed {
+            list.push(target.quoted[place].clone());
+        }
+        places.push((!computed).then_some(place));
+    }
+    let key_present = target.table.primary_key.iter().all(|key| places.contains(&Some(*key)));
+    if !key_present {
+        return Err(Fault::fatal(
+            Code::Table,
+            format!("a change for {} lacks a column of the target's primary key", target.name),
+        )
+        .hint("the table needs the same primary key in every unit"));
+    }
+    Ok(Columns {
+        table,
+        names: row.iter().map(|(name, _)| name.to_owned()).collect(),
+        places,
+        insert_list: format!("({})", list.join(",")),
+    })
+}
+
+impl Target {
+    /// A column by its place.
+    #[must_use]
+    pub fn column(&self, place: usize) -> &Column {
+        &self.table.columns[place]
+    }
+}

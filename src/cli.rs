@@ -1,0 +1,135 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use unitflow_change::name::Name;
+
+/// Replicates MySQL between data centres that all take writes: each change once to every other
+/// unit, never back.
+#[derive(Debug, Parser)]
+#[command(name = "unitflow", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// The mesh's configuration.
+    #[arg(long, global = true, default_value = "unitflow.toml", value_name = "FILE")]
+    pub config: PathBuf,
+    /// How logs are written to stderr.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 fine, 1 differences or findings, 2 wrong use or configuration, 3 failed.
+The result goes to stdout, everything else to stderr. RUST_LOG sets the log level (default info).";
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create what a new mesh needs: ledger schema, topics, first positions. Safe to repeat.
+    ///
+    /// Run it once, before the first `run` and while the tables to be replicated hold the same
+    /// rows in every unit. What exists is left as it is; a flow that has run is never reset.
+    Init(InitArgs),
+    /// Examine servers, grants, tables and topics, and list every fault with its remedy.
+    Check(CheckArgs),
+    /// Run workers until they are told to stop (SIGTERM or Ctrl-C).
+    Run(RunArgs),
+    /// Show where every flow stands: positions, lag, last fault.
+    Status(StatusArgs),
+    /// Wait until a unit has applied all that another has committed by now.
+    Wait(WaitArgs),
+    /// Try it: two units on this machine, load on both, a crash, and a comparison.
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Only this unit: its topics, its ledger, the flows that lead to it.
+    #[arg(long)]
+    pub unit: Option<Name>,
+    /// Print the SQL and the topics instead of creating them.
+    #[arg(long)]
+    pub print: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Only this unit.
+    #[arg(long)]
+    pub unit: Option<Name>,
+    /// The findings as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Read this unit's stores into the captured topics.
+    Connector,
+    /// Tag and route captured changes into the tagged topics.
+    Transformer,
+    /// In a star's hub: copy the spokes' tagged topics.
+    Relay,
+    /// Apply the other units' changes to this unit's stores.
+    Sink,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The unit to work for.
+    #[arg(long)]
+    pub unit: Name,
+    /// What to do; all by default.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub role: Vec<Role>,
+    /// Serve metrics at http://ADDRESS/metrics (overrides the configuration).
+    #[arg(long, value_name = "ADDRESS")]
+    pub prometheus: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Again every this many seconds.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    pub watch: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// The unit whose commits are waited for.
+    #[arg(long)]
+    pub from: Name,
+    /// The unit that is to have applied them.
+    #[arg(long)]
+    pub to: Name,
+    /// Wait for this GTID (or set) instead of all that is committed by now.
+    #[arg(long)]
+    pub gtid: Option<String>,
+    /// Only this store; all that flow from one to the other by default.
+    #[arg(long)]
+    pub store: Option<Name>,
+    /// Give up after this long, with exit code 1.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub timeout_seconds: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Rows written in each unit.
+    #[arg(long, default_value_t = 50_000)]
+    pub rows: u64,
+    /// Leave everything running and say how to look around.
+    #[arg(long)]
+    pub keep: bool,
+}

@@ -1,0 +1,437 @@
+//! `unitflow.toml`: the whole mesh in one file, the same for every worker.
+//!
+//! Everything is typed and unknown fields are refused; a problem is never a warning. Secrets stand
+//! here by reference only.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+use unitflow_change::name::{Log, Name, Topics};
+use unitflow_change::routing::{Order, PARTITIONS_MAX, PartitionBy, Routing};
+use unitflow_change::{Code, Fault};
+use unitflow_kafka::broker::Broker;
+use unitflow_mysql::connect::{Store, Tls};
+
+/// Lanes of a flow that does not say: enough to keep one target busy, few enough to read.
+const LANES_DEFAULT: i32 = 4;
+/// The outage that topics and binlogs must bridge if the file does not say: a long weekend.
+const OUTAGE_LONGEST_HOURS_DEFAULT: u64 = 72;
+
+/// The file as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default = "prefix_default")]
+    prefix: String,
+    #[serde(default)]
+    topology: Topology,
+    #[serde(default = "outage_longest_hours_default")]
+    outage_longest_hours: u64,
+    #[serde(default)]
+    telemetry: Telemetry,
+    units: BTreeMap<Name, UnitFile>,
+    flows: BTreeMap<Name, FlowFile>,
+}
+
+fn prefix_default() -> String {
+    "unitflow".to_owned()
+}
+
+fn outage_longest_hours_default() -> u64 {
+    OUTAGE_LONGEST_HOURS_DEFAULT
+}
+
+/// Who reads whose Kafka.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Topology {
+    /// Every unit reads every other's.
+    #[default]
+    Mesh,
+    /// The hub's: it copies every spoke's tagged topics, and all others read them there.
+    Star(Name),
+}
+
+/// Where metrics go.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Telemetry {
+    /// The address of the Prometheus endpoint; none without it.
+    pub prometheus: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UnitFile {
+    kafka: KafkaFile,
+    stores: BTreeMap<Name, StoreFile>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KafkaFile {
+    bootstrap: String,
+    #[serde(default = "replication_default")]
+    replication: i32,
+    #[serde(default)]
+    properties: BTreeMap<String, String>,
+}
+
+/// Three copies, so that two may acknowledge while one is away.
+fn replication_default() -> i32 {
+    3
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+enum StoreFile {
+    /// MySQL or MariaDB; which one is asked of the server.
+    Mysql {
+        endpoints: Vec<String>,
+        user: String,
+        #[serde(default)]
+        password: Option<Secret>,
+        #[serde(default)]
+        tls: TlsFile,
+    },
+}
+
+/// A secret by reference.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+enum Secret {
+    Env(String),
+    File(PathBuf),
+}
+
+/// How a server's identity is checked.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+enum TlsFile {
+    /// By the system's certificate authorities.
+    #[default]
+    Verify,
+    /// By this certificate authority.
+    Ca(PathBuf),
+    /// Encrypted, but to anybody.
+    NoVerify,
+    /// Not encrypted.
+    Off,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FlowFile {
+    #[serde(default = "lanes_default")]
+    lanes: i32,
+    #[serde(default)]
+    order: Order,
+    tables: Vec<String>,
+    #[serde(default)]
+    exclude: Vec<String>,
+    #[serde(default)]
+    partition_by: BTreeMap<String, PartitionBy>,
+    #[serde(default)]
+    ddl: Ddl,
+    #[serde(default = "heartbeat_default")]
+    heartbeat: bool,
+    from: Option<Vec<Name>>,
+    to: Option<Vec<Name>>,
+}
+
+fn lanes_default() -> i32 {
+    LANES_DEFAULT
+}
+
+fn heartbeat_default() -> bool {
+    true
+}
+
+/// What a sink does when a schema change arrives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ddl {
+    /// It stops, so that a person can bring the target to the same schema.
+    #[default]
+    Stop,
+    /// It goes on: schemas are kept equal by other means.
+    Ignore,
+}
+
+/// One data centre.
+#[derive(Clone, Debug)]
+pub struct Unit {
+    /// Its Kafka.
+    pub broker: Broker,
+    /// How many copies its topics have.
+    pub replication: i32,
+    /// Its stores by name.
+    pub stores: BTreeMap<Name, Store>,
+}
+
+/// The stores of one name in all units, and what travels between them.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    /// What travels, and in which lane.
+    pub routing: Routing,
+    /// What happens at a schema change.
+    pub ddl: Ddl,
+    /// Whether each unit's clock travels too.
+    pub heartbeat: bool,
+    /// The units whose changes travel.
+    pub from: Vec<Name>,
+    /// The units they travel to.
+    pub to: Vec<Name>,
+}
+
+/// The mesh.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    /// Names of all things in Kafka.
+    pub topics: Topics,
+    /// Who reads whose Kafka.
+    pub topology: Topology,
+    /// What topics and binlogs must bridge.
+    pub outage_longest: Duration,
+    /// Where metrics go.
+    pub telemetry: Telemetry,
+    /// The units by name.
+    pub units: BTreeMap<Name, Unit>,
+    /// The flows by the name of their stores.
+    pub flows: BTreeMap<Name, Flow>,
+}
+
+impl Mesh {
+    /// Reads and checks the file.
+    pub fn read(path: &Path) -> Result<Self, Fault> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Fault::fatal(Code::Config, format!("{}: {error}", path.display()))
+                .hint("name the file with --config, or run where unitflow.toml lies")
+        })?;
+        Self::parse(&text).map_err(|fault| fault.at(path.display()))
+    }
+
+    /// Reads and checks a file's text.
+    pub fn parse(text: &str) -> Result<Self, Fault> {
+        let file: File = toml::from_str(text).map_err(|error| bad(error.to_string().trim_end()))?;
+        let mut units = BTreeMap::new();
+        for (name, unit) in file.units {
+            units.insert(name.clone(), read_unit(&name, unit)?);
+        }
+        let mut flows = BTreeMap::new();
+        for (name, flow) in file.flows {
+            flows.insert(name.clone(), read_flow(&name, flow, &units)?);
+        }
+        ensure_names_differ(&units)?;
+        ensure_each_store_flows(&units, &flows)?;
+        if let Topology::Star(hub) = &file.topology {
+            ensure_known(hub, &units, "topology")?;
+        }
+        if file.outage_longest_hours == 0 {
+            return Err(bad("outage_longest_hours must be at least 1"));
+        }
+        Ok(Self {
+            topics: Topics::new(&file.prefix),
+            topology: file.topology,
+            outage_longest: Duration::from_secs(file.outage_longest_hours * 3600),
+            telemetry: file.telemetry,
+            units,
+            flows,
+        })
+    }
+
+    /// The unit of this name.
+    pub fn unit(&self, name: &Name) -> Result<&Unit, Fault> {
+        self.units.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.units.keys().map(Name::as_str).collect();
+            bad(format!("there is no unit {name}; the file has {}", known.join(", ")))
+        })
+    }
+
+    /// The logs whose changes travel: what each unit's own store writes.
+    pub fn logs(&self) -> impl Iterator<Item = (Log, &Flow)> {
+        self.flows.iter().flat_map(|(store, flow)| {
+            flow.from.iter().map(move |unit| (Log { unit: unit.clone(), store: store.clone() }, flow))
+        })
+    }
+
+    /// The logs that travel to a unit.
+    pub fn logs_to(&self, to: &Name) -> impl Iterator<Item = (Log, &Flow)> {
+        self.logs().filter(move |(log, flow)| log.unit != *to && flow.to.contains(to))
+    }
+
+    /// Every way of a log to another unit.
+    pub fn ways(&self) -> impl Iterator<Item = (Log, Name, &Flow)> {
+        self.logs().flat_map(|(log, flow)| {
+            let to = flow.to.iter().filter(|to| **to != log.unit).cloned().collect::<Vec<_>>();
+            to.into_iter().map(move |to| (log.clone(), to, flow))
+        })
+    }
+
+    /// The unit in whose Kafka other units read this log.
+    #[must_use]
+    pub fn read_at<'a>(&'a self, log: &'a Log) -> &'a Name {
+        match &self.topology {
+            Topology::Mesh => &log.unit,
+            Topology::Star(hub) => hub,
+        }
+    }
+
+    /// The store that a log is written from.
+    pub fn store(&self, unit: &Name, store: &Name) -> Result<&Store, Fault> {
+        self.unit(unit)?
+            .stores
+            .get(store)
+            .ok_or_else(|| bad(format!("unit {unit} has no store {store}")))
+    }
+}
+
+fn bad(what: impl Into<String>) -> Fault {
+    Fault::fatal(Code::Config, what)
+}
+
+fn read_unit(name: &Name, unit: UnitFile) -> Result<Unit, Fault> {
+    let mut stores = BTreeMap::new();
+    for (store, file) in unit.stores {
+        let place = format!("units.{name}.stores.{store}");
+        stores.insert(store, read_store(&place, file)?);
+    }
+    if unit.kafka.bootstrap.is_empty() {
+        return Err(bad(format!("units.{name}.kafka.bootstrap is empty")));
+    }
+    Ok(Unit {
+        broker: Broker {
+            bootstrap: unit.kafka.bootstrap,
+            properties: unit.kafka.properties.into_iter().collect(),
+        },
+        replication: unit.kafka.replication,
+        stores,
+    })
+}
+
+fn read_store(place: &str, file: StoreFile) -> Result<Store, Fault> {
+    let StoreFile::Mysql { endpoints, user, password, tls } = file;
+    let endpoints = endpoints.iter().map(|text| endpoint(place, text)).collect::<Result<Vec<_>, _>>()?;
+    if endpoints.is_empty() {
+        return Err(bad(format!("{place}.endpoints names no server")));
+    }
+    Ok(Store {
+        name: place.to_owned(),
+        endpoints,
+        user,
+        password: password.map(|secret| secret.read(place)).transpose()?,
+        tls: match tls {
+            TlsFile::Verify => Tls::Verify { ca: None, hostname: None },
+            TlsFile::Ca(ca) => Tls::Verify { ca: Some(ca), hostname: None },
+            TlsFile::NoVerify => Tls::NoVerify,
+            TlsFile::Off => Tls::Off,
+        },
+    })
+}
+
+fn endpoint(place: &str, text: &str) -> Result<(String, u16), Fault> {
+    let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    let (host, port) = parts
+        .filter(|(host, _)| !host.is_empty())
+        .ok_or_else(|| bad(format!("{place}.endpoints: {text:?} is not host:port")))?;
+    Ok((host.trim_matches(['[', ']']).to_owned(), port))
+}
+
+impl Secret {
+    fn read(&self, place: &str) -> Result<SecretString, Fault> {
+        let fault = |what: String| Fault::fatal(Code::Secret, format!("{place}.password: {what}"));
+        match self {
+            Self::Env(name) => std::env::var(name)
+                .map(SecretString::from)
+                .map_err(|_| fault(format!("the environment has no {name}"))),
+            Self::File(path) => {
+                refuse_readable_by_others(path).map_err(|what| {
+                    fault(format!("{}: {what}", path.display())).hint("chmod 600 the file")
+                })?;
+                std::fs::read_to_string(path)
+                    .map(|text| SecretString::from(text.trim_end_matches('\n')))
+                    .map_err(|error| fault(format!("{}: {error}", path.display())))
+            }
+        }
+    }
+}
+
+fn refuse_readable_by_others(path: &Path) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(path).map_err(|error| error.to_string())?.permissions().mode();
+    if mode & 0o077 == 0 { Ok(()) } else { Err(format!("others may read it (mode {:o})", mode & 0o777)) }
+}
+
+fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Result<Flow, Fault> {
+    let place = format!("flows.{name}");
+    let with_store: Vec<Name> =
+        units.iter().filter(|(_, unit)| unit.stores.contains_key(name)).map(|(unit, _)| unit.clone()).collect();
+    if with_store.len() < 2 {
+        return Err(bad(format!("{place}: {} unit has a store of this name; a flow needs two", with_store.len())));
+    }
+    for unit in flow.from.iter().chain(&flow.to).flatten() {
+        ensure_known(unit, units, &place)?;
+        if !with_store.contains(unit) {
+            return Err(bad(format!("{place}: unit {unit} has no store of this name")));
+        }
+    }
+    if !(1..=PARTITIONS_MAX).contains(&flow.lanes) {
+        return Err(bad(format!("{place}.lanes must be 1 to {PARTITIONS_MAX}, not {}", flow.lanes)));
+    }
+    if flow.tables.is_empty() {
+        return Err(bad(format!("{place}.tables is empty: name what travels, such as \"shop.*\"")));
+    }
+    for pattern in flow.tables.iter().chain(&flow.exclude).chain(flow.partition_by.keys()) {
+        if !pattern.contains('.') && pattern != "*" {
+            return Err(bad(format!("{place}: {pattern:?} is not a database.table pattern")));
+        }
+    }
+    Ok(Flow {
+        routing: Routing {
+            partitions: if flow.order == Order::Transaction { 1 } else { flow.lanes },
+            order: flow.order,
+            tables: flow.tables,
+            exclude: flow.exclude,
+            partition_by: flow.partition_by,
+        },
+        ddl: flow.ddl,
+        heartbeat: flow.heartbeat,
+        from: flow.from.unwrap_or_else(|| with_store.clone()),
+        to: flow.to.unwrap_or(with_store),
+    })
+}
+
+fn ensure_known(unit: &Name, units: &BTreeMap<Name, Unit>, place: &str) -> Result<(), Fault> {
+    if units.contains_key(unit) { Ok(()) } else { Err(bad(format!("{place}: there is no unit {unit}"))) }
+}
+
+/// Two stores at one endpoint would capture each other's ledger and take it for their own.
+fn ensure_names_differ(units: &BTreeMap<Name, Unit>) -> Result<(), Fault> {
+    let mut seen = BTreeMap::new();
+    for store in units.values().flat_map(|unit| unit.stores.values()) {
+        for endpoint in &store.endpoints {
+            if let Some(other) = seen.insert(endpoint, &store.name).filter(|other| **other != store.name) {
+                return Err(bad(format!(
+                    "{} and {other} are the same server {}:{}: each store needs its own",
+                    store.name, endpoint.0, endpoint.1
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ensure_each_store_flows(
+    units: &BTreeMap<Name, Unit>,
+    flows: &BTreeMap<Name, Flow>,
+) -> Result<(), Fault> {
+    for (unit, store) in units.iter().flat_map(|(name, unit)| unit.stores.keys().map(move |s| (name, s))) {
+        if !flows.contains_key(store) {
+            return Err(bad(format!("units.{unit}.stores.{store}: there is no [flows.{store}]")));
+        }
+    }
+    Ok(())
+}

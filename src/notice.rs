@@ -1,0 +1,93 @@
+//! What a worker says of its roles in its unit's heartbeat topic, for `status` in another place.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use unitflow_change::Fault;
+use unitflow_kafka::broker::Broker;
+use unitflow_kafka::notes::Notes;
+
+/// The note about one role.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Notice {
+    /// `connector A.shop`, `sink B.shop`, `sink B.shop lane 3`.
+    pub role: String,
+    /// Whether it runs, or will be tried again.
+    pub running: bool,
+    /// When this was written, in ms since 1970.
+    pub at_ms: u64,
+    /// The process.
+    pub pid: u32,
+    /// What went wrong last since the process started.
+    pub fault: Option<Past>,
+}
+
+/// A fault as others read it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Past {
+    /// Its code.
+    pub code: String,
+    /// What happened.
+    pub what: String,
+    /// What mends it.
+    pub hint: String,
+    /// When, in ms since 1970.
+    pub at_ms: u64,
+}
+
+/// Writes the notices of this process.
+pub struct Board {
+    notes: Notes,
+    last: Mutex<HashMap<String, Past>>,
+}
+
+impl Board {
+    /// Notices to a unit's heartbeat topic.
+    pub fn open(broker: &Broker, topic: &str) -> Result<Self, Fault> {
+        Ok(Self { notes: Notes::open(broker, topic)?, last: Mutex::default() })
+    }
+
+    /// A role runs.
+    pub fn running(&self, role: &str) {
+        let past = self.last.lock().unwrap_or_else(PoisonError::into_inner).get(role).cloned();
+        self.write(role, true, past);
+    }
+
+    /// A role met a fault; it is tried again if the fault allows it.
+    pub fn fault(&self, role: &str, fault: &Fault) {
+        let past = Past {
+            code: fault.code.to_string(),
+            what: fault.what.clone(),
+            hint: fault.hint.clone(),
+            at_ms: now_ms(),
+        };
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.insert(role.to_owned(), past.clone());
+        self.write(role, fault.is_retry(), Some(past));
+    }
+
+    /// A role was told to stop.
+    pub fn stopped(&self, role: &str) {
+        self.write(role, false, None);
+    }
+
+    /// Waits for a moment until the last notices are written.
+    pub async fn close(&self) {
+        self.notes.close().await;
+    }
+
+    fn write(&self, role: &str, running: bool, fault: Option<Past>) {
+        let notice =
+            Notice { role: role.to_owned(), running, at_ms: now_ms(), pid: std::process::id(), fault };
+        if let Ok(text) = serde_json::to_vec(&notice) {
+            self.notes.write(role, &text);
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(0)
+}

@@ -1,0 +1,355 @@
+//! The connector: a store's binlog into the captured topic, in order, with the position.
+//!
+//! It decides nothing about the changes. It numbers them, says which is the last of its
+//! transaction, and now and then adds a watermark so that idle lanes move on.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt as _;
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use unitflow_change::name::{Log, Stage};
+use unitflow_change::position::Open;
+use unitflow_change::routing::INTERNAL_DATABASE;
+use unitflow_change::seq::Seq;
+use unitflow_change::tag::{HEADER, Kind, Tag};
+use unitflow_change::{Code, Fault, inject};
+use unitflow_kafka::{Writer, positions};
+use unitflow_mysql::stream::{Event, Options, Stream};
+use unitflow_transformer::ddl::Statement;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::grouping::Grouping;
+use super::heartbeat;
+use super::state::{ConnectorState, ensure_same_topic, ensure_tail, require};
+use crate::config::Mesh;
+use crate::telemetry::{CaptureMeters, Meters};
+
+/// How often a watermark is written at most.
+const WATERMARK_EVERY: Duration = Duration::from_secs(1);
+/// How many events are taken before the clock is looked at.
+const EVENTS_BETWEEN_LOOKS: u32 = 256;
+
+/// Captures one store until it is cancelled or fails.
+pub async fn run(
+    mesh: Arc<Mesh>,
+    log: Log,
+    meters: Meters,
+    cancel: CancellationToken,
+) -> Result<(), Fault> {
+    let flow = mesh.flows[&log.store].clone();
+    let store = mesh.store(&log.unit, &log.store)?.clone();
+    let beat = async {
+        if flow.heartbeat { heartbeat::run(&store, &log.unit).await } else { std::future::pending().await }
+    };
+    let capture = async {
+        let mut capture = Capture::open(&mesh, &log, &meters).await?;
+        capture.announce_routing(&flow.routing)?;
+        let options = Options::new(replica_id(&log), log.to_string());
+        let mut stream = Stream::open(&store, capture.state.position.clone(), options).await?;
+        info!(%log, position = %capture.state.position.seen(), "capturing");
+        capture.run(&mut stream).await
+    };
+    tokio::select! {
+        () = cancel.cancelled() => Ok(()),
+        result = capture => result,
+        fault = beat => Err(fault),
+    }
+}
+
+/// The id by which the server knows this log's reader: always the same, so that a successor
+/// displaces one that hangs, and in a range that nobody numbers servers with.
+fn replica_id(log: &Log) -> u32 {
+    0x7000_0000 | (xxh3_64(log.to_string().as_bytes()) as u32 & 0x0fff_ffff)
+}
+
+/// The row that waits until it is known whether it is its transaction's last.
+#[derive(Default)]
+struct Held {
+    full: bool,
+    key: Vec<u8>,
+    value: Vec<u8>,
+    moves: bool,
+    index: u64,
+    transaction: String,
+    commit_us: u64,
+    /// The open transaction's mark before this row.
+    before: Option<Open>,
+}
+
+struct Capture {
+    writer: Writer,
+    captured: String,
+    position_topic: String,
+    state: ConnectorState,
+    held: Held,
+    open: Option<Open>,
+    header: Vec<u8>,
+    grouping: Grouping,
+    /// Whether something but our own tables changed since the last watermark.
+    moved: bool,
+    watermark_at: Instant,
+    meters: CaptureMeters,
+}
+
+impl Capture {
+    /// Fences any older connector, then reads where it stopped and sees that the topic agrees.
+    async fn open(mesh: &Mesh, log: &Log, meters: &Meters) -> Result<Self, Fault> {
+        let broker = &mesh.unit(&log.unit)?.broker;
+        let id = mesh.topics.transactional_id(log, Stage::Connector);
+        let writer = Writer::open(broker, &id).await?;
+        let state: ConnectorState = require(broker, &mesh.topics, log, Stage::Connector).await?;
+        let captured = mesh.topics.captured(log);
+        ensure_same_topic(broker, &captured, Some(&state.captured_id)).await?;
+        ensure_tail(broker, &captured, 0, state.seq).await?;
+        Ok(Self {
+            writer,
+            captured,
+            position_topic: mesh.topics.position(log),
+            open: state.position.open.clone(),
+            state,
+            held: Held::default(),
+            header: Vec::new(),
+            grouping: Grouping::new(),
+            moved: false,
+            watermark_at: Instant::now(),
+            meters: meters.capture(log),
+        })
+    }
+
+    /// Puts the configured routing into the log if it is another than the log's last. What moves
+    /// keys between lanes can't change in a running log.
+    fn announce_routing(&mut self, routing: &unitflow_change::routing::Routing) -> Result<(), Fault> {
+        if self.state.routing == *routing {
+            return Ok(());
+        }
+        if !self.state.routing.leads_to(routing) {
+            return Err(Fault::fatal(
+                Code::Routing,
+                format!(
+                    "lanes, order or partition_by of {} changed in the configuration, but the log runs with lanes = {}, order = {:?}, partition_by = {:?}",
+                    self.captured, self.state.routing.partitions, self.state.routing.order, self.state.routing.partition_by
+                ),
+            )
+            .hint("restore these settings: keys would change lanes and overtake themselves; only tables and exclude may change in a running flow"));
+        }
+        if self.state.position.open.is_some() {
+            return Err(Fault::fatal(
+                Code::Routing,
+                "the routing changed while a transaction is half captured",
+            )
+            .hint("start once with the former tables and exclude, then change them"));
+        }
+        let value = serde_json::to_vec(routing)
+            .map_err(|error| Fault::fatal(Code::Bug, format!("a routing can't be written: {error}")))?;
+        self.state.routing = routing.clone();
+        self.lone_record(Kind::Routing, "", now_us(), &value)?;
+        self.commit()
+    }
+
+    async fn run(&mut self, stream: &mut Stream) -> Result<(), Fault> {
+        let mut tick = tokio::time::interval(WATERMARK_EVERY);
+        loop {
+            if self.take_what_is_at_hand(stream)? {
+                continue;
+            }
+            // The stream pauses. Waiting is what commits are grouped by.
+            let pause = self.grouping.pause();
+            let waited = tokio::select! {
+                biased;
+                event = stream.next() => Some(self.take(event?)?),
+                () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => None,
+                _ = tick.tick() => None,
+            };
+            match waited {
+                Some(taken) => self.settle(stream, taken)?,
+                None if pause.is_some() => self.commit_with(stream)?,
+                None => self.watermark(stream)?,
+            }
+        }
+    }
+
+    /// Takes events as long as there are some, and commits when that is due. `false`: none is left.
+    fn take_what_is_at_hand(&mut self, stream: &mut Stream) -> Result<bool, Fault> {
+        for _ in 0..EVENTS_BETWEEN_LOOKS {
+            let Some(event) = stream.next().now_or_never() else { return Ok(false) };
+            let taken = self.take(event?)?;
+            self.settle(stream, taken)?;
+        }
+        if self.grouping.is_due(&self.writer) {
+            self.commit_with(stream)?;
+        }
+        if self.watermark_at.elapsed() >= WATERMARK_EVERY {
+            self.watermark(stream)?;
+        }
+        Ok(true)
+    }
+
+    /// Takes an event's content; [`Capture::settle`] does what needs the stream again.
+    fn take(&mut self, event: Event<'_>) -> Result<Taken, Fault> {
+        inject::die_at("die_after_read");
+        match event {
+            Event::Row(row) => {
+                self.put_held(false)?;
+                self.held.key.clear();
+                self.held.key.extend_from_slice(row.key);
+                self.held.value.clear();
+                self.held.value.extend_from_slice(row.value);
+                self.held.moves = row.moves;
+                self.moved |= row.database != INTERNAL_DATABASE;
+                Ok(Taken::Row)
+            }
+            Event::Ddl(ddl) => {
+                let statement =
+                    Statement { database: ddl.database.to_owned(), ddl: ddl.statement.to_owned() };
+                let value = serde_json::to_vec(&statement).map_err(|error| {
+                    Fault::fatal(Code::Bug, format!("a statement can't be written: {error}"))
+                })?;
+                Ok(Taken::Ddl(value))
+            }
+            Event::End => {
+                self.put_held(true)?;
+                Ok(Taken::End)
+            }
+            Event::Heartbeat => Ok(Taken::Nothing),
+        }
+    }
+
+    fn settle(&mut self, stream: &Stream, taken: Taken) -> Result<(), Fault> {
+        match taken {
+            Taken::Row => {
+                let transaction = stream.transaction();
+                let held = &mut self.held;
+                held.full = true;
+                held.before = std::mem::replace(&mut self.open, stream.position().open.clone());
+                held.index = held.before.as_ref().map_or(0, |open| open.rows);
+                if held.index == 0 || held.transaction.is_empty() {
+                    held.transaction.clone_from(&transaction.gtid_text);
+                    held.commit_us = transaction.commit_us;
+                }
+                self.grouping.pending();
+                Ok(())
+            }
+            Taken::Ddl(value) => {
+                let transaction = stream.transaction();
+                let (gtid, at) = (transaction.gtid_text.clone(), transaction.commit_us);
+                self.lone_record(Kind::Ddl, &gtid, at, &value)
+            }
+            Taken::End => {
+                self.open = None;
+                self.grouping.pending();
+                Ok(())
+            }
+            Taken::Nothing => Ok(()),
+        }
+    }
+
+    /// Writes the held row, which is its transaction's last or not.
+    fn put_held(&mut self, last: bool) -> Result<(), Fault> {
+        if !self.held.full {
+            return Ok(());
+        }
+        self.held.full = false;
+        let seq = self.state.seq.next_captured();
+        let tag = Tag {
+            kind: if self.held.moves { Kind::Move } else { Kind::Row },
+            seq,
+            prev: self.state.seq,
+            transaction: &self.held.transaction,
+            index: self.held.index,
+            last,
+            commit_us: self.held.commit_us,
+            after: None,
+            to: "",
+        };
+        self.header.clear();
+        tag.write(&mut self.header);
+        self.writer.send(
+            &self.captured,
+            0,
+            Some(&self.held.key),
+            Some(&self.held.value),
+            &[(HEADER, &self.header)],
+            millis(self.held.commit_us),
+        )?;
+        self.state.seq = seq;
+        self.meters.rows.add(1, &self.meters.labels);
+        Ok(())
+    }
+
+    /// Writes a record that is no row and stands alone.
+    fn lone_record(&mut self, kind: Kind, transaction: &str, commit_us: u64, value: &[u8]) -> Result<(), Fault> {
+        let seq = self.state.seq.next_captured();
+        let tag = Tag {
+            kind,
+            seq,
+            prev: self.state.seq,
+            transaction,
+            index: 0,
+            last: true,
+            commit_us,
+            after: None,
+            to: "",
+        };
+        self.header.clear();
+        tag.write(&mut self.header);
+        self.writer.send(&self.captured, 0, None, Some(value), &[(HEADER, &self.header)], millis(commit_us))?;
+        self.state.seq = seq;
+        self.grouping.pending();
+        Ok(())
+    }
+
+    /// Moves idle lanes on, between transactions, if anything but our own tables changed.
+    fn watermark(&mut self, stream: &Stream) -> Result<(), Fault> {
+        if !self.moved || self.open.is_some() || self.watermark_at.elapsed() < WATERMARK_EVERY {
+            return self.writer.check();
+        }
+        self.moved = false;
+        self.watermark_at = Instant::now();
+        self.lone_record(Kind::Watermark, "", now_us(), b"{}")?;
+        self.commit_with(stream)
+    }
+
+    /// Commits all records written so far with the position behind them. A held row is not written
+    /// yet, so the position stands before it.
+    fn commit_with(&mut self, stream: &Stream) -> Result<(), Fault> {
+        self.state.position = stream.position().clone();
+        if self.held.full {
+            self.state.position.open = self.held.before.clone();
+        }
+        self.commit()
+    }
+
+    fn commit(&mut self) -> Result<(), Fault> {
+        let state = serde_json::to_vec(&self.state)
+            .map_err(|error| Fault::fatal(Code::Bug, format!("a position can't be written: {error}")))?;
+        positions::store(&mut self.writer, &self.position_topic, Stage::Connector.partition(), &state)?;
+        inject::die_at("die_before_kafka_commit");
+        block_in_place(|| self.writer.commit())?;
+        self.meters.commits.add(1, &self.meters.labels);
+        self.grouping.done();
+        if self.held.full {
+            self.grouping.pending();
+        }
+        Ok(())
+    }
+}
+
+/// What an event left to do.
+enum Taken {
+    Row,
+    Ddl(Vec<u8>),
+    End,
+    Nothing,
+}
+
+fn now_us() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(0)
+}
+
+fn millis(us: u64) -> i64 {
+    i64::try_from(us / 1000).unwrap_or(0)
+}

@@ -1,0 +1,41 @@
+//! A unit's clock, written through its store once a second: it travels like any change, so that
+//! every target shows in `unitflow.lag` how far behind each unit it is.
+
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable as _;
+use unitflow_change::name::Name;
+use unitflow_change::{Code, Fault};
+use unitflow_mysql::connect::{Store, connect, fault};
+
+/// How often the clock is written.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+
+/// Writes the clock until something fails, and returns what did.
+pub async fn run(store: &Store, unit: &Name) -> Fault {
+    match beat(store, unit).await {
+        Err(fault) => fault,
+        Ok(never) => match never {},
+    }
+}
+
+async fn beat(store: &Store, unit: &Name) -> Result<std::convert::Infallible, Fault> {
+    let mut conn = connect(store).await?;
+    let mut tick = tokio::time::interval(BEAT_EVERY);
+    loop {
+        tick.tick().await;
+        conn.exec_drop(
+            "UPDATE unitflow.heartbeat SET beat = beat + 1, beat_at = CURRENT_TIMESTAMP(6) WHERE unit = ?",
+            (unit.as_str(),),
+        )
+        .await
+        .map_err(|error| fault(&error).at("unitflow.heartbeat"))?;
+        if conn.affected_rows() == 0 {
+            return Err(Fault::fatal(
+                Code::LedgerMissing,
+                format!("unitflow.heartbeat has no row for unit {unit}"),
+            )
+            .hint("unitflow init creates it"));
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The roles of `run`, one file each, in the order in which a change meets them.
+
+mod connector;
+mod grouping;
+mod heartbeat;
+mod relay;
+mod sink;
+mod state;
+mod transformer;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use unitflow_change::name::Name;
+use unitflow_change::{Code, Fault};
+
+use crate::Outcome;
+use crate::cli::{Role, RunArgs};
+use crate::config::{Mesh, Topology};
+use crate::notice::Board;
+use crate::supervisor::Supervisor;
+use crate::telemetry::{self, Meters};
+
+pub use state::{ConnectorState, RelayState, TransformerState, load as load_state};
+
+/// Runs the named roles of one unit until the process is told to stop.
+pub async fn run(mesh: Mesh, args: &RunArgs) -> Result<Outcome, Fault> {
+    let unit = mesh.unit(&args.unit)?;
+    let address = args.prometheus.as_ref().or(mesh.telemetry.prometheus.as_ref());
+    let (meter, server) = telemetry::serve_metrics(address).await?;
+    let cancel = CancellationToken::new();
+    cancel_on_signal(cancel.clone())?;
+    let topic = mesh.topics.heartbeat(&args.unit);
+    let board = Arc::new(Board::open(&unit.broker, &topic)?);
+    let mesh = Arc::new(mesh);
+    let meters = Meters::new(&meter);
+    let mut supervisor = Supervisor::new(cancel, board.clone(), meters.clone());
+    let added = add_roles(&mut supervisor, &mesh, args, &meters, &board);
+    if added == 0 {
+        return Err(Fault::fatal(
+            Code::Config,
+            format!("unit {} has nothing to do in these roles", args.unit),
+        )
+        .hint("see the flows of this unit and --role"));
+    }
+    info!(unit = %args.unit, roles = added, "running");
+    let result = supervisor.wait().await;
+    board.close().await;
+    drop(server);
+    result.map(|()| Outcome::Fine)
+}
+
+fn add_roles(
+    supervisor: &mut Supervisor,
+    mesh: &Arc<Mesh>,
+    args: &RunArgs,
+    meters: &Meters,
+    board: &Arc<Board>,
+) -> usize {
+    let wanted = |role| args.role.is_empty() || args.role.contains(&role);
+    let unit = &args.unit;
+    let mut added = 0;
+    let own = mesh.logs().filter(|(log, _)| log.unit == *unit);
+    for log in own.map(|(log, _)| log) {
+        if wanted(Role::Connector) {
+            let (mesh, meters, log) = (mesh.clone(), meters.clone(), log.clone());
+            supervisor.add(format!("connector {log}"), move |cancel| {
+                connector::run(mesh.clone(), log.clone(), meters.clone(), cancel)
+            });
+            added += 1;
+        }
+        if wanted(Role::Transformer) {
+            let (mesh, meters) = (mesh.clone(), meters.clone());
+            supervisor.add(format!("transformer {log}"), move |cancel| {
+                transformer::run(mesh.clone(), log.clone(), meters.clone(), cancel)
+            });
+            added += 1;
+        }
+    }
+    for log in relayed_at(mesh, unit) {
+        if wanted(Role::Relay) {
+            let (mesh, meters) = (mesh.clone(), meters.clone());
+            supervisor.add(format!("relay {log}"), move |cancel| {
+                relay::run(mesh.clone(), log.clone(), meters.clone(), cancel)
+            });
+            added += 1;
+        }
+    }
+    for (log, _) in mesh.logs_to(unit) {
+        if wanted(Role::Sink) {
+            let (mesh, meters, board) = (mesh.clone(), meters.clone(), board.clone());
+            let unit = unit.clone();
+            supervisor.add(format!("sink {log}"), move |cancel| {
+                sink::run(mesh.clone(), log.clone(), unit.clone(), meters.clone(), board.clone(), cancel)
+            });
+            added += 1;
+        }
+    }
+    added
+}
+
+/// The logs that a unit copies into its own Kafka for others.
+pub fn relayed_at<'a>(mesh: &'a Mesh, unit: &Name) -> impl Iterator<Item = unitflow_change::Log> + 'a {
+    let hub = matches!(&mesh.topology, Topology::Star(hub) if hub == unit).then(|| unit.clone());
+    let logs = mesh.logs().map(|(log, _)| log);
+    logs.filter(move |log| hub.as_ref().is_some_and(|hub| log.unit != *hub))
+}
+
+fn cancel_on_signal(cancel: CancellationToken) -> Result<(), Fault> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| {
+        signal(kind).map_err(|error| Fault::fatal(Code::Local, format!("no signals: {error}")))
+    };
+    let (mut terminate, mut interrupt) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("stopping");
+        cancel.cancel();
+    });
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! The relay: in a star, the hub's copy of a spoke's tagged topic, record by record, unchanged.
+//!
+//! It adds nothing and decides nothing: numbers, links and headers stay those of the log, so that
+//! a sink can't tell the copy from the original.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use unitflow_change::name::{Log, Stage};
+use unitflow_change::seq::{Seq, Step, step};
+use unitflow_change::tag::{HEADER, Tag};
+use unitflow_change::{Code, Fault};
+use unitflow_kafka::reader::{Item, QUEUE_BYTES, Reader, Record};
+use unitflow_kafka::{Writer, positions};
+
+use super::grouping::Grouping;
+use super::state::{RelayState, ensure_same_topic, ensure_tail, load};
+use crate::config::Mesh;
+use crate::telemetry::{Meters, RelayMeters};
+
+/// How many records are taken before the clock is looked at.
+const RECORDS_BETWEEN_LOOKS: u32 = 256;
+/// How often a stage that has nothing to do looks whether its writer still lives.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Copies one log to the hub until it is cancelled or fails.
+pub async fn run(
+    mesh: Arc<Mesh>,
+    log: Log,
+    meters: Meters,
+    cancel: CancellationToken,
+) -> Result<(), Fault> {
+    let work = async {
+        let mut copy = Copy::open(&mesh, &log, &meters).await?;
+        let source = &mesh.unit(&log.unit)?.broker;
+        let starts: Vec<(i32, i64)> = (0..).zip(copy.state.offsets.iter().copied()).collect();
+        let reader = Reader::open(source, &mesh.topics.tagged(&log), &starts, QUEUE_BYTES).await?;
+        info!(%log, "relaying");
+        copy.run(&reader).await
+    };
+    tokio::select! {
+        () = cancel.cancelled() => Ok(()),
+        result = work => result,
+    }
+}
+
+struct Copy {
+    writer: Writer,
+    topic: String,
+    position_topic: String,
+    state: RelayState,
+    grouping: Grouping,
+    meters: RelayMeters,
+}
+
+impl Copy {
+    async fn open(mesh: &Mesh, log: &Log, meters: &Meters) -> Result<Self, Fault> {
+        let hub = &mesh.unit(mesh.read_at(log))?.broker;
+        let source = &mesh.unit(&log.unit)?.broker;
+        let topic = mesh.topics.tagged(log);
+        let writer = Writer::open(hub, &mesh.topics.transactional_id(log, Stage::Relay)).await?;
+        let known: Option<RelayState> = load(hub, &mesh.topics, log, Stage::Relay).await?;
+        let known_ids = known.as_ref().map(|state| (state.source_id.as_str(), state.copy_id.as_str()));
+        let source_id = ensure_same_topic(source, &topic, known_ids.map(|ids| ids.0)).await?;
+        let copy_id = ensure_same_topic(hub, &topic, known_ids.map(|ids| ids.1)).await?;
+        let lanes = usize::try_from(mesh.flows[&log.store].routing.partitions).unwrap_or(0);
+        let state = known.unwrap_or_else(|| RelayState {
+            offsets: vec![0; lanes],
+            tails: vec![Seq::NONE; lanes],
+            source_id,
+            copy_id,
+        });
+        for (partition, tail) in (0..).zip(&state.tails) {
+            ensure_tail(hub, &topic, partition, *tail).await?;
+        }
+        Ok(Self {
+            writer,
+            position_topic: mesh.topics.position(log),
+            topic,
+            state,
+            grouping: Grouping::new(),
+            meters: meters.relay(log),
+        })
+    }
+
+    async fn run(&mut self, reader: &Reader) -> Result<(), Fault> {
+        loop {
+            if self.take_what_is_at_hand(reader)? {
+                continue;
+            }
+            let pause = self.grouping.pause();
+            tokio::select! {
+                biased;
+                item = reader.next() => self.take(&item?)?,
+                () = tokio::time::sleep(pause.unwrap_or(LOOK_EVERY)) => match pause {
+                    Some(_) => self.commit()?,
+                    None => self.writer.check()?,
+                },
+            }
+        }
+    }
+
+    fn take_what_is_at_hand(&mut self, reader: &Reader) -> Result<bool, Fault> {
+        for _ in 0..RECORDS_BETWEEN_LOOKS {
+            let Some(item) = reader.try_next()? else { return Ok(false) };
+            self.take(&item)?;
+        }
+        if self.grouping.is_due(&self.writer) {
+            self.commit()?;
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, item: &Item<'_>) -> Result<(), Fault> {
+        let Item::Record(record) = item else { return Ok(()) };
+        let place = usize::try_from(record.partition()).unwrap_or(usize::MAX);
+        let tag = Tag::parse(record.header(HEADER).unwrap_or_default())
+            .map_err(|fault| fault.at(format!("{} offset {}", self.topic, record.offset())))?;
+        match step(self.state.tails[place], tag.seq, tag.prev) {
+            Step::Seen => {}
+            Step::Next => {
+                self.put(record)?;
+                self.state.tails[place] = tag.seq;
+            }
+            Step::Gap => return Err(self.gap(record, &tag, self.state.tails[place])),
+        }
+        self.state.offsets[place] = record.offset() + 1;
+        self.grouping.pending();
+        Ok(())
+    }
+
+    fn put(&mut self, record: &Record<'_>) -> Result<(), Fault> {
+        let headers: Vec<(&str, &[u8])> = record.headers().collect();
+        let at = record.timestamp_ms().unwrap_or(0);
+        self.writer.send(&self.topic, record.partition(), record.key(), record.value(), &headers, at)?;
+        self.meters.records.add(1, &self.meters.labels);
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), Fault> {
+        let state = serde_json::to_vec(&self.state)
+            .map_err(|error| Fault::fatal(Code::Bug, format!("a state can't be written: {error}")))?;
+        positions::store(&mut self.writer, &self.position_topic, Stage::Relay.partition(), &state)?;
+        block_in_place(|| self.writer.commit())?;
+        self.grouping.done();
+        Ok(())
+    }
+
+    fn gap(&self, record: &Record<'_>, tag: &Tag<'_>, last: Seq) -> Fault {
+        Fault::fatal(
+            Code::Gap,
+            format!(
+                "{}[{}]: record {} at offset {} follows {}, but the last one copied is {last}",
+                self.topic, record.partition(), tag.seq, record.offset(), tag.prev
+            ),
+        )
+        .hint("the spoke's topic lost records that the hub has not copied: resync, see the runbook")
+    }
+}

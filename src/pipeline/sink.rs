@@ -1,0 +1,62 @@
+//! The sink's worker: one log's way into this unit.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use unitflow_change::Fault;
+use unitflow_change::name::{Log, Name};
+use unitflow_sinks::batch::Limits;
+use unitflow_sinks::flow::{self, Listener};
+use unitflow_sinks::lane::{OnDdl, Way};
+
+use super::state::ensure_same_topic;
+use crate::config::{Ddl, Mesh};
+use crate::notice::Board;
+use crate::telemetry::Meters;
+
+/// Applies one log in this unit until it is cancelled or no lane runs any more.
+pub async fn run(
+    mesh: Arc<Mesh>,
+    log: Log,
+    to: Name,
+    meters: Meters,
+    board: Arc<Board>,
+    cancel: CancellationToken,
+) -> Result<(), Fault> {
+    let broker = mesh.unit(mesh.read_at(&log))?.broker.clone();
+    let topic = mesh.topics.tagged(&log);
+    let topic_id = ensure_same_topic(&broker, &topic, None).await?;
+    let way = Way {
+        topic,
+        topic_id,
+        group: mesh.topics.group(&log, &to),
+        store: mesh.store(&to, &log.store)?.clone(),
+        limits: Limits::default(),
+        on_ddl: match mesh.flows[&log.store].ddl {
+            Ddl::Stop => OnDdl::Stop,
+            Ddl::Ignore => OnDdl::Pass,
+        },
+        log: log.clone(),
+        to,
+        broker,
+    };
+    let listener = Arc::new(Faults { log, meters: meters.clone(), board });
+    flow::run(Arc::new(way), meters.sinks(), listener, cancel).await
+}
+
+/// Passes on what lanes report.
+struct Faults {
+    log: Log,
+    meters: Meters,
+    board: Arc<Board>,
+}
+
+impl Listener for Faults {
+    fn fault(&self, lane: i32, fault: &Fault) {
+        let name = format!("sink {} lane {lane}", self.log);
+        self.meters.fault(&name, fault.code);
+        if !fault.is_retry() {
+            self.board.fault(&name, fault);
+        }
+    }
+}

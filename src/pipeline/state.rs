@@ -1,0 +1,133 @@
+//! What each stage stores in its partition of the position topic, together with its records.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use unitflow_change::name::{Log, Stage, Topics};
+use unitflow_change::position::Position;
+use unitflow_change::routing::Routing;
+use unitflow_change::seq::Seq;
+use unitflow_change::tag::{HEADER, Tag};
+use unitflow_change::{Code, Fault};
+use unitflow_kafka::broker::Broker;
+use unitflow_kafka::{last_record, positions, topics};
+use unitflow_transformer::State;
+
+/// The connector's state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectorState {
+    /// The last record of the captured topic.
+    pub seq: Seq,
+    /// Where the binlog was read up to.
+    pub position: Position,
+    /// The routing that the captured log has last named.
+    pub routing: Routing,
+    /// The captured topic's id.
+    pub captured_id: String,
+}
+
+/// The transformer's state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransformerState {
+    /// The function's own.
+    pub function: State,
+    /// The captured topic's id.
+    pub captured_id: String,
+    /// The tagged topic's id.
+    pub tagged_id: String,
+}
+
+/// The relay's state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelayState {
+    /// For each partition the offset to read next.
+    pub offsets: Vec<i64>,
+    /// For each partition the last record copied.
+    pub tails: Vec<Seq>,
+    /// The source topic's id.
+    pub source_id: String,
+    /// The copy's id.
+    pub copy_id: String,
+}
+
+/// Reads a stage's state from its log's position topic.
+pub async fn load<S: DeserializeOwned>(
+    broker: &Broker,
+    topics: &Topics,
+    log: &Log,
+    stage: Stage,
+) -> Result<Option<S>, Fault> {
+    let topic = topics.position(log);
+    let Some(bytes) = positions::load(broker, &topic, stage.partition()).await? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        Fault::fatal(
+            Code::PositionUnreadable,
+            format!("the position of {stage} {log} in {topic} can't be read: {error}"),
+        )
+        .hint("a newer version may have written it: upgrade this worker; see the runbook")
+    })
+}
+
+/// The same where it must exist: a flow that was never initialised does not begin by itself.
+pub async fn require<S: DeserializeOwned>(
+    broker: &Broker,
+    topics: &Topics,
+    log: &Log,
+    stage: Stage,
+) -> Result<S, Fault> {
+    load(broker, topics, log, stage).await?.ok_or_else(|| {
+        Fault::fatal(
+            Code::PositionMissing,
+            format!("{} holds no position of {stage} {log}", topics.position(log)),
+        )
+        .hint("a new flow: unitflow init; one that has run lost its position: resync, see the runbook")
+    })
+}
+
+/// The id of a topic that must exist and be the one that `expected` names, if it names one.
+pub async fn ensure_same_topic(
+    broker: &Broker,
+    topic: &str,
+    expected: Option<&str>,
+) -> Result<String, Fault> {
+    let found = topics::describe(broker, &[topic]).await?.pop().flatten();
+    let found = found.ok_or_else(|| {
+        Fault::fatal(Code::TopicMissing, format!("the topic {topic} does not exist"))
+            .hint("a new flow: unitflow init; one that has run: resync, see the runbook")
+    })?;
+    match expected {
+        Some(expected) if expected != found.id.as_str() => Err(Fault::fatal(
+            Code::TopicRecreated,
+            format!("{topic} has the id {}, but was written with {expected}: it was created again", found.id),
+        )
+        .hint("what the old topic held may not have reached all units: resync, see the runbook")),
+        _ => Ok(found.id.as_str().to_owned()),
+    }
+}
+
+/// Sees that a partition ends with the record that the stage stored as its last.
+pub async fn ensure_tail(broker: &Broker, topic: &str, partition: i32, tail: Seq) -> Result<(), Fault> {
+    let truncated = |found: String| {
+        Fault::fatal(
+            Code::TopicTruncated,
+            format!("{topic}[{partition}] ends with {found}, but record {tail} was committed to it"),
+        )
+        .hint("the topic lost its tail (unclean leader election, restored disk): resync, see the runbook")
+    };
+    match last_record(broker, topic, partition).await? {
+        Some(record) => {
+            let tag = Tag::parse(record.header(HEADER).unwrap_or_default())
+                .map_err(|fault| fault.at(format!("{topic}[{partition}] {}", record.offset)))?;
+            if tag.seq == tail { Ok(()) } else { Err(truncated(format!("record {}", tag.seq))) }
+        }
+        None if tail == Seq::NONE => Ok(()),
+        None => {
+            // Retention may have taken everything, but then something was there.
+            let (low, _) = topics::bounds(broker, topic, partition).await?;
+            if low > 0 { Ok(()) } else { Err(truncated("nothing".to_owned())) }
+        }
+    }
+}

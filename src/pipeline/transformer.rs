@@ -1,0 +1,174 @@
+//! The transformer's worker: feeds the captured topic to the function and commits what it puts out
+//! together with its state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use unitflow_change::name::{Log, Stage};
+use unitflow_change::seq::Seq;
+use unitflow_change::tag::{HEADER, ORIGIN, Tag};
+use unitflow_change::{Code, Fault};
+use unitflow_kafka::reader::{Item, QUEUE_BYTES, Reader, Record};
+use unitflow_kafka::{Writer, positions};
+use unitflow_transformer::{Captured, Output, Transformer};
+
+use super::grouping::Grouping;
+use super::state::{TransformerState, ensure_same_topic, ensure_tail, load};
+use crate::config::Mesh;
+use crate::telemetry::{Meters, TransformMeters};
+
+/// How many records are taken before the clock is looked at.
+const RECORDS_BETWEEN_LOOKS: u32 = 256;
+/// How often a stage that has nothing to do looks whether its writer still lives.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Transforms one log until it is cancelled or fails.
+pub async fn run(
+    mesh: Arc<Mesh>,
+    log: Log,
+    meters: Meters,
+    cancel: CancellationToken,
+) -> Result<(), Fault> {
+    let work = async {
+        let mut stage = Stager::open(&mesh, &log, &meters).await?;
+        let broker = &mesh.unit(&log.unit)?.broker;
+        let start = stage.function.state().offset;
+        let reader = Reader::open(broker, &mesh.topics.captured(&log), &[(0, start)], QUEUE_BYTES).await?;
+        info!(%log, offset = start, "transforming");
+        stage.run(&reader).await
+    };
+    tokio::select! {
+        () = cancel.cancelled() => Ok(()),
+        result = work => result,
+    }
+}
+
+struct Stager {
+    function: Transformer,
+    out: ToTopic,
+    position_topic: String,
+    captured_id: String,
+    tagged_id: String,
+    grouping: Grouping,
+    meters: TransformMeters,
+}
+
+impl Stager {
+    /// Fences any older transformer, then reads where it stopped and sees that the topics agree.
+    async fn open(mesh: &Mesh, log: &Log, meters: &Meters) -> Result<Self, Fault> {
+        let broker = &mesh.unit(&log.unit)?.broker;
+        let id = mesh.topics.transactional_id(log, Stage::Transformer);
+        let writer = Writer::open(broker, &id).await?;
+        let state: Option<TransformerState> = load(broker, &mesh.topics, log, Stage::Transformer).await?;
+        let (captured, tagged) = (mesh.topics.captured(log), mesh.topics.tagged(log));
+        let known = state.as_ref();
+        let captured_id =
+            ensure_same_topic(broker, &captured, known.map(|state| state.captured_id.as_str())).await?;
+        let tagged_id =
+            ensure_same_topic(broker, &tagged, known.map(|state| state.tagged_id.as_str())).await?;
+        let function = state.map_or_else(unitflow_transformer::State::start, |state| state.function);
+        for (partition, tail) in (0..).zip(&function.tails) {
+            ensure_tail(broker, &tagged, partition, *tail).await?;
+        }
+        if function.tails.is_empty() {
+            ensure_tail(broker, &tagged, 0, Seq::NONE).await?;
+        }
+        Ok(Self {
+            function: Transformer::new(function),
+            out: ToTopic { writer, topic: tagged, origin: log.unit.to_string(), header: Vec::new() },
+            position_topic: mesh.topics.position(log),
+            captured_id,
+            tagged_id,
+            grouping: Grouping::new(),
+            meters: meters.transform(log),
+        })
+    }
+
+    async fn run(&mut self, reader: &Reader) -> Result<(), Fault> {
+        loop {
+            if self.take_what_is_at_hand(reader)? {
+                continue;
+            }
+            let pause = self.grouping.pause();
+            tokio::select! {
+                biased;
+                item = reader.next() => self.take(&item?)?,
+                () = tokio::time::sleep(pause.unwrap_or(LOOK_EVERY)) => match pause {
+                    Some(_) => self.commit()?,
+                    None => self.out.writer.check()?,
+                },
+            }
+        }
+    }
+
+    /// Takes records as long as there are some, and commits when that is due. `false`: none is
+    /// left.
+    fn take_what_is_at_hand(&mut self, reader: &Reader) -> Result<bool, Fault> {
+        for _ in 0..RECORDS_BETWEEN_LOOKS {
+            let Some(item) = reader.try_next()? else { return Ok(false) };
+            self.take(&item)?;
+        }
+        if self.grouping.is_due(&self.out.writer) {
+            self.commit()?;
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, item: &Item<'_>) -> Result<(), Fault> {
+        let Item::Record(record) = item else { return Ok(()) };
+        let captured = captured(record)?;
+        self.function
+            .step(&captured, &mut self.out)
+            .map_err(|fault| fault.at(format!("captured offset {}", captured.offset)))?;
+        self.grouping.pending();
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), Fault> {
+        let state = TransformerState {
+            function: self.function.state(),
+            captured_id: self.captured_id.clone(),
+            tagged_id: self.tagged_id.clone(),
+        };
+        let state = serde_json::to_vec(&state)
+            .map_err(|error| Fault::fatal(Code::Bug, format!("a state can't be written: {error}")))?;
+        positions::store(&mut self.out.writer, &self.position_topic, Stage::Transformer.partition(), &state)?;
+        block_in_place(|| self.out.writer.commit())?;
+        self.meters.transformed(self.function.counts());
+        self.grouping.done();
+        Ok(())
+    }
+}
+
+fn captured<'a>(record: &'a Record<'_>) -> Result<Captured<'a>, Fault> {
+    let tag = Tag::parse(record.header(HEADER).unwrap_or_default())
+        .map_err(|fault| fault.at(format!("captured offset {}", record.offset())))?;
+    Ok(Captured {
+        offset: record.offset(),
+        tag,
+        key: record.key().unwrap_or_default(),
+        value: record.value().unwrap_or_default(),
+    })
+}
+
+/// Writes what the function puts out to the tagged topic, with its origin.
+struct ToTopic {
+    writer: Writer,
+    topic: String,
+    origin: String,
+    header: Vec<u8>,
+}
+
+impl Output for ToTopic {
+    fn put(&mut self, partition: i32, tag: &Tag<'_>, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+        self.header.clear();
+        tag.write(&mut self.header);
+        let headers = [(HEADER, self.header.as_slice()), (ORIGIN, self.origin.as_bytes())];
+        let key = (!key.is_empty()).then_some(key);
+        let at = i64::try_from(tag.commit_us / 1000).unwrap_or(0);
+        self.writer.send(&self.topic, partition, key, Some(value), &headers, at)
+    }
+}

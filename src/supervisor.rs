@@ -1,0 +1,107 @@
+//! Keeps roles running: what may be tried again is tried again from durable state, what may not
+//! stops alone and is reported.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, error, info, info_span, warn};
+use unitflow_change::{Code, Fault};
+use crate::notice::Board;
+use crate::telemetry::Meters;
+
+/// The first pause before another attempt; doubled up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// The longest pause: a server that is back is found within this time.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// An attempt that lasted this long was a success, and the next pause is short again.
+const GOOD_RUN: Duration = Duration::from_secs(30);
+
+/// Runs roles side by side; each is owned here, none is detached.
+pub struct Supervisor {
+    tasks: JoinSet<Result<(), Fault>>,
+    cancel: CancellationToken,
+    board: Arc<Board>,
+    meters: Meters,
+}
+
+impl Supervisor {
+    /// Stops its roles when `cancel` is cancelled; tells `board` how they fare.
+    pub fn new(cancel: CancellationToken, board: Arc<Board>, meters: Meters) -> Self {
+        Self { tasks: JoinSet::new(), cancel, board, meters }
+    }
+
+    /// Adds a role. `attempt` runs until it is cancelled or fails; each call begins from durable
+    /// state.
+    pub fn add<A, R>(&mut self, name: String, attempt: A)
+    where
+        A: Fn(CancellationToken) -> R + Send + 'static,
+        R: Future<Output = Result<(), Fault>> + Send + 'static,
+    {
+        let (cancel, board, meters) = (self.cancel.clone(), self.board.clone(), self.meters.clone());
+        let span = info_span!("role", name);
+        self.tasks.spawn(keep_running(name, attempt, cancel, board, meters).instrument(span));
+    }
+
+    /// Waits for all roles. A role that stopped leaves the others running; the first fault is
+    /// returned at the end.
+    pub async fn wait(mut self) -> Result<(), Fault> {
+        let mut first = None;
+        while let Some(ended) = self.tasks.join_next().await {
+            let fault = match ended {
+                Ok(Ok(())) => continue,
+                Ok(Err(fault)) => fault,
+                Err(panic) => Fault::fatal(Code::Bug, format!("a role panicked: {panic}")),
+            };
+            first.get_or_insert(fault);
+            if !self.tasks.is_empty() {
+                warn!(running = self.tasks.len(), "a role stopped; the others go on");
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+}
+
+async fn keep_running<A, R>(
+    name: String,
+    attempt: A,
+    cancel: CancellationToken,
+    board: Arc<Board>,
+    meters: Meters,
+) -> Result<(), Fault>
+where
+    A: Fn(CancellationToken) -> R,
+    R: Future<Output = Result<(), Fault>>,
+{
+    let mut pause = PAUSE_MIN;
+    loop {
+        board.running(&name);
+        info!("started");
+        let begun = Instant::now();
+        let fault = match attempt(cancel.clone()).await {
+            Ok(()) => {
+                board.stopped(&name);
+                info!("stopped");
+                return Ok(());
+            }
+            Err(fault) => fault,
+        };
+        meters.fault(&name, fault.code);
+        board.fault(&name, &fault);
+        if !fault.is_retry() {
+            error!(code = %fault.code, hint = fault.hint, "{}", fault.what);
+            return Err(fault);
+        }
+        if begun.elapsed() >= GOOD_RUN {
+            pause = PAUSE_MIN;
+        }
+        warn!(code = %fault.code, again_in_ms = pause.as_millis() as u64, "{}", fault.what);
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}

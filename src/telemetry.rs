@@ -1,0 +1,169 @@
+//! Logs by `tracing` to stderr, metrics by OpenTelemetry with a Prometheus endpoint.
+
+use opentelemetry::metrics::{Counter, Meter, MeterProvider as _};
+use opentelemetry::KeyValue;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use prometheus::{Encoder as _, Registry, TextEncoder};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+use unitflow_change::name::Log;
+use unitflow_change::{Code, Fault};
+use unitflow_sinks::metrics::Instruments;
+use unitflow_transformer::transformer::Counts;
+
+use crate::cli::LogFormat;
+
+/// Starts logging: workers say what they do, other commands only what is wrong.
+pub fn log_to_stderr(format: LogFormat, worker: bool) {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new(if worker { "info" } else { "warn" }));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// What keeps metrics served; dropping it ends that.
+pub struct Served {
+    _server: Option<AbortOnDropHandle<()>>,
+    _provider: SdkMeterProvider,
+}
+
+/// A meter, and an endpoint that shows what it measures if an address is given.
+pub async fn serve_metrics(address: Option<&String>) -> Result<(Meter, Served), Fault> {
+    let registry = Registry::new();
+    let exporter = opentelemetry_prometheus::exporter()
+        .with_registry(registry.clone())
+        .build()
+        .map_err(|error| Fault::fatal(Code::Bug, format!("metrics: {error}")))?;
+    let provider = SdkMeterProvider::builder().with_reader(exporter).build();
+    let meter = provider.meter("unitflow");
+    let server = match address {
+        None => None,
+        Some(address) => {
+            let fault = |error: std::io::Error| {
+                Fault::fatal(Code::Config, format!("no metrics at {address}: {error}"))
+            };
+            let listener = tokio::net::TcpListener::bind(address).await.map_err(fault)?;
+            let bound = listener.local_addr().map_err(fault)?;
+            info!("metrics at http://{bound}/metrics");
+            let show = move || async move { render(&registry) };
+            let router = axum::Router::new().route("/metrics", axum::routing::get(show));
+            Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                let _ = axum::serve(listener, router).await;
+            })))
+        }
+    };
+    Ok((meter, Served { _server: server, _provider: provider }))
+}
+
+fn render(registry: &Registry) -> Vec<u8> {
+    let mut text = Vec::new();
+    // Writing to a Vec can't fail, and metrics that can't be shown are not worth a fault.
+    let _ = TextEncoder::new().encode(&registry.gather(), &mut text);
+    text
+}
+
+/// All instruments, cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Meters {
+    faults: Counter<u64>,
+    captured: Counter<u64>,
+    transformed: Counter<u64>,
+    relayed: Counter<u64>,
+    commits: Counter<u64>,
+    sinks: Instruments,
+}
+
+impl Meters {
+    /// Registers the instruments.
+    pub fn new(meter: &Meter) -> Self {
+        let counter = |name: &'static str, what: &'static str| {
+            meter.u64_counter(name).with_description(what).build()
+        };
+        Self {
+            faults: counter("unitflow.faults", "Faults by role and code"),
+            captured: counter("unitflow.connector.rows", "Row changes captured"),
+            transformed: counter("unitflow.transformer.records", "Captured records by what became of them: put, echo, filtered, repeated"),
+            relayed: counter("unitflow.relay.records", "Records copied to the hub"),
+            commits: counter("unitflow.kafka.commits", "Transactions committed to Kafka"),
+            sinks: Instruments::new(meter),
+        }
+    }
+
+    /// A role failed.
+    pub fn fault(&self, role: &str, code: Code) {
+        let labels = [KeyValue::new("role", role.to_owned()), KeyValue::new("code", code.as_str())];
+        self.faults.add(1, &labels);
+    }
+
+    /// Those of a connector.
+    pub fn capture(&self, log: &Log) -> CaptureMeters {
+        CaptureMeters {
+            rows: self.captured.clone(),
+            commits: self.commits.clone(),
+            labels: [KeyValue::new("log", log.to_string()), KeyValue::new("stage", "connector")],
+        }
+    }
+
+    /// Those of a transformer.
+    pub fn transform(&self, log: &Log) -> TransformMeters {
+        TransformMeters {
+            records: self.transformed.clone(),
+            commits: self.commits.clone(),
+            log: log.to_string(),
+            told: Counts::default(),
+        }
+    }
+
+    /// Those of a relay.
+    pub fn relay(&self, log: &Log) -> RelayMeters {
+        RelayMeters { records: self.relayed.clone(), labels: [KeyValue::new("log", log.to_string())] }
+    }
+
+    /// Those of sinks.
+    pub fn sinks(&self) -> Instruments {
+        self.sinks.clone()
+    }
+}
+
+/// A connector's instruments.
+pub struct CaptureMeters {
+    pub rows: Counter<u64>,
+    pub commits: Counter<u64>,
+    pub labels: [KeyValue; 2],
+}
+
+/// A relay's instruments.
+pub struct RelayMeters {
+    pub records: Counter<u64>,
+    pub labels: [KeyValue; 1],
+}
+
+/// A transformer's instruments.
+pub struct TransformMeters {
+    records: Counter<u64>,
+    commits: Counter<u64>,
+    log: String,
+    told: Counts,
+}
+
+impl TransformMeters {
+    /// Tells what was counted since the last call.
+    pub fn transformed(&mut self, counts: Counts) {
+        let told = self.told;
+        let log = || KeyValue::new("log", self.log.clone());
+        for (outcome, now, before) in [
+            ("put", counts.put, told.put),
+            ("echo", counts.echoes, told.echoes),
+            ("filtered", counts.filtered, told.filtered),
+            ("repeated", counts.repeated, told.repeated),
+        ] {
+            self.records.add(now - before, &[log(), KeyValue::new("outcome", outcome)]);
+        }
+        self.commits.add(1, &[log(), KeyValue::new("stage", "transformer")]);
+        self.told = counts;
+    }
+}

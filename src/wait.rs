@@ -1,0 +1,109 @@
+//! `unitflow wait`: until a unit has applied all that another has committed by now.
+//!
+//! Followed through the stages' durable positions, never through what a worker says of itself:
+//! the source's executed GTIDs, the connector's position that holds them, the transformer's that
+//! has passed the connector's last record, and the ledger rows that have reached every lane's end.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use unitflow_change::gtid::GtidSet;
+use unitflow_change::name::{Log, Name, Stage};
+use unitflow_change::seq::Seq;
+use unitflow_change::{Code, Fault};
+use unitflow_mysql::connect::{Flavor, Server, connect};
+use unitflow_sinks::ledger;
+
+use crate::Outcome;
+use crate::cli::WaitArgs;
+use crate::config::Mesh;
+use crate::pipeline::{ConnectorState, TransformerState, load_state};
+
+/// How often a position is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Waits for each store that flows from one unit to the other.
+pub async fn run(mesh: &Mesh, args: &WaitArgs) -> Result<Outcome, Fault> {
+    mesh.unit(&args.from)?;
+    mesh.unit(&args.to)?;
+    let wanted = |log: &Log, to: &Name| {
+        log.unit == args.from && *to == args.to && args.store.as_ref().is_none_or(|store| *store == log.store)
+    };
+    let logs: Vec<Log> =
+        mesh.ways().filter(|(log, to, _)| wanted(log, to)).map(|(log, ..)| log).collect();
+    if logs.is_empty() {
+        return Err(Fault::fatal(
+            Code::Config,
+            format!("nothing flows from {} to {}", args.from, args.to),
+        ));
+    }
+    let timeout = Duration::from_secs(args.timeout_seconds);
+    for log in logs {
+        let begun = Instant::now();
+        let mut stage = "connector";
+        match tokio::time::timeout(timeout, follow(mesh, &log, args, &mut stage)).await {
+            Ok(result) => result?,
+            Err(_) => {
+                println!("{log} to {}: not yet after {} s, waiting for the {stage}", args.to, args.timeout_seconds);
+                return Ok(Outcome::Findings);
+            }
+        }
+        println!("{log} to {}: applied after {:.1} s", args.to, begun.elapsed().as_secs_f64());
+    }
+    Ok(Outcome::Fine)
+}
+
+async fn follow(mesh: &Mesh, log: &Log, args: &WaitArgs, stage: &mut &str) -> Result<(), Fault> {
+    let broker = &mesh.unit(&log.unit)?.broker;
+    let goal = goal(mesh, log, args.gtid.as_deref()).await?;
+    let captured = loop {
+        let state: ConnectorState = required(load_state(broker, &mesh.topics, log, Stage::Connector).await?, log)?;
+        if goal.is_subset(&state.position.done) {
+            break state.seq;
+        }
+        sleep(LOOK_EVERY).await;
+    };
+    *stage = "transformer";
+    let tails = loop {
+        let state: Option<TransformerState> =
+            load_state(broker, &mesh.topics, log, Stage::Transformer).await?;
+        if let Some(state) = state.filter(|state| state.function.seq >= captured) {
+            break state.function.tails;
+        }
+        sleep(LOOK_EVERY).await;
+    };
+    *stage = "sink";
+    let mut conn = connect(mesh.store(&args.to, &log.store)?).await?;
+    loop {
+        let entries = ledger::read_all(&mut conn, log).await?;
+        if reached(&entries, &tails) {
+            return Ok(());
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+fn reached(entries: &[ledger::Entry], tails: &[Seq]) -> bool {
+    (0..).zip(tails).all(|(lane, tail)| {
+        entries.iter().any(|entry| entry.lane == lane && entry.seq >= *tail)
+    })
+}
+
+/// What must have been captured: the GTIDs named, or all that are executed now.
+async fn goal(mesh: &Mesh, log: &Log, gtid: Option<&str>) -> Result<GtidSet, Fault> {
+    let mut conn = connect(mesh.store(&log.unit, &log.store)?).await?;
+    let server = Server::read(&mut conn).await?;
+    let Some(text) = gtid else { return Ok(server.executed) };
+    let parsed = match server.flavor {
+        Flavor::Mysql => GtidSet::parse_mysql(text),
+        Flavor::Mariadb => GtidSet::parse_mariadb(text),
+    };
+    parsed.map_err(|error| Fault::fatal(Code::Config, format!("--gtid {text:?}: {error}")))
+}
+
+fn required(state: Option<ConnectorState>, log: &Log) -> Result<ConnectorState, Fault> {
+    state.ok_or_else(|| {
+        Fault::fatal(Code::PositionMissing, format!("log {log} has no position"))
+            .hint("unitflow init first")
+    })
+}

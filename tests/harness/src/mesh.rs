@@ -1,0 +1,497 @@
+//! Units with a server and a Kafka each, and the workers between them.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use mysql_async::prelude::Queryable;
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio::time::{sleep, timeout};
+use unitflow_local::{Component, Flavor, Kafka, Mysql};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::judge::{Judged, Verdict, judge_ways};
+use crate::load::{Written, connect};
+use crate::schema::{self, DATABASE, TABLES};
+use crate::worker::{Launch, Worker, log_end};
+
+/// A command of the binary takes no longer.
+const COMMAND: Duration = Duration::from_secs(60);
+/// How long a log must stand still to count as quiet.
+const STILL: Duration = Duration::from_secs(10);
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct MeshSetup {
+    binary: PathBuf,
+    flavors: Vec<Flavor>,
+    kafka_shared: bool,
+    hub: Option<String>,
+    lanes: u16,
+    whole_transactions: bool,
+    heartbeat: bool,
+    one_way: Option<(String, String)>,
+}
+
+/// One unit.
+#[derive(Debug)]
+pub struct Unit {
+    /// Its name: A, B, C.
+    pub name: String,
+    /// Its server, with the shop in it.
+    pub server: Mysql,
+    /// Which of the mesh's brokers is its Kafka.
+    kafka: usize,
+}
+
+/// Everything that runs. Dropped without [`Mesh::finish`] it tells what the workers said last, and
+/// leaves their logs.
+#[derive(Debug)]
+pub struct Mesh {
+    // In the order in which they have to go.
+    workers: Vec<Worker>,
+    units: Vec<Unit>,
+    kafkas: Vec<Kafka>,
+    folder: TempDir,
+    setup: MeshSetup,
+    finished: bool,
+}
+
+impl MeshSetup {
+    /// Units A, B, C and so on with these servers, each with a Kafka of its own, all writing, each
+    /// reading every other. Heartbeats are off, so that logs can come to rest.
+    #[must_use]
+    pub fn new(binary: &str, flavors: &[Flavor]) -> Self {
+        Self {
+            binary: binary.into(),
+            flavors: flavors.to_vec(),
+            kafka_shared: false,
+            hub: None,
+            lanes: 4,
+            whole_transactions: false,
+            heartbeat: false,
+            one_way: None,
+        }
+    }
+
+    /// One broker serves all units: cheaper where the test is not about Kafka.
+    #[must_use]
+    pub fn kafka_shared(mut self) -> Self {
+        self.kafka_shared = true;
+        self
+    }
+
+    /// A star: spokes read each other by way of this unit.
+    #[must_use]
+    pub fn hub(mut self, unit: &str) -> Self {
+        self.hub = Some(unit.into());
+        self
+    }
+
+    /// Whole source transactions, in one lane.
+    #[must_use]
+    pub fn whole_transactions(mut self) -> Self {
+        self.whole_transactions = true;
+        self.lanes = 1;
+        self
+    }
+
+    /// Heartbeats on.
+    #[must_use]
+    pub fn heartbeat(mut self) -> Self {
+        self.heartbeat = true;
+        self
+    }
+
+    /// Changes travel only from one unit to another.
+    #[must_use]
+    pub fn one_way(mut self, from: &str, to: &str) -> Self {
+        self.one_way = Some((from.into(), to.into()));
+        self
+    }
+
+    /// Starts servers and brokers, creates the shop everywhere, writes the configuration and runs
+    /// `init`. No worker runs yet.
+    pub async fn start(self) -> anyhow::Result<Mesh> {
+        install().await?;
+        let brokers = if self.kafka_shared { 1 } else { self.flavors.len() };
+        let mut starting_kafkas = tokio::task::JoinSet::new();
+        for _ in 0..brokers {
+            starting_kafkas.spawn(Kafka::setup().start());
+        }
+        let mut units = Vec::new();
+        for (place, &flavor) in self.flavors.iter().enumerate() {
+            let letter = u8::try_from(place).context("few units")? + b'A';
+            let server = Mysql::setup(flavor).start().await?;
+            server.sql(&schema::create()).await?;
+            let kafka = if self.kafka_shared { 0 } else { place };
+            units.push(Unit { name: char::from(letter).to_string(), server, kafka });
+        }
+        let mut kafkas = Vec::new();
+        while let Some(kafka) = starting_kafkas.join_next().await {
+            kafkas.push(kafka??);
+        }
+        let folder = tempfile::Builder::new().prefix("unitflow-mesh-").tempdir()?;
+        let mesh = Mesh { workers: vec![], units, kafkas, folder, setup: self, finished: false };
+        fs::write(mesh.config(), mesh.toml()?)?;
+        mesh.run(&["init"]).await.context("unitflow init")?;
+        Ok(mesh)
+    }
+}
+
+impl Mesh {
+    /// The configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("unitflow.toml")
+    }
+
+    /// The folder with configuration and logs.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// All units.
+    #[must_use]
+    pub fn units(&self) -> &[Unit] {
+        &self.units
+    }
+
+    /// The server of a unit.
+    ///
+    /// # Panics
+    /// Where there is no such unit.
+    #[must_use]
+    pub fn server(&self, unit: &str) -> &Mysql {
+        &self.unit(unit).server
+    }
+
+    /// The Kafka of a unit.
+    ///
+    /// # Panics
+    /// Where there is no such unit.
+    #[must_use]
+    pub fn kafka(&self, unit: &str) -> &Kafka {
+        &self.kafkas[self.unit(unit).kafka]
+    }
+
+    fn unit(&self, name: &str) -> &Unit {
+        self.units.iter().find(|unit| unit.name == name).expect("the test names its own units")
+    }
+
+    /// From whom changes travel to whom.
+    #[must_use]
+    pub fn ways(&self) -> Vec<(&str, &str)> {
+        if let Some((from, to)) = &self.setup.one_way {
+            return vec![(from, to)];
+        }
+        let names = || self.units.iter().map(|unit| unit.name.as_str());
+        names().flat_map(|from| names().map(move |to| (from, to))).filter(|(a, b)| a != b).collect()
+    }
+
+    fn toml(&self) -> anyhow::Result<String> {
+        let mut text = String::from("outage_longest_hours = 1\n");
+        if let Some(hub) = &self.setup.hub {
+            writeln!(text, "topology = {{ star = \"{hub}\" }}")?;
+        }
+        for Unit { name, server, kafka } in &self.units {
+            let bootstrap = self.kafkas[*kafka].bootstrap();
+            let port = server.port();
+            writeln!(text, "\n[units.{name}]")?;
+            writeln!(text, "kafka = {{ bootstrap = \"{bootstrap}\", replication = 1 }}")?;
+            writeln!(text, "[units.{name}.stores.shop]\nkind = \"mysql\"")?;
+            writeln!(text, "endpoints = [\"127.0.0.1:{port}\"]\nuser = \"root\"\ntls = \"off\"")?;
+        }
+        let order = if self.setup.whole_transactions { "transaction" } else { "key" };
+        writeln!(text, "\n[flows.shop]\nlanes = {}\norder = \"{order}\"", self.setup.lanes)?;
+        writeln!(text, "tables = [\"{DATABASE}.*\"]\nheartbeat = {}", self.setup.heartbeat)?;
+        writeln!(
+            text,
+            "partition_by = {{ \"{DATABASE}.stock\" = \"table\", \"{DATABASE}.items\" = {{ columns = [\"user_id\"] }} }}"
+        )?;
+        if let Some((from, to)) = &self.setup.one_way {
+            writeln!(text, "from = [\"{from}\"]\nto = [\"{to}\"]")?;
+        }
+        Ok(text)
+    }
+
+    /// Runs a command of the binary to its end, and returns what it printed. Any exit code but 0
+    /// is an error.
+    pub async fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = Command::new(&self.setup.binary)
+            .arg("--config")
+            .arg(self.config())
+            .args(arguments)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = timeout(COMMAND * 3, output)
+            .await
+            .with_context(|| format!("unitflow {} hangs", arguments.join(" ")))??;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        ensure!(
+            output.status.success(),
+            "unitflow {}: {}\n{}{}",
+            arguments.join(" "),
+            output.status,
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+        Ok(text(&output.stdout))
+    }
+
+    /// Starts a worker for each role of each unit that has something to do.
+    pub fn start_workers(&mut self) -> anyhow::Result<()> {
+        self.start_workers_broken("")
+    }
+
+    /// The same with workers that break at these points.
+    pub fn start_workers_broken(&mut self, inject: &str) -> anyhow::Result<()> {
+        let ways = self.ways();
+        let mut roles: Vec<(String, &str)> = Vec::new();
+        for Unit { name, .. } in &self.units {
+            if ways.iter().any(|(from, _)| from == name) {
+                roles.extend([(name.clone(), "connector"), (name.clone(), "transformer")]);
+            }
+            if self.setup.hub.as_ref() == Some(name) {
+                roles.push((name.clone(), "relay"));
+            }
+            if ways.iter().any(|(_, to)| to == name) {
+                roles.push((name.clone(), "sink"));
+            }
+        }
+        roles.into_iter().try_for_each(|(unit, role)| self.start_worker(&unit, role, inject))
+    }
+
+    /// Starts one more worker. [`Mesh::worker`] means the one that was started last.
+    pub fn start_worker(&mut self, unit: &str, role: &str, inject: &str) -> anyhow::Result<()> {
+        let log = self.folder.path().join(format!("{:02}-{unit}-{role}.log", self.workers.len()));
+        self.workers.push(Worker::start(Launch {
+            binary: self.setup.binary.clone(),
+            config: self.config(),
+            unit: unit.into(),
+            roles: role.into(),
+            inject: inject.into(),
+            log,
+        })?);
+        Ok(())
+    }
+
+    /// The worker of this role in this unit that was started last.
+    pub fn worker(&mut self, unit: &str, role: &str) -> anyhow::Result<&mut Worker> {
+        let mut workers = self.workers.iter_mut().rev();
+        workers
+            .find(|worker| worker.launch().unit == unit && worker.launch().roles == role)
+            .with_context(|| format!("there is no {role} of {unit}"))
+    }
+
+    /// Takes a worker out of the mesh, for a zombie that has a life of its own.
+    pub fn take_worker(&mut self, unit: &str, role: &str) -> anyhow::Result<Worker> {
+        let place = self
+            .workers
+            .iter()
+            .rposition(|worker| worker.launch().unit == unit && worker.launch().roles == role)
+            .with_context(|| format!("there is no {role} of {unit}"))?;
+        Ok(self.workers.remove(place))
+    }
+
+    /// All workers, also those that have ended.
+    pub fn workers(&mut self) -> &mut [Worker] {
+        &mut self.workers
+    }
+
+    /// Whether the workers that were started last in their roles all run.
+    pub fn ensure_alive(&mut self) -> anyhow::Result<()> {
+        let mut seen = Vec::new();
+        for worker in self.workers.iter_mut().rev() {
+            let name = worker.name();
+            if seen.contains(&name) {
+                continue;
+            }
+            if let Some(status) = worker.ended() {
+                bail!("{name} has ended with {status}:\n{}", worker.log_end());
+            }
+            seen.push(name);
+        }
+        Ok(())
+    }
+
+    /// Waits until all have applied what all have committed by now, and no worker has ended.
+    pub async fn quiesce(&mut self, patience: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + patience;
+        let ways = self.ways().into_iter().map(|(a, b)| (a.to_owned(), b.to_owned()));
+        for (from, to) in ways.collect::<Vec<_>>() {
+            let left = deadline.saturating_duration_since(Instant::now()).as_secs().max(1);
+            let left = left.to_string();
+            let arguments = ["wait", "--from", &from, "--to", &to, "--timeout-seconds", &left];
+            let waited = self.run(&arguments).await;
+            self.ensure_alive()?;
+            waited.with_context(|| format!("waiting from {from} to {to}"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether all units hold the same rows, by the servers' own clients.
+    pub async fn ensure_equal(&self) -> anyhow::Result<()> {
+        for table in TABLES {
+            let query = format!("SELECT * FROM {DATABASE}.{} ORDER BY {}", table.name, table.key);
+            let mut first: Option<(&str, String)> = None;
+            for unit in &self.units {
+                let rows = unit.server.sql(&query).await?;
+                match &first {
+                    None => first = Some((&unit.name, rows)),
+                    Some((_, other)) if xxh3_64(other.as_bytes()) == xxh3_64(rows.as_bytes()) => {}
+                    Some((name, other)) => bail!(
+                        "{} differs between {name} and {}:\n{}",
+                        table.name,
+                        unit.name,
+                        difference(other, &rows)
+                    ),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether no server's log grows any more.
+    pub async fn ensure_still(&self) -> anyhow::Result<()> {
+        let before = self.gtids().await?;
+        sleep(STILL).await;
+        let after = self.gtids().await?;
+        for ((unit, before), after) in self.units.iter().zip(before).zip(after) {
+            ensure!(before == after, "{}'s log grew at rest: {before} became {after}", unit.name);
+        }
+        Ok(())
+    }
+
+    async fn gtids(&self) -> anyhow::Result<Vec<String>> {
+        let mut sets = Vec::new();
+        for unit in &self.units {
+            let variable = match unit.server.flavor() {
+                Flavor::Mysql9 => "gtid_executed",
+                Flavor::Mariadb => "gtid_binlog_pos",
+            };
+            sets.push(unit.server.sql(&format!("SELECT @@global.{variable}")).await?);
+        }
+        Ok(sets)
+    }
+
+    /// The verdict on all that was written.
+    pub async fn judge(&self, written: &Written) -> anyhow::Result<Verdict> {
+        let units: Vec<Judged<'_>> = self
+            .units
+            .iter()
+            .map(|unit| Judged { unit: &unit.name, server: &unit.server })
+            .collect();
+        let ways = self.ways();
+        judge_ways(&units, written, |from, to| ways.contains(&(from, to))).await
+    }
+
+    /// All that has to hold at rest: everything passed, equal rows, the judge, and quiet logs.
+    pub async fn ensure_done(
+        &mut self,
+        written: &Written,
+        patience: Duration,
+    ) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        self.quiesce(patience).await?;
+        let quiet = begin.elapsed();
+        self.ensure_still().await?;
+        self.ensure_equal().await?;
+        let verdict = self.judge(written).await?;
+        self.ensure_alive()?;
+        println!(
+            "  {} commits at {:.0}/s, quiet after {quiet:.1?}; {verdict}",
+            written.commits,
+            written.per_second()
+        );
+        Ok(())
+    }
+
+    /// How many transactions of `from`'s writers are visible in `at`: the sum of their pulses.
+    pub async fn pulses(&self, from: &str, at: &str) -> anyhow::Result<u64> {
+        let mut conn = connect(self.server(at)).await?;
+        let query =
+            format!("SELECT COALESCE(SUM(version), 0) FROM {DATABASE}.pulse WHERE unit = '{from}'");
+        let sum: Option<u64> = timeout(COMMAND, conn.query_first(query)).await??;
+        conn.disconnect().await?;
+        sum.context("a sum")
+    }
+
+    /// Waits until `at` shows at least `pulses` of `from`'s; how long it took.
+    pub async fn wait_for_pulses(
+        &self,
+        from: &str,
+        at: &str,
+        pulses: u64,
+        patience: Duration,
+    ) -> anyhow::Result<Duration> {
+        let begin = Instant::now();
+        loop {
+            let seen = self.pulses(from, at).await?;
+            if seen >= pulses {
+                return Ok(begin.elapsed());
+            }
+            ensure!(
+                begin.elapsed() < patience,
+                "{at} shows {seen} of {pulses} pulses of {from} after {patience:?}"
+            );
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The test has passed: nothing of it is kept.
+    pub fn finish(mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        for worker in &mut self.workers {
+            let state = worker.ended().map_or("running".to_owned(), |status| status.to_string());
+            println!("---- {} ({state})\n{}", worker.name(), worker.log_end());
+        }
+        for unit in &self.units {
+            println!("---- server of {}\n{}", unit.name, log_end(&unit.server.log()));
+        }
+        self.folder.disable_cleanup(true);
+        println!("---- configuration and logs stay in {}", self.folder.path().display());
+    }
+}
+
+/// Brings what is missing on this machine.
+pub async fn install() -> anyhow::Result<()> {
+    let components = [Component::Mysql, Component::Mariadb, Component::Kafka];
+    unitflow_local::ensure(&components, |line| println!("  {line}")).await?;
+    Ok(())
+}
+
+/// The first lines that only one of two sorted tables has.
+fn difference(one: &str, other: &str) -> String {
+    const LINES: usize = 8;
+    let only = |a: &str, b: &str| {
+        let there: std::collections::HashSet<&str> = b.lines().collect();
+        a.lines().filter(|line| !there.contains(line)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (first, second) = (only(one, other), only(other, one));
+    let show = |lines: &[String]| {
+        lines.iter().take(LINES).map(|line| format!("    {line:.300}\n")).collect::<String>()
+    };
+    format!(
+        "  {} rows only in the first:\n{}  {} rows only in the second:\n{}",
+        first.len(),
+        show(&first),
+        second.len(),
+        show(&second)
+    )
+}

@@ -1,0 +1,174 @@
+//! What has to hold at a target while changes arrive.
+//!
+//! * [`versions`]: a version polled there never goes down.
+//! * [`totals`]: a unit's money adds up in every consistent read.
+//! * [`positions`]: in one snapshot, the ledger and the rows tell the same: every pulse stands where
+//!   the last record up to its lane's ledger position left it. So a position is stored with the
+//!   data and is never ahead of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use unitflow_change::invariants::Versions;
+use unitflow_local::Mysql;
+
+use crate::load::connect;
+use crate::plan::{ACCOUNTS, BALANCE};
+use crate::schema::DATABASE;
+use crate::tagged;
+
+const PAUSE: Duration = Duration::from_millis(10);
+const QUERY: Duration = Duration::from_secs(30);
+
+/// A watcher at work.
+#[derive(Debug)]
+pub struct Watch<T> {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<anyhow::Result<T>>,
+}
+
+impl<T> Watch<T> {
+    /// Stops watching; what was found, if it was in order.
+    pub async fn stop(self) -> anyhow::Result<T> {
+        self.stop.store(true, Ordering::Relaxed);
+        timeout(QUERY * 2, self.task).await.context("a watcher hangs")??
+    }
+
+    fn start<F>(watch: impl FnOnce(Arc<AtomicBool>) -> F) -> Self
+    where
+        F: Future<Output = anyhow::Result<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let stop = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn(watch(stop.clone()));
+        Self { stop, task }
+    }
+}
+
+/// Polls the pulses and some orders of all units at a target; gives the number of polls.
+pub async fn versions(target: &Mysql) -> anyhow::Result<Watch<u64>> {
+    let mut conn = connect(target).await?;
+    Ok(Watch::start(|stop| async move {
+        let mut versions: Versions<(String, String, u32)> = Versions::default();
+        let mut polls = 0;
+        while !stop.load(Ordering::Relaxed) {
+            for table in ["pulse", "accounts", "items"] {
+                let query = format!("SELECT unit, number, version FROM {DATABASE}.{table} LIMIT 500");
+                let rows: Vec<(String, u32, u32)> = timeout(QUERY, conn.query(query)).await??;
+                for (unit, number, version) in rows {
+                    versions.see((table.to_owned(), unit, number), version.into())?;
+                }
+            }
+            polls += 1;
+            sleep(PAUSE).await;
+        }
+        conn.disconnect().await?;
+        Ok(polls)
+    }))
+}
+
+/// Reads the money of each unit at a target, over and over; gives the number of reads that saw some.
+pub async fn totals(target: &Mysql) -> anyhow::Result<Watch<u64>> {
+    let mut conn = connect(target).await?;
+    Ok(Watch::start(|stop| async move {
+        let mut reads = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let query = format!(
+                "SELECT unit, CAST(SUM(balance) AS SIGNED), COUNT(*) FROM {DATABASE}.accounts GROUP BY unit"
+            );
+            let rows: Vec<(String, i64, i64)> = timeout(QUERY, conn.query(query)).await??;
+            for (unit, total, accounts) in rows {
+                ensure!(
+                    total == accounts * BALANCE,
+                    "{unit}'s {accounts} accounts hold {total}, not {}",
+                    accounts * BALANCE
+                );
+                ensure!(
+                    accounts % i64::from(ACCOUNTS) == 0,
+                    "{accounts} accounts of {unit}: a transaction is there in part"
+                );
+                reads += 1;
+            }
+            sleep(PAUSE).await;
+        }
+        conn.disconnect().await?;
+        Ok(reads)
+    }))
+}
+
+/// What one snapshot of a target holds.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Lane and number of the ledger rows of one log.
+    ledger: Vec<(i32, u64)>,
+    /// Number and version of that unit's pulses.
+    pulses: Vec<(u32, u32)>,
+}
+
+/// Takes snapshots of a target over and over, for [`ensure_positions`].
+pub async fn snapshots(target: &Mysql, from: &str) -> anyhow::Result<Watch<Vec<Snapshot>>> {
+    let mut conn = connect(target).await?;
+    let from = from.to_owned();
+    Ok(Watch::start(|stop| async move {
+        let mut snapshots = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            snapshots.push(timeout(QUERY, snapshot(&mut conn, &from)).await??);
+            sleep(PAUSE).await;
+        }
+        conn.disconnect().await?;
+        Ok(snapshots)
+    }))
+}
+
+async fn snapshot(conn: &mut Conn, from: &str) -> anyhow::Result<Snapshot> {
+    conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
+    let ledger = conn
+        .query(format!("SELECT lane, seq FROM unitflow.ledger WHERE log = '{from}.shop'"))
+        .await?;
+    let pulses = conn
+        .query(format!("SELECT number, version FROM {DATABASE}.pulse WHERE unit = '{from}'"))
+        .await?;
+    conn.query_drop("COMMIT").await?;
+    Ok(Snapshot { ledger, pulses })
+}
+
+/// Compares snapshots with the tagged topic; gives how many different states were seen.
+pub fn ensure_positions(
+    snapshots: &[Snapshot],
+    bootstrap: &str,
+    topic: &str,
+) -> anyhow::Result<usize> {
+    let mut pulses: HashMap<u32, Vec<(i32, u64, u32)>> = HashMap::new();
+    for change in tagged::read(bootstrap, topic)? {
+        if let (Some((number, version)), "pulse") = (change.row, change.table.as_str()) {
+            pulses.entry(number).or_default().push((change.lane, change.seq.0, version));
+        }
+    }
+    let mut states = 0;
+    let mut before: &[(i32, u64)] = &[];
+    for snapshot in snapshots {
+        states += usize::from(before != snapshot.ledger.as_slice());
+        before = &snapshot.ledger;
+        let ledger: HashMap<i32, u64> = snapshot.ledger.iter().copied().collect();
+        let rows: HashMap<u32, u32> = snapshot.pulses.iter().copied().collect();
+        for (number, records) in &pulses {
+            let reached = |(lane, seq, _): &&(i32, u64, u32)| {
+                ledger.get(lane).is_some_and(|position| seq <= position)
+            };
+            let expected = records.iter().filter(reached).map(|(_, _, version)| *version).last();
+            let there = rows.get(number).copied();
+            ensure!(
+                expected == there,
+                "pulse {number} stands at {there:?} while the ledger says {expected:?}"
+            );
+        }
+    }
+    Ok(states)
+}
