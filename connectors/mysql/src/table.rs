@@ -56,6 +56,17 @@ pub(crate) enum Disguised {
     Inet4,
 }
 
+impl Disguised {
+    fn kind(self, prefix: u8) -> Kind {
+        match self {
+            Self::Uuid => Kind::Uuid { prefix, swapped: false },
+            Self::OldUuid => Kind::Uuid { prefix, swapped: true },
+            Self::Inet6 => Kind::Inet6 { prefix },
+            Self::Inet4 => Kind::Inet4 { prefix },
+        }
+    }
+}
+
 /// The columns of a table that are not what they look like, by name.
 pub(crate) type Disguises = HashMap<String, Disguised>;
 
@@ -107,9 +118,8 @@ impl Table {
         Ok((id, xxh3_64(bytes.rest())))
     }
 
-    /// Reads a table map. MariaDB's log shows UUIDs and addresses as if they were BINARY, and does
-    /// not count them among the columns with a character set: `disguised` names them where they
-    /// were asked for.
+    /// Reads a table map. MariaDB's log shows UUIDs and addresses as if they were BINARY:
+    /// `disguised` names them where they were asked for.
     pub fn parse(flavor: Flavor, body: &[u8], disguised: Option<&Disguises>) -> Parsed<Parsing> {
         let (_, content) = Self::identify(body)?;
         let mut bytes = Bytes::new(body);
@@ -134,12 +144,19 @@ impl Table {
                        what was logged before needs a resynchronisation",
             });
         }
-        let may_be = flavor == Flavor::Mariadb && may_be_disguised(types, shapes)?;
-        if may_be && disguised.is_none() {
-            return Ok(Parsing::Veiled { database, name });
+        let mut kinds = kinds(flavor, &place, types, shapes, &details)?;
+        let may_be = flavor == Flavor::Mariadb
+            && kinds.iter().any(|kind| matches!(kind, Kind::Binary { length: 4 | 16, .. }));
+        if may_be {
+            let Some(disguised) = disguised else {
+                return Ok(Parsing::Veiled { database, name });
+            };
+            for (kind, column) in kinds.iter_mut().zip(&details.names) {
+                if let (Kind::Binary { prefix, .. }, Some(disguised)) = (&*kind, disguised.get(column)) {
+                    *kind = disguised.kind(*prefix);
+                }
+            }
         }
-        let none = Disguises::new();
-        let kinds = kinds(flavor, &place, types, shapes, &details, disguised.unwrap_or(&none))?;
         let mut columns: Vec<_> = details
             .names
             .into_iter()
@@ -332,33 +349,12 @@ fn read_choices(field: &mut Bytes<'_>) -> Parsed<Vec<Vec<Vec<u8>>>> {
     Ok(columns)
 }
 
-/// Numeric columns, to which bits of signedness belong.
+/// Numeric columns, to which bits of signedness belong; the servers count YEAR among them.
 fn is_numeric(kind: u8) -> bool {
     matches!(
         kind,
-        code::TINY | code::SHORT | code::INT24 | code::LONG | code::LONGLONG | code::DECIMAL | code::FLOAT | code::DOUBLE
+        code::YEAR | code::TINY | code::SHORT | code::INT24 | code::LONG | code::LONGLONG | code::DECIMAL | code::FLOAT | code::DOUBLE
     )
-}
-
-/// How many bytes of shape a column type has.
-fn shape_bytes(kind: u8) -> usize {
-    match kind {
-        code::FLOAT | code::DOUBLE | code::TIME | code::DATETIME | code::TIMESTAMP | code::BLOB | code::JSON
-        | code::GEOMETRY | code::VECTOR => 1,
-        code::DECIMAL | code::BIT | code::VARCHAR | code::VAR_STRING | code::STRING | code::ENUM | code::SET => 2,
-        _ => 0,
-    }
-}
-
-/// Whether some column is as wide as a UUID or an address.
-fn may_be_disguised(types: &[u8], mut shapes: Bytes<'_>) -> Parsed<bool> {
-    for &kind in types {
-        let shape = shapes.take(shape_bytes(kind))?;
-        if kind == code::STRING && matches!(shape, [code::STRING, 4 | 16]) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 fn kinds(
@@ -367,7 +363,6 @@ fn kinds(
     types: &[u8],
     mut shapes: Bytes<'_>,
     details: &Details,
-    disguised: &Disguises,
 ) -> Parsed<Vec<Kind>> {
     let mut kinds = Vec::with_capacity(types.len());
     let (mut numeric, mut text, mut choice, mut enums, mut sets) = (0, 0, 0, 0, 0);
@@ -378,10 +373,9 @@ fn kinds(
             numeric += 1;
             details.unsigned.get(numeric - 1).copied().unwrap_or(false)
         };
-        let mut charset_of = |shapes: &Bytes<'_>| {
-            text += 1;
-            let collation = details.charsets.of(text - 1);
-            charset(collation, place, column, shapes)
+        let charset_of = |text: &mut usize, shapes: &Bytes<'_>| {
+            *text += 1;
+            charset(details.charsets.of(*text - 1), place, column, shapes)
         };
         let kind = match kind {
             code::TINY => Kind::Integer { bytes: 1, unsigned },
@@ -418,21 +412,28 @@ fn kinds(
             }
             code::VARCHAR | code::VAR_STRING => {
                 let prefix = if shapes.u16()? > 255 { 2 } else { 1 };
-                match charset_of(&shapes)? {
+                match charset_of(&mut text, &shapes)? {
                     Charset::Binary => Kind::Blob { prefix },
                     charset => Kind::Text { prefix, charset },
                 }
             }
             code::BLOB => {
                 let prefix = read_prefix(&mut shapes)?;
-                match charset_of(&shapes)? {
+                match charset_of(&mut text, &shapes)? {
                     Charset::Binary => Kind::Blob { prefix },
                     charset => Kind::Text { prefix, charset },
                 }
             }
             code::JSON => Kind::Json { prefix: read_prefix(&mut shapes)? },
-            code::GEOMETRY => Kind::Geometry { prefix: read_prefix(&mut shapes)? },
-            code::VECTOR if flavor == Flavor::Mysql => Kind::Vector { prefix: read_prefix(&mut shapes)? },
+            code::GEOMETRY => {
+                // MariaDB counts these among the columns with a character set, MySQL does not.
+                text += usize::from(flavor == Flavor::Mariadb);
+                Kind::Geometry { prefix: read_prefix(&mut shapes)? }
+            }
+            code::VECTOR if flavor == Flavor::Mysql => {
+                text += 1;
+                Kind::Vector { prefix: read_prefix(&mut shapes)? }
+            }
             code::STRING | code::ENUM | code::SET => {
                 let (first, second) = (shapes.u8()?, shapes.u8()?);
                 // The high bits of a long CHAR's length hide, inverted, in its type.
@@ -443,13 +444,7 @@ fn kinds(
                 };
                 let prefix = if length > 255 { 2 } else { 1 };
                 match real {
-                    code::STRING if disguised.contains_key(column) => match disguised[column] {
-                        Disguised::Uuid => Kind::Uuid { prefix, swapped: false },
-                        Disguised::OldUuid => Kind::Uuid { prefix, swapped: true },
-                        Disguised::Inet6 => Kind::Inet6 { prefix },
-                        Disguised::Inet4 => Kind::Inet4 { prefix },
-                    },
-                    code::STRING => match charset_of(&shapes)? {
+                    code::STRING => match charset_of(&mut text, &shapes)? {
                         Charset::Binary => Kind::Binary { prefix, length },
                         charset => Kind::Text { prefix, charset },
                     },

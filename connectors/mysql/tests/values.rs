@@ -128,8 +128,12 @@ fn cases(flavor: Flavor) -> Vec<&'static Case> {
 }
 
 /// What the server is asked for, so that its answer says everything about the value.
-fn selected(how: As, column: &str) -> String {
+fn selected(flavor: Flavor, how: As, column: &str) -> String {
     match how {
+        // As stored: longitude first, whatever the reference system says.
+        As::Geometry if flavor == Flavor::Mysql9 => {
+            format!("concat(hex(st_aswkb({column}, 'axis-order=long-lat')), ' ', st_srid({column}))")
+        }
         As::Float => format!("cast({column} as double)"),
         As::Bits | As::Bool => format!("cast({column} as unsigned)"),
         As::Geometry => format!("concat(hex(st_aswkb({column})), ' ', st_srid({column}))"),
@@ -145,7 +149,7 @@ fn same(how: As, bits: usize, envelope: &Json, server: &Value) -> bool {
     let text = String::from_utf8_lossy(server).into_owned();
     let string = || envelope.as_str().unwrap_or("not a string");
     match how {
-        As::Number => envelope.to_string() == text,
+        As::Number => envelope.to_string() == text || (text == "0000" && *envelope == 0),
         As::Float => f64::from(envelope.as_f64().unwrap() as f32) == text.parse::<f64>().unwrap(),
         As::Double => envelope.as_f64().unwrap() == text.parse::<f64>().unwrap(),
         As::Text => string() == text,
@@ -195,10 +199,10 @@ async fn compare(flavor: Flavor) {
             .iter()
             .map(|case| if row == rows { "null" } else { case.2[row % case.2.len()] })
             .collect();
-        let insert = format!("insert into shop.t values ({}, {row}, 'p\"{row}')", values.join(", "));
+        let insert = format!("insert into shop.t values ({}, {row}, 'p\"{row:02}')", values.join(", "));
         run(&mut conn, [insert.as_str()]).await;
     }
-    let select: Vec<_> = cases.iter().enumerate().map(|(i, case)| selected(case.1, &format!("`v{i}`"))).collect();
+    let select: Vec<_> = cases.iter().enumerate().map(|(i, case)| selected(flavor, case.1, &format!("`v{i}`"))).collect();
     let select = format!("select {} from shop.t order by id", select.join(", "));
     let server_rows: Vec<Row> = conn.query(select).await.unwrap();
     run(&mut conn, ["update shop.t set id = id + 1000", "delete from shop.t"]).await;
@@ -214,7 +218,7 @@ async fn compare(flavor: Flavor) {
     assert_eq!(inserts.len(), rows + 1);
     let mut wrong = Vec::new();
     for (row, ((key, value, _), printed)) in inserts.iter().zip(&server_rows).enumerate() {
-        assert_eq!(key, &format!(r#"["shop","t",{{"part":"p\"{row}","id":{row}}}]"#));
+        assert_eq!(key, &format!(r#"["shop","t",{{"part":"p\"{row:02}","id":{row}}}]"#));
         assert_eq!(value["before"], Json::Null);
         for (i, case) in cases.iter().enumerate() {
             let bits = case.0.trim_start_matches("bit(").trim_end_matches(')').parse().unwrap_or(0);

@@ -1,7 +1,7 @@
 //! The road against a real broker: one for all tests here, and one of their own for those that
 //! take it down.
 
-#![allow(clippy::unwrap_used, reason = "a test that unwraps nothing fails, as it should")]
+#![allow(clippy::unwrap_used, reason = "a fault fails the test, as it should")]
 
 mod lasts;
 mod memberships;
