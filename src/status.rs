@@ -158,12 +158,20 @@ async fn read_flow(mesh: &Mesh, log: &Log, to: &Name) -> FlowStatus {
 async fn read_lanes(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<LaneStatus>, Fault> {
     let broker = &mesh.unit(mesh.read_at(log))?.broker;
     let topic = mesh.topics.tagged(log);
+    let origin = &mesh.unit(&log.unit)?.broker;
+    let transformer: Option<TransformerState> =
+        load_state(origin, &mesh.topics, log, Stage::Transformer).await?;
+    let tails = transformer.map(|state| state.function.tails).unwrap_or_default();
     let mut conn = connect(mesh.store(to, &log.store)?).await?;
     let mut lanes = Vec::new();
     for entry in ledger::read_all(&mut conn, log).await? {
         let (_, end) = topics::bounds(broker, &topic, entry.lane).await?;
+        let tail = usize::try_from(entry.lane).ok().and_then(|lane| tails.get(lane));
         // Behind the last record stands the marker of its transaction.
-        let lag = (end - entry.topic_offset - 1).max(0);
+        let lag = match tail {
+            Some(tail) if entry.seq >= *tail => 0,
+            _ => (end - entry.topic_offset - 1).max(1),
+        };
         lanes.push(LaneStatus {
             lane: entry.lane,
             seq: entry.seq.0,

@@ -13,7 +13,6 @@ use tracing::info;
 use unitflow_change::name::{Log, Stage};
 use unitflow_change::position::Open;
 use unitflow_change::routing::INTERNAL_DATABASE;
-use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::{Writer, positions};
@@ -88,7 +87,9 @@ struct Capture {
     open: Option<Open>,
     header: Vec<u8>,
     grouping: Grouping,
-    /// Whether something but our own tables changed since the last watermark.
+    /// Whether the open transaction began with a table of ours: a sink's, or the clock.
+    applied: bool,
+    /// Whether anything else changed since the last watermark.
     moved: bool,
     watermark_at: Instant,
     meters: CaptureMeters,
@@ -113,6 +114,7 @@ impl Capture {
             held: Held::default(),
             header: Vec::new(),
             grouping: Grouping::new(),
+            applied: false,
             moved: false,
             watermark_at: Instant::now(),
             meters: meters.capture(log),
@@ -198,7 +200,10 @@ impl Capture {
                 self.held.value.clear();
                 self.held.value.extend_from_slice(row.value);
                 self.held.moves = row.moves;
-                self.moved |= row.database != INTERNAL_DATABASE;
+                if self.open.is_none() {
+                    self.applied = row.database == INTERNAL_DATABASE;
+                }
+                self.moved |= !self.applied;
                 Ok(Taken::Row)
             }
             Event::Ddl(ddl) => {
@@ -301,7 +306,8 @@ impl Capture {
         Ok(())
     }
 
-    /// Moves idle lanes on, between transactions, if anything but our own tables changed.
+    /// Moves idle lanes on, between transactions, if anything of the unit's own changed: what sinks
+    /// wrote here begets no watermark, or two units would keep each other awake.
     fn watermark(&mut self, stream: &Stream) -> Result<(), Fault> {
         if !self.moved || self.open.is_some() || self.watermark_at.elapsed() < WATERMARK_EVERY {
             return self.writer.check();

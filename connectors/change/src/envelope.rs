@@ -44,7 +44,7 @@ pub struct Row<'a>(Vec<(Cow<'a, str>, &'a str)>);
 
 impl<'a> Row<'a> {
     /// The columns in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &'a str)> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &'a str)> + Clone {
         self.0.iter().map(|(name, value)| (name.as_ref(), *value))
     }
 

@@ -179,11 +179,12 @@ impl Intervals {
 
     fn insert(&mut self, first: u64, last: u64) {
         // The common case: the next number of a source that has no gap.
-        if let Some(end) = self.0.last_mut() {
-            if first >= end.0 && first <= end.1.saturating_add(1) {
-                end.1 = end.1.max(last);
-                return;
-            }
+        if let Some(end) = self.0.last_mut()
+            && first >= end.0
+            && first <= end.1.saturating_add(1)
+        {
+            end.1 = end.1.max(last);
+            return;
         }
         let from = self.0.partition_point(|&(_, end)| end.saturating_add(1) < first);
         let to = self.0.partition_point(|&(start, _)| start <= last.saturating_add(1));

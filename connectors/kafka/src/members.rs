@@ -362,7 +362,7 @@ pub async fn committed(
         for partition in 0..partitions {
             list.add_partition(&topic, partition);
         }
-        let list = client.committed_offsets(list, ASK).map_err(|error| judge(&error, &place))?;
+        let list = ask_coordinator(&client, &list).map_err(|error| judge(&error, &place))?;
         (0..partitions)
             .map(|partition| {
                 let Some(found) = list.find_partition(&topic, partition) else { return Ok(None) };
@@ -375,4 +375,25 @@ pub async fn committed(
             .collect()
     })
     .await
+}
+
+/// Asks the group's coordinator. A cluster that has just been born, or has lost a broker, has none
+/// for a moment: it elects one while it is asked.
+fn ask_coordinator(
+    client: &BaseConsumer<Quiet>,
+    list: &TopicPartitionList,
+) -> KafkaResult<TopicPartitionList> {
+    use RDKafkaErrorCode as E;
+    let until = Instant::now() + ASK;
+    loop {
+        let answer = client.committed_offsets(list.clone(), ASK);
+        let electing = matches!(
+            answer.as_ref().err().and_then(KafkaError::rdkafka_error_code),
+            Some(E::NotCoordinator | E::CoordinatorLoadInProgress | E::CoordinatorNotAvailable)
+        );
+        if !electing || Instant::now() > until {
+            return answer;
+        }
+        std::thread::sleep(BEAT);
+    }
 }

@@ -353,7 +353,8 @@ fn judge(error: &ServerError) -> (Kind, Code) {
             (Kind::Poison, Code::Conflict)
         }
         1153 => (Kind::Poison, Code::Apply),
-        1236 if says("same server_uuid") || says("same server_id") => (Kind::Fatal, Code::Fenced),
+        // 4052 in MySQL 9, 1236 before.
+        1236 | 4052 if says("same server_uuid") || says("same server_id") => (Kind::Fatal, Code::Fenced),
         1236 if says("more gtids") || says("diverged") || says("errant") => {
             (Kind::Fatal, Code::SourceLostTail)
         }

@@ -1,17 +1,18 @@
-# sh -c "$(cat guard.sh)" guard FOLDER PROGRAM ARGUMENT...
+# sh -c "$(cat guard.sh)" guard FOLDER NAME PROGRAM ARGUMENT...
 #
-# Runs the program as its child and writes the child's process id to FOLDER/pid. Standard input is a pipe from the
+# Runs the program as its child and writes the child's process id to FOLDER/NAME.pid. Standard input is a pipe from the
 # owner: when it closes (the owner died, in whatever way) the program is killed and the folder removed. The word
 # "keep" through the pipe ends that watch and lets the program live on. Ends with the program, with its status.
 
 folder="$1"
-shift
+mine="$1/$2"
+shift 2
 exec 3<&0 </dev/null
-rm -f "$folder/pid"
+rm -f "$mine.pid"
 
 "$@" 3<&- &
 server=$!
-printf '%s\n' "$server" >"$folder/pid.new" && mv "$folder/pid.new" "$folder/pid"
+printf '%s\n' "$server" >"$mine.new" && mv "$mine.new" "$mine.pid"
 
 # Only now: an ignored signal is inherited, and the server has to heed TERM. A group whose owner has died is hung up
 # by the kernel if one of its members is frozen, and we have to survive that.
@@ -20,7 +21,7 @@ trap '' HUP INT QUIT TERM
 (
     read -r word <&3
     [ "$word" = keep ] && exit
-    : >"$folder/orphaned"
+    : >"$mine.orphaned"
     kill -KILL "$server"
 ) &
 watch=$!
@@ -28,7 +29,7 @@ exec 3<&-
 
 wait "$server"
 status=$?
-if [ -e "$folder/orphaned" ]; then
+if [ -e "$mine.orphaned" ]; then
     cd / && rm -rf "$folder"
 else
     kill -KILL "$watch" 2>/dev/null

@@ -14,7 +14,7 @@ use crate::fault::Fault;
 use crate::port;
 use crate::probe::Probe;
 use crate::process::Launch;
-use crate::service::{Kept, Service, new_folder};
+use crate::service::{Folder, Kept, Service, new_folder};
 
 /// Names a broker (`host:port`) to use instead of starting one.
 const OTHER_BROKER: &str = "UNITFLOW_KAFKA";
@@ -93,8 +93,9 @@ impl KafkaSetup {
                 folder.path(),
             ),
             folder: folder.path().to_owned(),
+            file: "server",
         };
-        let service = Service::new(folder, launch, Probe::KafkaMetadata { port, cluster });
+        let service = Service::new(Folder::Own(folder), launch, Probe::KafkaMetadata { port, cluster });
         service.start().await?;
         Ok(Kafka { home, broker: Broker::Ours { service: Box::new(service), port, link_ports } })
     }

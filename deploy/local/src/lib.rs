@@ -21,7 +21,8 @@
 //! | `mysql.rs` | MySQL 9 and MariaDB; `mysql/blank.rs` makes their first data folder |
 //! | `kafka.rs` | a single broker; `kafka/blank.rs` makes its first log folder |
 //! | `redis.rs` | a Redis server |
-//! | `service.rs` | what all servers share: start, stop, kill, freeze, keep |
+//! | `program.rs` | any other program, such as a worker |
+//! | `service.rs` | what all of them share: start, stop, kill, freeze, keep |
 //! | `process.rs`, `guard.sh` | one process that ends with us |
 //! | `probe.rs` | does it answer? |
 //! | `prepared.rs` | folders made once and copied from then on |
@@ -37,6 +38,7 @@ mod port;
 mod prepared;
 mod probe;
 mod process;
+mod program;
 mod redis;
 mod service;
 
@@ -45,5 +47,8 @@ pub use fault::Fault;
 pub use install::ensure;
 pub use kafka::{Kafka, KafkaSetup};
 pub use mysql::{Flavor, Mysql, MysqlSetup};
+pub use port::free as free_port;
+pub use program::{Program, ProgramSetup};
 pub use redis::{Redis, RedisSetup};
-pub use service::Kept;
+pub use service::{Kept, new_folder};
+pub use tempfile::TempDir;

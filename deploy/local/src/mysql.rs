@@ -14,7 +14,7 @@ use crate::fault::Fault;
 use crate::port;
 use crate::probe::Probe;
 use crate::process::Launch;
-use crate::service::{Kept, Service, new_folder};
+use crate::service::{Folder, Kept, Service, new_folder};
 
 /// Which of the two servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -149,8 +149,9 @@ impl MysqlSetup {
             arguments: self.arguments(port, &socket, &data),
             environment: vec![],
             folder: folder.path().to_owned(),
+            file: "server",
         };
-        let service = Service::new(folder, launch, Probe::MysqlGreeting { socket });
+        let service = Service::new(Folder::Own(folder), launch, Probe::MysqlGreeting { socket });
         service.start().await?;
         Ok(Mysql { service, flavor: self.flavor, home, port })
     }
@@ -180,7 +181,7 @@ impl MysqlSetup {
         set("user", "root");
         set("datadir", &data.display().to_string());
         set("socket", &socket.display().to_string());
-        set("pid_file", &socket.with_file_name("server.pid").display().to_string());
+        set("pid_file", &socket.with_file_name("pid").display().to_string());
         // Debian's default is a folder that only an installed package has.
         set("secure_file_priv", &data.with_file_name("").display().to_string());
         set("port", &port.to_string());

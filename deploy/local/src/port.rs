@@ -21,7 +21,10 @@ static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
 ///
 /// It lies below the range for outgoing connections. A port that the kernel chooses lies inside: while its server is
 /// down, a client's own outgoing end may take it, and a client that keeps trying to reach it may connect to itself.
-pub(crate) fn free() -> Result<u16, Fault> {
+///
+/// # Errors
+/// [`Fault::NoPort`].
+pub fn free() -> Result<u16, Fault> {
     let last = first_outgoing().max(FIRST + 1);
     let span = last - FIRST;
     let start = random() % u64::from(span);

@@ -1,5 +1,6 @@
 //! Does a server answer? Each question reaches the very server that was started, and no other that may hold the port:
-//! by the socket in its folder, or by an identity that it was given.
+//! by the socket in its folder, or by an identity that it was given. Only of a program that is no server of a kind we know
+//! is no more asked than that it listens.
 
 use std::io;
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ pub(crate) enum Probe {
     RedisPing { socket: PathBuf },
     /// The cluster's metadata: the broker is in it when it may serve.
     KafkaMetadata { port: u16, cluster: String },
+    /// It accepts connections, of whatever protocol.
+    Accepts { port: u16 },
 }
 
 impl Probe {
@@ -30,6 +33,9 @@ impl Probe {
                 Self::MysqlGreeting { socket } => mysql_greets(socket).await,
                 Self::RedisPing { socket } => redis_pongs(socket).await,
                 Self::KafkaMetadata { port, cluster } => kafka_serves(*port, cluster).await,
+                Self::Accepts { port } => {
+                    TcpStream::connect(("127.0.0.1", *port)).await.map(|_| true)
+                }
             }
         };
         matches!(timeout(PATIENCE, answer).await, Ok(Ok(true)))

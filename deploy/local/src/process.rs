@@ -28,13 +28,15 @@ pub(crate) struct Launch {
     pub program: PathBuf,
     pub arguments: Vec<String>,
     pub environment: Vec<(&'static str, String)>,
-    /// Its working folder, which also gets `pid` and `server.log`.
+    /// Its working folder, which goes when we die.
     pub folder: PathBuf,
+    /// What its files in that folder begin with: `<file>.log`, `<file>.pid`.
+    pub file: &'static str,
 }
 
 impl Launch {
     pub fn log(&self) -> PathBuf {
-        self.folder.join("server.log")
+        self.folder.join(format!("{}.log", self.file))
     }
 
     fn open_log(&self) -> Result<File, Fault> {
@@ -56,13 +58,14 @@ pub(crate) struct Process {
 impl Process {
     /// Starts the program; whether it comes up is for the caller to see.
     pub async fn start(launch: &Launch) -> Result<Self, Fault> {
-        let pid_file = launch.folder.join("pid");
+        let pid_file = launch.folder.join(format!("{}.pid", launch.file));
         let _ = fs::remove_file(&pid_file); // of the run before
         let log = launch.open_log()?;
         let errors = log.try_clone().map_err(Fault::io("open", launch.log()))?;
         let mut guard = Command::new("/bin/sh")
             .args(["-c", GUARD, "guard"])
             .arg(&launch.folder)
+            .arg(launch.file)
             .arg(&launch.program)
             .args(&launch.arguments)
             .envs(launch.environment.iter().map(|(name, value)| (name, value)))

@@ -11,7 +11,7 @@ use crate::fault::Fault;
 use crate::port;
 use crate::probe::Probe;
 use crate::process::Launch;
-use crate::service::{Kept, Service, new_folder};
+use crate::service::{Folder, Kept, Service, new_folder};
 
 /// How a server is to be started.
 #[derive(Debug, Clone, Default)]
@@ -52,8 +52,9 @@ impl RedisSetup {
             arguments: self.arguments(port, &socket),
             environment: vec![],
             folder: folder.path().to_owned(),
+            file: "server",
         };
-        let service = Service::new(folder, launch, Probe::RedisPing { socket });
+        let service = Service::new(Folder::Own(folder), launch, Probe::RedisPing { socket });
         service.start().await?;
         Ok(Redis { service, home, port })
     }

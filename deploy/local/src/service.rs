@@ -28,9 +28,18 @@ const LOG_LINES: usize = 25;
 pub(crate) struct Service {
     // Before the folder, so that the process is gone when that is removed.
     running: Mutex<Option<Process>>,
-    folder: TempDir,
+    folder: Folder,
     launch: Launch,
     probe: Probe,
+}
+
+/// Where a service works.
+#[derive(Debug)]
+pub(crate) enum Folder {
+    /// Nobody else does; it goes with the service.
+    Own(TempDir),
+    /// Others do too.
+    Shared(PathBuf),
 }
 
 /// A server that lives on after the process that started it.
@@ -38,14 +47,17 @@ pub(crate) struct Service {
 pub struct Kept {
     /// Its process id.
     pub pid: u32,
-    /// Its folder: data and `server.log`.
+    /// Its folder: data and log.
     pub folder: PathBuf,
-    /// A script that stops the server and removes the folder.
+    /// A script that stops the server, and removes the folder if that is its own.
     pub stop: PathBuf,
 }
 
-/// A temporary folder that names its owner.
-pub(crate) fn new_folder(server: &str) -> Result<TempDir, Fault> {
+/// A temporary folder that names its owner. Dropping it removes it; `keep` leaves it.
+///
+/// # Errors
+/// [`Fault::Io`].
+pub fn new_folder(server: &str) -> Result<TempDir, Fault> {
     let place = std::env::temp_dir();
     tempfile::Builder::new()
         .prefix(&format!("unitflow-{}-{server}-", std::process::id()))
@@ -55,12 +67,12 @@ pub(crate) fn new_folder(server: &str) -> Result<TempDir, Fault> {
 
 impl Service {
     /// A service that is not running yet.
-    pub fn new(folder: TempDir, launch: Launch, probe: Probe) -> Self {
+    pub fn new(folder: Folder, launch: Launch, probe: Probe) -> Self {
         Self { running: Mutex::new(None), folder, launch, probe }
     }
 
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        &self.launch.folder
     }
 
     pub fn log(&self) -> PathBuf {
@@ -140,13 +152,21 @@ impl Service {
     /// Lets the running server and its folder outlive us.
     pub fn keep(self) -> Result<Kept, Fault> {
         let process = self.take()?;
-        let stop = self.folder().join("stop");
-        fs::write(&stop, stop_script(process.pid(), self.folder()))
+        let (name, last) = match &self.folder {
+            Folder::Own(_) => ("stop".to_owned(), "cd / && rm -rf \"$folder\"\n"),
+            Folder::Shared(_) => (format!("{}.stop", self.launch.file), ""),
+        };
+        let stop = self.folder().join(name);
+        fs::write(&stop, stop_script(process.pid(), self.folder()) + last)
             .map_err(Fault::io("write", &stop))?;
         fs::set_permissions(&stop, fs::Permissions::from_mode(0o700))
             .map_err(Fault::io("change", &stop))?;
         let pid = process.release()?;
-        Ok(Kept { pid, folder: self.folder.keep(), stop })
+        let folder = match self.folder {
+            Folder::Own(folder) => folder.keep(),
+            Folder::Shared(folder) => folder,
+        };
+        Ok(Kept { pid, folder, stop })
     }
 
     fn signal(&self, signal: Signal) -> Result<(), Fault> {
@@ -162,7 +182,7 @@ impl Service {
     }
 
     /// The last lines of the log, of those that begin at `from`.
-    fn log_end(&self, from: u64) -> String {
+    pub fn log_end(&self, from: u64) -> String {
         let read = || {
             let mut file = fs::File::open(self.log())?;
             file.seek(SeekFrom::Start(from))?;
@@ -191,14 +211,13 @@ fn stop_script(pid: u32, folder: &Path) -> String {
     let folder = folder.display().to_string().replace('\'', r"'\''");
     format!(
         r#"#!/bin/sh
-# Stops the server that was left running here, and removes this folder.
+# Stops what was left running here.
 folder='{folder}'
 ours() {{ case "$(readlink /proc/{pid}/cwd)" in "$folder" | "$folder"/*) true ;; *) false ;; esac; }}
 ours && kill -TERM {pid}
 waited=0
 while ours && [ "$waited" -lt 300 ]; do sleep 0.1; waited=$((waited + 1)); done
 ours && kill -KILL {pid}
-cd / && rm -rf "$folder"
 "#
     )
 }

@@ -11,7 +11,7 @@ use unitflow_change::fault::Kind;
 use unitflow_change::name::Log;
 use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault, inject};
-use unitflow_mysql::connect::{Server, Store, connect, fault as judge, is_lost};
+use unitflow_mysql::connect::{Flavor, Server, Store, connect, fault as judge, is_lost};
 
 use super::statements::{Call, Expected, Statements};
 use super::tables::Tables;
@@ -55,7 +55,7 @@ pub struct End {
 #[derive(Debug)]
 pub struct Applier {
     conn: Conn,
-    server: Server,
+    flavor: Flavor,
     log: Log,
     lane: i32,
     tables: Tables,
@@ -69,8 +69,8 @@ impl Applier {
         for statement in SESSION {
             conn.query_drop(statement).await.map_err(|error| judge(&error))?;
         }
-        let server = Server::read(&mut conn).await?;
-        Ok(Self { conn, server, log, lane, tables: Tables::default(), statements: Statements::default() })
+        let flavor = Server::read(&mut conn).await?.flavor;
+        Ok(Self { conn, flavor, log, lane, tables: Tables::default(), statements: Statements::default() })
     }
 
     /// The lane's ledger row.
@@ -114,7 +114,7 @@ impl Applier {
 
     async fn attempt(&mut self, batch: &Batch, part: Part, (from, to): (End, End), singly: bool) -> Result<(), Fault> {
         let keys = batch.slots().iter().map(|slot| batch.key(slot));
-        self.tables.load(&mut self.conn, &self.server, keys.filter(|key| !key.is_empty())).await?;
+        self.tables.load(&mut self.conn, self.flavor, keys.filter(|key| !key.is_empty())).await?;
         let apart = inject::on("ledger_apart");
         let mut calls = vec![Call::default()];
         if matches!(part, Part::Whole | Part::First) {

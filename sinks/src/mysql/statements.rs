@@ -155,8 +155,10 @@ impl Group {
                 sql
             }
             None => {
-                let head = format!("INSERT INTO {} {} VALUES ", target.name, columns.insert_list);
-                self.start(head, expected)
+                let sql = self.start(format!("INSERT INTO {} (", target.name), expected);
+                sql.extend_from_slice(&columns.insert_list);
+                sql.extend_from_slice(b") VALUES ");
+                sql
             }
         };
         sql.push(b'(');
@@ -188,14 +190,16 @@ impl Group {
             if sql.len() > length {
                 sql.push(b',');
             }
-            sql.extend_from_slice(target.quoted[place].as_bytes());
+            sql.extend_from_slice(&target.quoted[place]);
             sql.push(b'=');
             write_literal(sql, target.column(place), new)?;
         }
         if sql.len() == length {
             // Nothing differs but what the target computes itself: the row must still be there.
             let key = &target.quoted[target.table.primary_key[0]];
-            sql.extend_from_slice(format!("{key}={key}").as_bytes());
+            sql.extend_from_slice(key);
+            sql.push(b'=');
+            sql.extend_from_slice(key);
         }
         sql.extend_from_slice(b" WHERE ");
         write_condition(sql, target, columns, before)
@@ -239,36 +243,39 @@ impl Group {
     }
 }
 
-/// The row as it was: the key by equality, so that its index is used, the rest null-safe.
+/// The row as it was: the key by equality, so that its index finds it, then every column to the
+/// letter.
 fn write_condition(
     sql: &mut Vec<u8>,
     target: &Target,
     columns: &Columns,
     row: &Row<'_>,
 ) -> Result<(), Fault> {
+    let mut literal = Vec::with_capacity(64);
     let mut first = true;
-    for key_columns in [true, false] {
-        for (place, (_, value)) in columns.places.iter().zip(row.iter()) {
-            let Some(place) = place.filter(|place| target.in_key[*place] == key_columns) else {
-                continue;
-            };
-            if !first {
-                sql.extend_from_slice(b" AND ");
-            }
-            first = false;
-            if key_columns {
-                sql.extend_from_slice(target.quoted[place].as_bytes());
-                sql.push(b'=');
-                write_literal(sql, target.column(place), value)?;
-                if matches!(target.column(place).kind, Type::Text { .. }) {
-                    // Equal by the column's collation finds it; it must be equal to the letter.
-                    sql.extend_from_slice(b" AND ");
-                    write_comparison(sql, target.column(place), &target.quoted[place], value)?;
-                }
-            } else {
-                write_comparison(sql, target.column(place), &target.quoted[place], value)?;
-            }
+    let mut and = |sql: &mut Vec<u8>| {
+        if !std::mem::take(&mut first) {
+            sql.extend_from_slice(b" AND ");
         }
+    };
+    let written = columns.places.iter().zip(row.iter());
+    let written = written.filter_map(|(place, (_, value))| Some(((*place)?, value)));
+    for (place, value) in written.clone().filter(|(place, _)| target.in_key[*place]) {
+        and(sql);
+        sql.extend_from_slice(&target.quoted[place]);
+        sql.push(b'=');
+        write_literal(sql, target.column(place), value)?;
+    }
+    for (place, value) in written {
+        let column = target.column(place);
+        // A number that is equal is equal to the letter.
+        if target.in_key[place] && !matches!(column.kind, Type::Text { .. }) {
+            continue;
+        }
+        and(sql);
+        literal.clear();
+        write_literal(&mut literal, column, value)?;
+        write_comparison(sql, column, &target.quoted[place], &literal);
     }
     Ok(())
 }

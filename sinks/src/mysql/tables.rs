@@ -6,7 +6,7 @@ use mysql_async::Conn;
 use unitflow_change::envelope::Row;
 use unitflow_change::key::Key;
 use unitflow_change::{Code, Fault};
-use unitflow_mysql::connect::Server;
+use unitflow_mysql::connect::Flavor;
 use unitflow_mysql::literal::quote_identifier;
 use unitflow_mysql::schema::{self, Column, Table};
 
@@ -19,8 +19,8 @@ pub struct Columns {
     /// For each column of the image its place in the target's table; none for one that the target
     /// computes itself.
     pub places: Vec<Option<usize>>,
-    /// `(a,b,…)` of an INSERT.
-    pub insert_list: String,
+    /// `a,b,…` of an INSERT.
+    pub insert_list: Vec<u8>,
 }
 
 /// One table of the target.
@@ -35,7 +35,7 @@ pub struct Target {
     /// For each column of the table, whether it belongs to the primary key.
     pub in_key: Vec<bool>,
     /// Each column's quoted name.
-    pub quoted: Vec<String>,
+    pub quoted: Vec<Vec<u8>>,
 }
 
 /// See the [module](self).
@@ -57,7 +57,7 @@ impl Tables {
     pub async fn load<'a>(
         &mut self,
         conn: &mut Conn,
-        server: &Server,
+        flavor: Flavor,
         keys: impl Iterator<Item = &'a [u8]>,
     ) -> Result<(), Fault> {
         for key in keys {
@@ -65,7 +65,7 @@ impl Tables {
             if !self.by_key.contains_key(part) {
                 let key = Key::parse(key)?;
                 let number = self.list.len();
-                self.list.push(read(conn, server, &key.database, &key.table).await?);
+                self.list.push(read(conn, flavor, &key.database, &key.table).await?);
                 self.columns_of.push(Vec::new());
                 self.by_key.insert(part.into(), number);
             }
@@ -109,8 +109,9 @@ impl Tables {
     }
 }
 
-async fn read(conn: &mut Conn, server: &Server, database: &str, table: &str) -> Result<Target, Fault> {
-    let table = schema::load(conn, server, database, table).await?;
+async fn read(conn: &mut Conn, flavor: Flavor, database: &str, table: &str) -> Result<Target, Fault> {
+    let name = (database.to_owned(), table.to_owned());
+    let table = schema::load(conn, flavor, &[name]).await?.swap_remove(0);
     if table.primary_key.is_empty() {
         return Err(Fault::fatal(
             Code::NoPrimaryKey,
@@ -120,14 +121,20 @@ async fn read(conn: &mut Conn, server: &Server, database: &str, table: &str) -> 
     }
     let in_key =
         (0..table.columns.len()).map(|place| table.primary_key.contains(&place)).collect();
-    let quoted = table.columns.iter().map(|column| quote_identifier(&column.name)).collect();
+    let quoted = table.columns.iter().map(|column| quote(&column.name)).collect();
     Ok(Target {
-        name: format!("{}.{}", quote_identifier(database), quote_identifier(&table.name)),
+        name: table.quoted(),
         serial: !table.unique_keys.is_empty(),
         in_key,
         quoted,
         table,
     })
+}
+
+fn quote(name: &str) -> Vec<u8> {
+    let mut quoted = Vec::with_capacity(name.len() + 2);
+    quote_identifier(&mut quoted, name);
+    quoted
 }
 
 fn match_columns(target: &Target, table: usize, row: &Row<'_>) -> Result<Columns, Fault> {
@@ -139,7 +146,7 @@ fn match_columns(target: &Target, table: usize, row: &Row<'_>) -> Result<Columns
             Fault::fatal(Code::Table, format!("{} has no column {name:?}", target.name))
                 .hint("bring the table to the source's schema, then restart the sink")
         })?;
-        let computed = target.table.columns[place].generated;
+        let computed = target.table.columns[place].generated.is_some();
         if !computed {
             list.push(target.quoted[place].clone());
         }
@@ -157,7 +164,7 @@ fn match_columns(target: &Target, table: usize, row: &Row<'_>) -> Result<Columns
         table,
         names: row.iter().map(|(name, _)| name.to_owned()).collect(),
         places,
-        insert_list: format!("({})", list.join(",")),
+        insert_list: list.join(&b','),
     })
 }
 

@@ -100,14 +100,11 @@ impl Planner {
     pub fn first(&mut self) -> Plan {
         let mut plan = Plan::default();
         plan.run("BEGIN");
-        self.pulse = 1;
-        plan.run(format_args!(
-            "INSERT INTO {DATABASE}.pulse VALUES ('{}', {}, 1)",
-            char::from(self.unit),
-            self.base
-        ));
-        plan.changes.push(Change::new(Table::Pulse, self.unit, self.base, 1, Op::Insert));
         if self.mix != Mix::Flash {
+            self.pulse = 1;
+            let unit = char::from(self.unit);
+            plan.run(format_args!("INSERT INTO {DATABASE}.pulse VALUES ('{unit}', {}, 1)", self.base));
+            plan.changes.push(Change::new(Table::Pulse, self.unit, self.base, 1, Op::Insert));
             for _ in 0..ACCOUNTS {
                 self.insert(&mut plan, Table::Accounts);
             }
@@ -192,6 +189,9 @@ impl Planner {
     }
 
     fn beat(&mut self, plan: &mut Plan) {
+        if self.mix == Mix::Flash {
+            return;
+        }
         self.pulse += 1;
         plan.run(format_args!(
             "UPDATE {DATABASE}.pulse SET version = version + 1 WHERE unit = '{}' AND number = {}",

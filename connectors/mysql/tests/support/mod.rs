@@ -1,6 +1,8 @@
 //! What the tests against real servers share.
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
+pub mod cases;
+
 use std::time::Duration;
 
 use mysql_async::Conn;

@@ -107,6 +107,7 @@ async fn make(home: &Home, blank: &Blank) -> Result<(), Fault> {
         arguments: vec![properties.display().to_string()],
         environment: java_environment(&format!("{JVM} {archive}"), folder.path()),
         folder: folder.path().to_owned(),
+        file: "server",
     };
     let process = Process::start(&launch).await?;
     let probe = Probe::KafkaMetadata { port, cluster };

@@ -1,0 +1,217 @@
+//! All that has to be taken down: servers, workers, their folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use unitflow_change::{Code, Fault};
+use unitflow_local::{TempDir, new_folder};
+
+use crate::demo::keep;
+use crate::demo::screen::Screen;
+use crate::demo::unit::{self, Unit};
+use crate::demo::workers::{self, Worker, unitflow};
+use crate::demo::{WAYS, local};
+
+/// How long the rest of the changes may take once nobody writes any more.
+const WAIT_SECONDS: &str = "120";
+
+/// What runs. Dropping it kills everything and removes all folders.
+#[derive(Debug)]
+pub struct Scene {
+    // In the order in which they have to go.
+    workers: Vec<Worker>,
+    units: Vec<Unit>,
+    /// Configuration and workers' logs.
+    folder: TempDir,
+}
+
+impl Scene {
+    /// Nothing runs yet.
+    pub fn new() -> Result<Self, Fault> {
+        Ok(Self { workers: vec![], units: vec![], folder: new_folder("demo").map_err(local)? })
+    }
+
+    /// Servers, and the empty shop in each.
+    pub async fn start_servers(&mut self, screen: &Screen) -> Result<(), Fault> {
+        let step = screen.step("starting MySQL, MariaDB and a Kafka for each");
+        self.units = unit::start_both().await?.into();
+        let [a, b] = self.units() else { return Err(unstarted()) };
+        step.done(format!(
+            "unit {} is {} with a Kafka, unit {} is {} with another; the same empty shop in both",
+            a.name, a.version, b.name, b.version
+        ));
+        Ok(())
+    }
+
+    /// The configuration, then `unitflow init` and `unitflow check`.
+    pub async fn initialise(&self, screen: &Screen) -> Result<(), Fault> {
+        let step = screen.step("unitflow init");
+        let config = self.config();
+        write(&config, &self.toml())?;
+        unitflow(&config, &["init"]).await?;
+        step.done("unitflow init: ledger tables, topics and first positions are there");
+        let step = screen.step("unitflow check");
+        unitflow(&config, &["check"]).await?;
+        step.done("unitflow check: settings, grants, tables and topics are as they have to be");
+        Ok(())
+    }
+
+    /// A connector, a transformer and a sink for each unit.
+    pub async fn start_workers(&mut self, screen: &Screen) -> Result<(), Fault> {
+        let step = screen.step("starting workers");
+        self.workers = workers::start_all(self.folder.path()).await?;
+        step.done("six workers, each a process: connector, transformer and sink for each unit");
+        Ok(())
+    }
+
+    /// Until each unit has applied all that the other has committed.
+    pub async fn wait_both_ways(&self, screen: &Screen) -> Result<Duration, Fault> {
+        let step = screen.step("unitflow wait: until each unit has applied all that the other committed");
+        let begun = Instant::now();
+        self.wait_once().await?;
+        let waited = begun.elapsed();
+        // Once more, for what the first round wrote: now every transformer has seen all that came from the other unit.
+        self.wait_once().await?;
+        step.done("unitflow wait: each unit has applied all that the other committed");
+        Ok(waited)
+    }
+
+    async fn wait_once(&self) -> Result<(), Fault> {
+        let config = self.config();
+        let wait = |(from, to): (usize, usize)| {
+            let names = [self.units[from].name, self.units[to].name];
+            let config = &config;
+            async move {
+                let arguments = ["wait", "--from", names[0], "--to", names[1], "--timeout-seconds", WAIT_SECONDS];
+                unitflow(config, &arguments).await
+            }
+        };
+        tokio::try_join!(wait(WAYS[0]), wait(WAYS[1])).map(drop)
+    }
+
+    /// The rows that each unit has of the other, in the order of [`WAYS`].
+    pub async fn crossed(&self) -> Result<[u64; 2], Fault> {
+        let count = |(from, to): (usize, usize)| async move {
+            self.units[to].rows_of(self.units[from].name).await
+        };
+        tokio::try_join!(count(WAYS[0]), count(WAYS[1])).map(Into::into)
+    }
+
+    /// The changes that each unit's transformer stopped because they were not its unit's own.
+    pub async fn echoes(&self) -> Result<[u64; 2], Fault> {
+        let count = |name| async move {
+            self.worker(name)?.counter("unitflow_transformer_records_total", "outcome=\"echo\"").await
+        };
+        tokio::try_join!(count("A-transformer"), count("B-transformer")).map(Into::into)
+    }
+
+    /// Both units, once they run.
+    pub fn units(&self) -> &[Unit] {
+        &self.units
+    }
+
+    /// Unit and server of each: `A`, `MySQL 9.7.0`.
+    pub fn describe(&self) -> Vec<(&'static str, String)> {
+        self.units.iter().map(|unit| (unit.name, unit.version.clone())).collect()
+    }
+
+    /// A worker by its name.
+    pub fn worker(&self, name: &str) -> Result<&Worker, Fault> {
+        self.workers.iter().find(|worker| worker.name == name).ok_or_else(unstarted)
+    }
+
+    /// A worker that ended, though nobody told it to.
+    pub fn ensure_workers_run(&self) -> Result<(), Fault> {
+        match self.workers.iter().find(|worker| worker.program.pid().is_none()) {
+            Some(worker) => Err(Fault::fatal(Code::Local, format!("the worker {} has ended", worker.name))
+                .hint("see the end of its log above")),
+            None => Ok(()),
+        }
+    }
+
+    /// The ends of the logs of all workers that had trouble.
+    pub fn tails(&self) -> String {
+        let troubled = self.workers.iter().filter(|worker| worker.is_troubled());
+        troubled.map(Worker::tail).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Stops the workers in order, then the servers with all their data.
+    pub async fn close(mut self) {
+        join_all(self.workers.iter().map(|worker| worker.program.stop())).await;
+        self.workers.clear();
+    }
+
+    /// Closes it, but leaves all logs. Returns where they are.
+    pub async fn rescue_logs(self) -> String {
+        join_all(self.workers.iter().map(|worker| worker.program.stop())).await;
+        let Self { workers, units, folder } = self;
+        drop(workers);
+        let folder = folder.keep();
+        for unit in &units {
+            let servers = [("database", Ok(unit.server.log())), ("kafka", unit.kafka.log())];
+            for (server, log) in servers {
+                if let Ok(log) = log {
+                    // What cannot be copied is no reason to hide what went wrong before.
+                    let _ = fs::copy(log, folder.join(format!("{}-{server}.log", unit.name)));
+                }
+            }
+        }
+        folder.display().to_string()
+    }
+
+    /// Lets everything run on. Returns how to look around, and how to stop it.
+    pub fn keep(self) -> Result<String, Fault> {
+        let Self { workers, units, folder } = self;
+        let config = folder.path().join("unitflow.toml");
+        let look_around = keep::look_around(&units, &config)?;
+        let folder = folder.keep();
+        let mut stops = Vec::new();
+        for worker in workers {
+            stops.push(worker.program.keep().map_err(local)?.stop);
+        }
+        for Unit { server, kafka, .. } in units {
+            stops.push(server.keep().map_err(local)?.stop);
+            if kafka.is_ours() {
+                stops.push(kafka.keep().map_err(local)?.stop);
+            }
+        }
+        let stop = keep::write_stop(&folder, &stops)?;
+        Ok(format!("{look_around}\n  stop it all     {}\n", stop.display()))
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("unitflow.toml")
+    }
+
+    fn toml(&self) -> String {
+        let mut text = String::from(
+            "# Two units on one machine, written by `unitflow demo`.\n\
+             outage_longest_hours = 1\n",
+        );
+        for Unit { name, server, kafka, .. } in &self.units {
+            let (bootstrap, port) = (kafka.bootstrap(), server.port());
+            text += &format!(
+                "\n[units.{name}]\n\
+                 kafka = {{ bootstrap = \"{bootstrap}\", replication = 1 }}\n\
+                 [units.{name}.stores.shop]\n\
+                 kind = \"mysql\"\n\
+                 endpoints = [\"127.0.0.1:{port}\"]\n\
+                 user = \"root\"\n\
+                 tls = \"off\"\n"
+            );
+        }
+        text + "\n[flows.shop]\ntables = [\"shop.*\"]\n"
+    }
+}
+
+/// Writes a file of the demo.
+pub fn write(path: &Path, text: &str) -> Result<(), Fault> {
+    fs::write(path, text)
+        .map_err(|error| Fault::fatal(Code::Local, format!("cannot write {}: {error}", path.display())))
+}
+
+fn unstarted() -> Fault {
+    Fault::fatal(Code::Bug, "the demo uses what it has not started")
+}

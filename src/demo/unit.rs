@@ -1,0 +1,125 @@
+//! A unit: its MySQL, its Kafka, and the shop in it.
+
+use std::fmt;
+
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, OptsBuilder};
+use unitflow_change::Fault;
+use unitflow_local::{Flavor, Kafka, Mysql};
+use unitflow_mysql::connect;
+
+use crate::demo::local;
+
+/// The shop's tables and the columns of their primary keys. The unit comes first in each, so that no two units ever
+/// write the same key.
+pub const TABLES: [(&str, &str); 3] =
+    [("customers", "unit, id"), ("orders", "unit, id"), ("items", "unit, order_id, line")];
+
+/// The same statements for both servers. `written_at` is the writing unit's clock.
+const SHOP: &str = "
+CREATE DATABASE shop CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci;
+CREATE TABLE shop.customers (
+  unit VARCHAR(8) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  name VARCHAR(80) NOT NULL,
+  email VARCHAR(120) NULL,
+  points INT NOT NULL DEFAULT 0,
+  settings JSON NOT NULL,
+  written_at DATETIME(6) NOT NULL,
+  PRIMARY KEY (unit, id), KEY (id)
+) ENGINE=InnoDB;
+CREATE TABLE shop.orders (
+  unit VARCHAR(8) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  customer_id BIGINT UNSIGNED NOT NULL,
+  state ENUM('new','paid','sent') NOT NULL DEFAULT 'new',
+  total DECIMAL(12,2) NOT NULL,
+  note TEXT NULL,
+  written_at DATETIME(6) NOT NULL,
+  PRIMARY KEY (unit, id), KEY (id), KEY (unit, written_at)
+) ENGINE=InnoDB;
+CREATE TABLE shop.items (
+  unit VARCHAR(8) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  order_id BIGINT UNSIGNED NOT NULL,
+  line SMALLINT UNSIGNED NOT NULL,
+  product VARCHAR(80) NOT NULL,
+  quantity SMALLINT UNSIGNED NOT NULL,
+  price DECIMAL(10,2) NOT NULL,
+  attributes JSON NULL,
+  written_at DATETIME(6) NOT NULL,
+  PRIMARY KEY (unit, order_id, line)
+) ENGINE=InnoDB;";
+
+/// One data centre.
+#[derive(Debug)]
+pub struct Unit {
+    /// Its name in the configuration.
+    pub name: &'static str,
+    /// Its database.
+    pub server: Mysql,
+    /// Its road to the others.
+    pub kafka: Kafka,
+    /// What the server calls itself: `MySQL 9.7.0`.
+    pub version: String,
+}
+
+/// Both units with the empty shop in each. Four servers come up at once.
+pub async fn start_both() -> Result<[Unit; 2], Fault> {
+    // Keys that the servers generate step by two, from one and from two.
+    let first = Mysql::setup(Flavor::Mysql9).auto_increment(2, 1);
+    let second = Mysql::setup(Flavor::Mariadb).auto_increment(2, 2);
+    let (first, second, kafka, other_kafka) = tokio::try_join!(
+        first.start(),
+        second.start(),
+        Kafka::setup().start(),
+        Kafka::setup().start()
+    )
+    .map_err(local)?;
+    tokio::try_join!(Unit::new("A", first, kafka), Unit::new("B", second, other_kafka)).map(Into::into)
+}
+
+impl Unit {
+    async fn new(name: &'static str, server: Mysql, kafka: Kafka) -> Result<Self, Fault> {
+        server.sql(SHOP).await.map_err(local)?;
+        let version = server.sql("SELECT VERSION()").await.map_err(local)?;
+        let number = version.split('-').next().unwrap_or_default();
+        let product = match server.flavor() {
+            Flavor::Mysql9 => "MySQL",
+            Flavor::Mariadb => "MariaDB",
+        };
+        Ok(Self { name, version: format!("{product} {number}"), server, kafka })
+    }
+
+    /// A connection as the shop's application has it.
+    pub async fn connect(&self) -> Result<Conn, Fault> {
+        let options = OptsBuilder::default()
+            .ip_or_hostname("127.0.0.1")
+            .tcp_port(self.server.port())
+            .user(Some("root"))
+            .db_name(Some("shop"));
+        Conn::new(options).await.map_err(|error| fault(&error, self.title()))
+    }
+
+    /// How many rows of a unit are here.
+    pub async fn rows_of(&self, unit: &str) -> Result<u64, Fault> {
+        let mut conn = self.connect().await?;
+        let rows = conn.exec_first(Self::count_rows(), (unit, unit, unit)).await;
+        Ok(rows.map_err(|error| fault(&error, self.title()))?.unwrap_or_default())
+    }
+
+    /// Counts the rows of a unit, named once for each table.
+    pub fn count_rows() -> String {
+        let count = TABLES.map(|(table, _)| format!("(SELECT COUNT(*) FROM shop.{table} WHERE unit = ?)"));
+        format!("SELECT {}", count.join(" + "))
+    }
+
+    /// For people.
+    pub fn title(&self) -> String {
+        format!("{} of unit {}", self.version, self.name)
+    }
+}
+
+/// What a server said, and which one it was.
+pub fn fault(error: &mysql_async::Error, server: impl fmt::Display) -> Fault {
+    connect::fault(error).at(server)
+}

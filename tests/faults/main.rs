@@ -1,0 +1,1 @@
+//! Faults thrown at running meshes.
