@@ -435,3 +435,28 @@ fn ensure_each_store_flows(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> String {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/examples/unitflow.toml");
+        let text = std::fs::read_to_string(path).unwrap();
+        // The example's secrets are not on this machine.
+        text.lines().filter(|line| !line.starts_with("password")).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_example_is_read_and_says_what_it_says() {
+        let mesh = Mesh::parse(&example()).unwrap();
+        let ways: Vec<String> = mesh.ways().map(|(log, to, _)| format!("{log} to {to}")).collect();
+        assert_eq!(ways, ["berlin.shop to tokyo", "tokyo.shop to berlin"]);
+        let routing = &mesh.flows[&"shop".parse().unwrap()].routing;
+        assert_eq!(routing.partition_by("shop", "users"), PartitionBy::Table);
+        assert_eq!(
+            routing.partition_by("shop", "carts"),
+            PartitionBy::Columns(vec!["user_id".to_owned()])
+        );
+    }
+}

@@ -55,7 +55,8 @@ pub async fn run(args: &DemoArgs) -> Result<Outcome, Fault> {
         listening = interrupted() => {
             listening?;
             screen.stopping();
-            return leave(scene, Outcome::Failed).await;
+            close(scene).await?;
+            return Err(stopped());
         }
     };
     match played {
@@ -66,15 +67,15 @@ pub async fn run(args: &DemoArgs) -> Result<Outcome, Fault> {
                 println!("{}", scene.keep()?);
                 return Ok(outcome);
             }
-            leave(scene, outcome).await
+            close(scene).await.map(|()| outcome)
         }
         Err(fault) => {
             screen.failed();
             eprintln!("{}", scene.tails());
-            let left = if args.keep { scene.keep().ok() } else { None };
-            match left {
-                Some(text) => println!("{text}"),
-                None => eprintln!("The logs of servers and workers are in {}\n", scene.rescue_logs().await),
+            if args.keep {
+                println!("{}", scene.keep()?);
+            } else {
+                eprintln!("\nThe logs of servers and workers are in {}\n", scene.rescue_logs().await);
             }
             Err(fault)
         }
@@ -133,11 +134,15 @@ async fn install(screen: &Screen) -> Result<(), Fault> {
 }
 
 /// Workers in order, then the servers; a second Ctrl-C takes the short way.
-async fn leave(scene: Scene, outcome: Outcome) -> Result<Outcome, Fault> {
+async fn close(scene: Scene) -> Result<(), Fault> {
     tokio::select! {
-        () = scene.close() => Ok(outcome),
-        listening = interrupted() => listening.map(|()| Outcome::Failed),
+        () = scene.close() => Ok(()),
+        listening = interrupted() => listening.and_then(|()| Err(stopped())),
     }
+}
+
+fn stopped() -> Fault {
+    Fault::fatal(Code::Local, "the demo was stopped before its end; servers and workers are gone, with their data")
 }
 
 /// Until someone wants us to end.

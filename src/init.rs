@@ -123,9 +123,12 @@ async fn create_topics(mesh: &Mesh, unit: &Name) -> Result<(), Fault> {
 /// far is taken to be in every unit.
 async fn start_log(mesh: &Mesh, log: &Log, flow: &Flow) -> Result<(), Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
+    // Looked at first without the fence, which would stop a connector that runs; then behind it.
+    if has_position(mesh, log).await? {
+        return Ok(());
+    }
     let mut writer = Writer::open(broker, &mesh.topics.transactional_id(log, Stage::Connector)).await?;
-    let known: Option<ConnectorState> = load_state(broker, &mesh.topics, log, Stage::Connector).await?;
-    if known.is_some() {
+    if has_position(mesh, log).await? {
         return Ok(());
     }
     let captured = mesh.topics.captured(log);
@@ -163,6 +166,12 @@ async fn start_log(mesh: &Mesh, log: &Log, flow: &Flow) -> Result<(), Fault> {
     let stage = Stage::Connector.partition();
     positions::store(&mut writer, &mesh.topics.position(log), stage, &json(&state)?)?;
     block_in_place(|| writer.commit())
+}
+
+async fn has_position(mesh: &Mesh, log: &Log) -> Result<bool, Fault> {
+    let broker = &mesh.unit(&log.unit)?.broker;
+    let known: Option<ConnectorState> = load_state(broker, &mesh.topics, log, Stage::Connector).await?;
+    Ok(known.is_some())
 }
 
 /// The ledger rows of a flow into a unit, unless it has run before.

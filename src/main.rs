@@ -35,6 +35,7 @@ use config::Mesh;
 enum Outcome {
     Fine,
     Findings,
+    Failed,
 }
 
 fn main() -> ExitCode {
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
         Ok(Outcome::Findings) => ExitCode::from(1),
+        Ok(Outcome::Failed) => ExitCode::from(3),
         Err(fault) => {
             eprintln!("unitflow: {fault}");
             ExitCode::from(if matches!(fault.code, Code::Config | Code::Secret) { 2 } else { 3 })

@@ -279,7 +279,7 @@ impl Writer {
     }
 
     fn settings(&mut self) -> String {
-        format!(r#"{{"newsletter": {}, "language": "{}"}}"#, self.dice.below(2) == 0, self.dice.pick(&["de", "pl", "zh"]))
+        format!(r#"{{"language": "{}", "newsletter": {}}}"#, self.dice.pick(&["de", "pl", "zh"]), self.dice.below(2) == 0)
     }
 
     fn attributes(&mut self) -> Option<String> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use tokio::time::sleep;
 use unitflow_change::{Code, Fault};
 use unitflow_local::{TempDir, new_folder};
 
@@ -70,8 +71,10 @@ impl Scene {
     pub async fn wait_both_ways(&self, screen: &Screen) -> Result<Duration, Fault> {
         let step = screen.step("unitflow wait: until each unit has applied all that the other committed");
         let begun = Instant::now();
-        self.wait_once().await?;
-        let waited = begun.elapsed();
+        let waited = tokio::select! {
+            waited = self.wait_once() => waited.map(|()| begun.elapsed())?,
+            gone = self.worker_gone() => return Err(gone),
+        };
         // Once more, for what the first round wrote: now every transformer has seen all that came from the other unit.
         self.wait_once().await?;
         step.done("unitflow wait: each unit has applied all that the other committed");
@@ -122,12 +125,14 @@ impl Scene {
         self.workers.iter().find(|worker| worker.name == name).ok_or_else(unstarted)
     }
 
-    /// A worker that ended, though nobody told it to.
-    pub fn ensure_workers_run(&self) -> Result<(), Fault> {
-        match self.workers.iter().find(|worker| worker.program.pid().is_none()) {
-            Some(worker) => Err(Fault::fatal(Code::Local, format!("the worker {} has ended", worker.name))
-                .hint("see the end of its log above")),
-            None => Ok(()),
+    /// Until a worker ends though nobody wanted it to.
+    pub async fn worker_gone(&self) -> Fault {
+        loop {
+            if let Some(worker) = self.workers.iter().find(|worker| worker.is_gone()) {
+                return Fault::fatal(Code::Local, format!("the worker {} has ended", worker.name))
+                    .hint("its log says why");
+            }
+            sleep(Duration::from_millis(100)).await;
         }
     }
 

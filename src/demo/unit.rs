@@ -10,10 +10,54 @@ use unitflow_mysql::connect;
 
 use crate::demo::local;
 
-/// The shop's tables and the columns of their primary keys. The unit comes first in each, so that no two units ever
-/// write the same key.
-pub const TABLES: [(&str, &str); 3] =
-    [("customers", "unit, id"), ("orders", "unit, id"), ("items", "unit, order_id, line")];
+/// One of the shop's tables.
+#[derive(Debug)]
+pub struct Table {
+    /// Its name.
+    pub name: &'static str,
+    /// Its primary key. The unit comes first, so that no two units ever write the same key.
+    pub key: &'static str,
+    /// Its columns in order.
+    columns: &'static [&'static str],
+    /// Those of them that hold JSON.
+    json: &'static [&'static str],
+}
+
+/// The shop's tables.
+pub const TABLES: [Table; 3] = [
+    Table {
+        name: "customers",
+        key: "unit, id",
+        columns: &["unit", "id", "name", "email", "points", "settings", "written_at"],
+        json: &["settings"],
+    },
+    Table {
+        name: "orders",
+        key: "unit, id",
+        columns: &["unit", "id", "customer_id", "state", "total", "note", "written_at"],
+        json: &[],
+    },
+    Table {
+        name: "items",
+        key: "unit, order_id, line",
+        columns: &["unit", "order_id", "line", "product", "quantity", "price", "attributes", "written_at"],
+        json: &["attributes"],
+    },
+];
+
+impl Table {
+    /// All rows in the order of the key, as text that has to be the same from both servers. MySQL keeps JSON in a form
+    /// of its own and prints it with spaces between its parts; MariaDB keeps the text as it was written, so it is asked
+    /// for the same spaces.
+    pub fn select(&self, flavor: Flavor) -> String {
+        let column = |name: &&str| match flavor {
+            Flavor::Mariadb if self.json.contains(name) => format!("JSON_LOOSE({name})"),
+            _ => (*name).to_owned(),
+        };
+        let columns: Vec<String> = self.columns.iter().map(column).collect();
+        format!("SELECT {} FROM shop.{} ORDER BY {}", columns.join(", "), self.name, self.key)
+    }
+}
 
 /// The same statements for both servers. `written_at` is the writing unit's clock.
 const SHOP: &str = "
@@ -109,7 +153,7 @@ impl Unit {
 
     /// Counts the rows of a unit, named once for each table.
     pub fn count_rows() -> String {
-        let count = TABLES.map(|(table, _)| format!("(SELECT COUNT(*) FROM shop.{table} WHERE unit = ?)"));
+        let count = TABLES.map(|table| format!("(SELECT COUNT(*) FROM shop.{} WHERE unit = ?)", table.name));
         format!("SELECT {}", count.join(" + "))
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -57,6 +58,8 @@ pub struct Worker {
     /// The process.
     pub program: Program,
     metrics: u16,
+    /// It is being killed and started again.
+    down: AtomicBool,
 }
 
 impl Worker {
@@ -70,7 +73,22 @@ impl Worker {
             .start(folder, metrics)
             .await
             .map_err(local)?;
-        Ok(Self { name, program, metrics })
+        Ok(Self { name, program, metrics, down: AtomicBool::new(false) })
+    }
+
+    /// `kill -9`, and starts it again. Returns the id that it had.
+    pub async fn crash(&self) -> Result<u32, Fault> {
+        let pid = self.program.pid().unwrap_or_default();
+        self.down.store(true, Ordering::Relaxed);
+        self.program.kill().await.map_err(local)?;
+        self.program.start_again().await.map_err(local)?;
+        self.down.store(false, Ordering::Relaxed);
+        Ok(pid)
+    }
+
+    /// Whether it ended though nobody wanted it to.
+    pub fn is_gone(&self) -> bool {
+        !self.down.load(Ordering::Relaxed) && self.program.pid().is_none()
     }
 
     /// The sum of a counter over all lines that contain `label`.

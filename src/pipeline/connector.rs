@@ -54,7 +54,7 @@ pub async fn run(
     tokio::select! {
         () = cancel.cancelled() => Ok(()),
         result = capture => result,
-        fault = beat => Err(fault),
+        never = beat => match never {},
     }
 }
 

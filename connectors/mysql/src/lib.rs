@@ -5,6 +5,7 @@
 //! | [`connect`] | sessions, facts about a server, the judge of its errors |
 //! | [`stream`] | the binlog as a stream of changes; what it guarantees stands there |
 //! | [`schema`], [`literal`] | tables as a sink sees them; values and names as SQL |
+//! | [`preflight`] | what has to be so before a server is used |
 //! | `event`, `table` | framing, checksums, the events that are no rows; table maps |
 //! | `decode` | events to transactions, row images to records |
 //! | `value`, `json`, `charset` | single values: the log's bytes to the envelope's JSON |
@@ -12,6 +13,7 @@
 
 pub mod connect;
 pub mod literal;
+pub mod preflight;
 pub mod schema;
 pub mod stream;
 

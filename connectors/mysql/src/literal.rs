@@ -101,8 +101,8 @@ pub fn write_comparison(out: &mut Vec<u8>, column: &Column, left: &[u8], right: 
         // same document. Each holding the other is the one test of equality that MariaDB 10.6 has;
         // it does not see the order of an array's elements.
         Type::Text { json: true, .. } => put(&[
-            b"(CAST(", left, b" AS BINARY)<=>CAST(", right, b" AS BINARY) OR (JSON_CONTAINS(", left, b",",
-            right, b") AND JSON_CONTAINS(", right, b",", left, b")))",
+            b"(CAST(", left, b" AS BINARY)<=>CAST(", right, b" AS BINARY) OR COALESCE(JSON_CONTAINS(", left,
+            b",", right, b") AND JSON_CONTAINS(", right, b",", left, b"),0))",
         ]),
         Type::Text { charset, .. } if charset == "utf8mb4" || charset == "utf8mb3" || charset == "ascii" => {
             put(&[b"CAST(", left, b" AS BINARY)<=>CAST(", right, b" AS BINARY)"]);

@@ -1,0 +1,218 @@
+//! Guards of a server that is written to.
+
+use mysql_async::Conn;
+use unitflow_change::fault::{Code, Fault};
+
+use super::grants::excess;
+use super::source::ensure_version;
+use super::{Facts, Finding, Severity, TargetNeeds};
+use crate::schema::{self, Table, Type};
+
+/// What a sink does with tables.
+const RIGHTS: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
+
+/// Rights that no sink needs.
+const EXCESSIVE: &[&str] = &[
+    "DROP", "SUPER", "FILE", "SHUTDOWN", "CREATE USER", "PROCESS", "SYSTEM_VARIABLES_ADMIN", "BINLOG_ADMIN",
+    "BINLOG ADMIN", "REPLICATION SLAVE",
+];
+
+pub(super) async fn guards(conn: &mut Conn, facts: &Facts, needs: &TargetNeeds) -> Result<Vec<Finding>, Fault> {
+    let mut findings = Vec::new();
+    findings.extend(ensure_version(facts));
+    findings.extend(ensure_writable(facts));
+    findings.extend(excess(&facts.grants, &facts.user, EXCESSIVE, "apply"));
+    let ledger: Vec<_> =
+        needs.ledger_tables.iter().map(|table| (needs.ledger_database.clone(), table.clone())).collect();
+    for name in &ledger {
+        findings.extend(ensure_rights(facts, name));
+        if find(conn, facts, name).await?.is_none() {
+            findings.push(missing_ledger(name));
+        }
+    }
+    for name in &needs.tables {
+        findings.extend(ensure_rights(facts, name));
+        let Some(table) = find(conn, facts, name).await? else {
+            findings.push(missing_table(name));
+            continue;
+        };
+        let one_lane = needs.one_lane.contains(name);
+        findings.extend(ensure_transactional(&table));
+        findings.extend(ensure_primary_key(&table));
+        findings.extend(ensure_no_triggers(facts, &table));
+        findings.extend(ensure_types(&table));
+        if !one_lane {
+            findings.extend(ensure_no_cascades(&table));
+            findings.extend(ensure_no_unique_keys(&table));
+            findings.extend(ensure_no_parents(&table));
+        }
+    }
+    Ok(findings)
+}
+
+async fn find(conn: &mut Conn, facts: &Facts, name: &(String, String)) -> Result<Option<Table>, Fault> {
+    match schema::load(conn, facts.server.flavor, std::slice::from_ref(name)).await {
+        Ok(mut tables) => Ok(tables.pop()),
+        Err(fault) if fault.code == Code::Table => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn missing_table(name: &(String, String)) -> Finding {
+    Finding {
+        code: Code::Table,
+        severity: Severity::Error,
+        subject: format!("{}.{}", name.0, name.1),
+        expected: "the table".into(),
+        actual: "not there, or not to be seen by this user".into(),
+        remedy: "create the table as it is at the source, or exclude it".into(),
+    }
+}
+
+fn missing_ledger(name: &(String, String)) -> Finding {
+    Finding {
+        code: Code::LedgerMissing,
+        subject: format!("{}.{}", name.0, name.1),
+        expected: "the ledger".into(),
+        remedy: "run unitflow init, or have a DBA run what unitflow init --print shows".into(),
+        ..missing_table(name)
+    }
+}
+
+fn ensure_writable(facts: &Facts) -> Option<Finding> {
+    ["super_read_only", "read_only"]
+        .into_iter()
+        .find(|name| matches!(facts.variable(name).to_ascii_uppercase().as_str(), "ON" | "1"))
+        .map(|name| Finding {
+            code: Code::Setting,
+            severity: Severity::Error,
+            subject: name.into(),
+            expected: "OFF".into(),
+            actual: facts.variable(name).into(),
+            remedy: "point the store at the unit's primary, or SET GLOBAL read_only=OFF".into(),
+        })
+}
+
+fn ensure_rights(facts: &Facts, name: &(String, String)) -> Option<Finding> {
+    let missing: Vec<_> = RIGHTS
+        .iter()
+        .filter(|right| !facts.grants.has_on_table(right, &name.0, &name.1))
+        .copied()
+        .collect();
+    (!missing.is_empty()).then(|| {
+        let scope = format!("`{}`.`{}`", name.0.replace('`', "``"), name.1.replace('`', "``"));
+        Finding {
+            code: Code::Grant,
+            severity: Severity::Error,
+            subject: facts.user.clone(),
+            expected: format!("{} ON {scope}", RIGHTS.join(", ")),
+            actual: format!("missing: {}", missing.join(", ")),
+            remedy: format!("GRANT {} ON {scope} TO {}", missing.join(", "), facts.user),
+        }
+    })
+}
+
+fn of_table(table: &Table, code: Code, expected: &str, actual: String, remedy: &str) -> Finding {
+    Finding {
+        code,
+        severity: Severity::Error,
+        subject: format!("{}.{}", table.database, table.name),
+        expected: expected.into(),
+        actual,
+        remedy: remedy.into(),
+    }
+}
+
+/// Mark and data have to commit together.
+fn ensure_transactional(table: &Table) -> Option<Finding> {
+    (!table.engine.eq_ignore_ascii_case("InnoDB")).then(|| {
+        let engine = if table.engine.is_empty() { "a view".into() } else { table.engine.clone() };
+        of_table(table, Code::Table, "engine InnoDB", engine, "ALTER TABLE … ENGINE=InnoDB, or exclude it")
+    })
+}
+
+fn ensure_primary_key(table: &Table) -> Option<Finding> {
+    table.primary_key.is_empty().then(|| {
+        of_table(table, Code::NoPrimaryKey, "a primary key", "none".into(), "add a primary key in every unit, or exclude the table")
+    })
+}
+
+/// A trigger's effects are in the source's log already and would be made a second time.
+fn ensure_no_triggers(facts: &Facts, table: &Table) -> Option<Finding> {
+    if !facts.grants.has_on_table("TRIGGER", &table.database, &table.name) {
+        let finding = of_table(
+            table,
+            Code::Grant,
+            "to see whether the table has triggers",
+            "the user lacks TRIGGER on it".into(),
+            "look for triggers by hand, or let a user with more rights run the check",
+        );
+        return Some(Finding { severity: Severity::Warning, ..finding });
+    }
+    (!table.triggers.is_empty()).then(|| {
+        of_table(table, Code::Table, "no triggers", table.triggers.join(", "), "drop the triggers, or exclude the table: what they write travels by itself")
+    })
+}
+
+fn ensure_no_cascades(table: &Table) -> Vec<Finding> {
+    table
+        .children
+        .iter()
+        .filter(|key| key.cascades())
+        .map(|key| {
+            of_table(
+                table,
+                Code::Table,
+                "no cascading foreign keys, or parent and child in one lane",
+                format!("{} cascades to {}.{}", key.name, key.child.0, key.child.1),
+                "keep both tables in one lane (partition_by), or let the foreign key restrict",
+            )
+        })
+        .collect()
+}
+
+/// Two rows may swap a unique value; in two lanes the order of that is lost.
+fn ensure_no_unique_keys(table: &Table) -> Vec<Finding> {
+    table
+        .unique_keys
+        .iter()
+        .map(|key| {
+            of_table(
+                table,
+                Code::Table,
+                "no unique key but the primary, or all changes in one lane",
+                key.name.clone(),
+                "keep the table in one lane (partition_by), or drop the key",
+            )
+        })
+        .collect()
+}
+
+fn ensure_no_parents(table: &Table) -> Option<Finding> {
+    let key = table.parents.first()?;
+    let finding = of_table(
+        table,
+        Code::Table,
+        "no foreign keys, or parent and child in one lane",
+        format!("{} refers to {}.{}", key.name, key.parent.0, key.parent.1),
+        "keep both tables in one lane (partition_by); else a row may wait for its parent",
+    );
+    Some(Finding { severity: Severity::Warning, ..finding })
+}
+
+fn ensure_types(table: &Table) -> Vec<Finding> {
+    table
+        .columns
+        .iter()
+        .filter_map(|column| match &column.kind {
+            Type::Other(kind) => Some(of_table(
+                table,
+                Code::Table,
+                "columns of known types",
+                format!("{} {kind}", column.name),
+                "change the column's type, or exclude the table",
+            )),
+            _ => None,
+        })
+        .collect()
+}
