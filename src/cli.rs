@@ -47,6 +47,10 @@ pub enum Command {
     /// Wait until a unit has applied all that another has committed by now.
     Wait(WaitArgs),
     /// Try it: two units on this machine, load on both, a crash, and a comparison.
+    ///
+    /// Brings MySQL, MariaDB and Kafka into your cache folder the first time (no Docker), starts a MySQL and a
+    /// MariaDB with a Kafka each, writes in both at once, kills a sink with `kill -9` while rows are on their way, starts
+    /// it again, and lets the servers' own clients compare both databases. Exit code 0 only if they are equal.
     Demo(DemoArgs),
 }
 
@@ -126,10 +130,10 @@ pub struct WaitArgs {
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Rows written in each unit.
-    #[arg(long, default_value_t = 50_000)]
+    /// Rows inserted in each unit, by a paced load of about 20 seconds or more; 5000 at least.
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(5_000..))]
     pub rows: u64,
-    /// Leave everything running and say how to look around.
+    /// Leave everything running and say how to look around, and how to stop it.
     #[arg(long)]
     pub keep: bool,
 }

@@ -70,12 +70,15 @@ pub async fn run(args: &DemoArgs) -> Result<Outcome, Fault> {
             close(scene).await.map(|()| outcome)
         }
         Err(fault) => {
-            screen.failed();
-            eprintln!("{}", scene.tails());
+            screen.clear();
+            eprintln!("{}", scene.evidence().await);
             if args.keep {
                 println!("{}", scene.keep()?);
             } else {
-                eprintln!("\nThe logs of servers and workers are in {}\n", scene.rescue_logs().await);
+                eprintln!(
+                    "\nThe logs of servers and workers are in {}\n",
+                    scene.rescue_logs().await
+                );
             }
             Err(fault)
         }
@@ -142,12 +145,17 @@ async fn close(scene: Scene) -> Result<(), Fault> {
 }
 
 fn stopped() -> Fault {
-    Fault::fatal(Code::Local, "the demo was stopped before its end; servers and workers are gone, with their data")
+    Fault::fatal(
+        Code::Local,
+        "the demo was stopped before its end; servers and workers are gone, with their data",
+    )
 }
 
 /// Until someone wants us to end.
 async fn interrupted() -> Result<(), Fault> {
-    let listen = |kind| signal(kind).map_err(|error| Fault::fatal(Code::Local, format!("no signals: {error}")));
+    let listen = |kind| {
+        signal(kind).map_err(|error| Fault::fatal(Code::Local, format!("no signals: {error}")))
+    };
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
     let mut hangup = listen(SignalKind::hangup())?;

@@ -42,8 +42,13 @@ pub async fn all(units: &[Unit]) -> Result<Vec<Compared>, Fault> {
 pub fn summary(all: &[Compared]) -> String {
     let rows: u64 = all.iter().map(|compared| compared.rows[0]).sum();
     match all.iter().find(|compared| compared.difference.is_some()) {
-        None => format!("both servers' own clients print the same {} rows, byte for byte", HumanCount(rows)),
-        Some(compared) => format!("the servers' own clients print different rows of {}", compared.table),
+        None => format!(
+            "both servers' own clients print the same {} rows, byte for byte",
+            HumanCount(rows)
+        ),
+        Some(compared) => {
+            format!("the servers' own clients print different rows of {}", compared.table)
+        }
     }
 }
 
@@ -89,7 +94,8 @@ impl Reader {
         client.args(["--batch", "--quick", "--skip-column-names", "--execute"]);
         client.arg(table.select(unit.server.flavor()));
         let server = unit.title();
-        let failed = |what: String| Fault::fatal(Code::Local, format!("the client of {server}: {what}"));
+        let failed =
+            |what: String| Fault::fatal(Code::Local, format!("the client of {server}: {what}"));
         let mut client = client
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -97,7 +103,12 @@ impl Reader {
             .spawn()
             .map_err(|error| failed(error.to_string()))?;
         let output = client.stdout.take().ok_or_else(|| failed("no output".to_owned()))?;
-        Ok(Self { client, server, output: BufReader::with_capacity(READ_BYTES, output), row: vec![] })
+        Ok(Self {
+            client,
+            server,
+            output: BufReader::with_capacity(READ_BYTES, output),
+            row: vec![],
+        })
     }
 
     async fn next(&mut self) -> Result<(), Fault> {
@@ -114,10 +125,17 @@ impl Reader {
     async fn finish(mut self) -> Result<(), Fault> {
         let mut said = String::new();
         if let Some(mut errors) = self.client.stderr.take() {
-            errors.read_to_string(&mut said).await.map_err(|error| self.fault(&error.to_string()))?;
+            errors
+                .read_to_string(&mut said)
+                .await
+                .map_err(|error| self.fault(&error.to_string()))?;
         }
         let status = self.client.wait().await.map_err(|error| self.fault(&error.to_string()))?;
-        if status.success() { Ok(()) } else { Err(self.fault(&format!("{status}: {}", said.trim()))) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(self.fault(&format!("{status}: {}", said.trim())))
+        }
     }
 
     fn fault(&self, what: &str) -> Fault {

@@ -29,8 +29,8 @@ pub struct Crash {
     pub frozen: bool,
 }
 
-/// Kills the sink of unit B while it is far behind, and starts it again. A sink that is not far behind by a third of
-/// the load is frozen until it is.
+/// Kills the sink of unit B in the midst of the load while it is far behind, and starts it again. A sink that is not far
+/// behind by a third of the load is frozen until it is.
 pub async fn kill_a_sink(
     scene: &Scene,
     watch: &Watch,
@@ -47,7 +47,7 @@ pub async fn kill_a_sink(
             sink.program.suspend().await.map_err(local)?;
             frozen = true;
         }
-        if inserted > rows / 10 && watch.behind(WAY) > BEHIND_MIN {
+        if inserted > rows / 5 && watch.behind(WAY) > BEHIND_MIN {
             let behind = count_behind(tally, from, to).await?;
             if behind > BEHIND_MIN {
                 let pid = sink.crash().await?;

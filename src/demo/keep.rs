@@ -12,7 +12,7 @@ use crate::demo::unit::Unit;
 use crate::demo::workers::binary;
 
 /// Commands to try, each in one line that can be pasted.
-pub fn look_around(units: &[Unit], config: &Path) -> Result<String, Fault> {
+pub fn look_around(units: &[Unit], config: &Path, prefix: &str) -> Result<String, Fault> {
     let tool = |name: &str| {
         let home = Component::Kafka.home().map_err(local)?;
         home.program(name).map(|path| path.display().to_string()).map_err(local)
@@ -27,8 +27,8 @@ pub fn look_around(units: &[Unit], config: &Path) -> Result<String, Fault> {
         text += &format!(
             "\n  unit {name}, {}\n\
              \x20   client        {}\n\
-             \x20   true lag      {groups} {bootstrap} --describe --group unitflow.{name}-to-{to}.shop\n\
-             \x20   what travels  {consumer} {bootstrap} --topic unitflow.{name}.shop.tagged --from-beginning \
+             \x20   true lag      {groups} {bootstrap} --describe --group {prefix}.{name}-to-{to}.shop\n\
+             \x20   what travels  {consumer} {bootstrap} --topic {prefix}.{name}.shop.tagged --from-beginning \
              --max-messages 3 --property print.headers=true\n",
             unit.version,
             client(unit)?
@@ -55,14 +55,17 @@ fn client(unit: &Unit) -> Result<String, Fault> {
 
 /// One script that stops all, workers first, and removes every folder.
 pub fn write_stop(folder: &Path, stops: &[PathBuf]) -> Result<PathBuf, Fault> {
-    let mut text = String::from("#!/bin/sh\n# Stops what `unitflow demo --keep` left running, and removes its folders.\n");
+    let mut text = String::from(
+        "#!/bin/sh\n# Stops what `unitflow demo --keep` left running, and removes its folders.\n",
+    );
     for stop in stops {
         text += &format!("sh '{}'\n", stop.display());
     }
     text += &format!("cd / && rm -rf '{}'\n", folder.display());
     let path = folder.join("stop");
     write(&path, &text)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700))
-        .map_err(|error| Fault::fatal(Code::Local, format!("cannot change {}: {error}", path.display())))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).map_err(|error| {
+        Fault::fatal(Code::Local, format!("cannot change {}: {error}", path.display()))
+    })?;
     Ok(path)
 }

@@ -29,11 +29,26 @@ const ROWS_A_TRANSACTION: u64 = 4;
 /// How often a transaction that met a deadlock is tried again.
 const TRIES: u32 = 10;
 
-const NAMES: [&str; 8] =
-    ["Zoë Müller", "李娜", "Łukasz Żak", "Nguyễn Văn An", "O'Brien, Sinéad", "Анна Ковальчук", "محمد", "Ana 🌻"];
-const PRODUCTS: [&str; 6] =
-    ["tea, 250 g", "Kaffee „Röstfein“", "絹のスカーフ", "notebook \\ A5", "🎁 gift box", "crème brûlée set"];
-const NOTES: [&str; 3] = ["leave at the door", "gift:\twrap it\nplease 🎀", "配達は午後でお願いします"];
+const NAMES: [&str; 8] = [
+    "Zoë Müller",
+    "李娜",
+    "Łukasz Żak",
+    "Nguyễn Văn An",
+    "O'Brien, Sinéad",
+    "Анна Ковальчук",
+    "محمد",
+    "Ana 🌻",
+];
+const PRODUCTS: [&str; 6] = [
+    "tea, 250 g",
+    "Kaffee „Röstfein“",
+    "絹のスカーフ",
+    "notebook \\ A5",
+    "🎁 gift box",
+    "crème brûlée set",
+];
+const NOTES: [&str; 3] =
+    ["leave at the door", "gift:\twrap it\nplease 🎀", "配達は午後でお願いします"];
 
 /// What was written and committed in one unit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,11 +67,6 @@ impl Written {
     /// Rows that are still there.
     pub fn rows(&self) -> u64 {
         self.inserted.saturating_sub(self.deleted)
-    }
-
-    /// Row changes.
-    pub fn changes(&self) -> u64 {
-        self.inserted + self.updated + self.deleted
     }
 }
 
@@ -142,7 +152,9 @@ impl Writers {
     /// Waits until all is written.
     pub async fn finish(mut self) -> Result<[Written; 2], Fault> {
         while let Some(ended) = self.tasks.join_next().await {
-            ended.map_err(|panic| Fault::fatal(Code::Bug, format!("a writer panicked: {panic}")))??;
+            ended.map_err(|panic| {
+                Fault::fatal(Code::Bug, format!("a writer panicked: {panic}"))
+            })??;
         }
         Ok([self.tally.of(0), self.tally.of(1)])
     }
@@ -160,7 +172,12 @@ struct Writer {
 }
 
 impl Writer {
-    async fn write(mut self, counters: Arc<Counters>, rows: u64, pause: Duration) -> Result<(), Fault> {
+    async fn write(
+        mut self,
+        counters: Arc<Counters>,
+        rows: u64,
+        pause: Duration,
+    ) -> Result<(), Fault> {
         let first = self.add_customers().await.map_err(|error| self.fault(&error))?;
         counters.add(first);
         let mut ticks = interval(pause);
@@ -184,9 +201,17 @@ impl Writer {
         for number in 0..CUSTOMERS {
             let name = self.dice.pick(&NAMES);
             let email = (number % 5 != 0).then(|| format!("customer-{number}@shop.example"));
-            values.extend([self.unit.into(), name.into(), email.into(), 0.into(), self.settings().into()]);
+            values.extend([
+                self.unit.into(),
+                name.into(),
+                email.into(),
+                0.into(),
+                self.settings().into(),
+            ]);
         }
-        let sql = format!("INSERT INTO customers (unit, name, email, points, settings, written_at) VALUES {rows}");
+        let sql = format!(
+            "INSERT INTO customers (unit, name, email, points, settings, written_at) VALUES {rows}"
+        );
         self.conn.exec_drop(sql, Params::Positional(values)).await?;
         // The server gives one statement's keys in a row, two apart.
         let first = self.conn.last_insert_id().unwrap_or_default();
@@ -215,8 +240,9 @@ impl Writer {
     }
 
     async fn place_order(&mut self) -> Result<Written, Error> {
-        let lines: Vec<(u64, u64)> =
-            (0..=self.dice.below(6)).map(|_| (1 + self.dice.below(3), 99 + self.dice.below(20_000))).collect();
+        let lines: Vec<(u64, u64)> = (0..=self.dice.below(6))
+            .map(|_| (1 + self.dice.below(3), 99 + self.dice.below(20_000)))
+            .collect();
         let total = money(lines.iter().map(|(quantity, cents)| quantity * cents).sum());
         let customer = self.customers[self.dice.below(CUSTOMERS) as usize];
         let note = (self.dice.below(3) == 0).then(|| self.dice.pick(&NOTES));
@@ -279,13 +305,19 @@ impl Writer {
     }
 
     fn settings(&mut self) -> String {
-        format!(r#"{{"language": "{}", "newsletter": {}}}"#, self.dice.pick(&["de", "pl", "zh"]), self.dice.below(2) == 0)
+        format!(
+            r#"{{"language": "{}", "newsletter": {}}}"#,
+            self.dice.pick(&["de", "pl", "zh"]),
+            self.dice.below(2) == 0
+        )
     }
 
     fn attributes(&mut self) -> Option<String> {
         let size = self.dice.pick(&["S", "M", "L", "ÅÄÖ"]);
-        let weight = self.dice.below(5_000);
-        (weight % 3 > 0).then(|| format!(r#"{{"size":"{size}", "tags":["new", "sale"],"weight_g":{weight}}}"#))
+        let grams = self.dice.below(5_000);
+        // MySQL keeps JSON in a form of its own, MariaDB as it is written here.
+        let text = format!(r#"{{"size":"{size}", "tags":["new", "sale"],"weight_g":{grams}}}"#);
+        (self.dice.below(3) > 0).then_some(text)
     }
 }
 

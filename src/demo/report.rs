@@ -50,8 +50,9 @@ pub fn text(story: &Story) -> String {
     let mut text = format!("\nWhat happened\n\n{}\n\n", numbers(story));
     let lines = [
         "Arrived: rows of the other unit that are here now, counted in this unit's database.".to_owned(),
-        "Echoes: what Unitflow applies here stands in this server's binlog like any other change. This unit's".to_owned(),
-        "  transformer told it apart by the mark in its transaction, and sent none of it back.".to_owned(),
+        "Echoes: what Unitflow applies here, and the mark it puts into each of its transactions, stand in this server's"
+            .to_owned(),
+        "  binlog like any other change. This unit's transformer told them by the mark, and sent none of them back.".to_owned(),
         format!(
             "Lag: the age of the newest order that had arrived here from the other unit, looked at 20 times a second \
              \n  while both wrote ({} and {} looks). Unit B's includes the time without its sink. The rest took {} at the end.",
@@ -64,7 +65,10 @@ pub fn text(story: &Story) -> String {
     for line in lines {
         text += &format!("  {line}\n");
     }
-    text += &format!("\nBoth databases by their own clients, SELECT … ORDER BY the primary key\n\n{}\n\n", tables(story));
+    text += &format!(
+        "\nBoth databases by their own clients, SELECT … ORDER BY the primary key\n\n{}\n\n",
+        tables(story)
+    );
     text + &verdict(story)
 }
 
@@ -122,7 +126,10 @@ fn verdict(story: &Story) -> String {
     let Some((compared, [first, second])) =
         story.compared.iter().find_map(|compared| Some((compared, compared.difference.as_ref()?)))
     else {
-        return format!("EQUAL: the same {} rows in both units. Took {took}.\n", HumanCount(story.rows()));
+        return format!(
+            "EQUAL: the same {} rows in both units. Took {took}.\n",
+            HumanCount(story.rows())
+        );
     };
     format!(
         "DIFFERENT, which must not be. The first rows of {} that differ:\n  {}: {first}\n  {}: {second}\nTook {took}.\n",

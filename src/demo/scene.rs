@@ -5,18 +5,24 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use unitflow_change::{Code, Fault};
 use unitflow_local::{TempDir, new_folder};
 
 use crate::demo::keep;
 use crate::demo::screen::Screen;
 use crate::demo::unit::{self, Unit};
-use crate::demo::workers::{self, Worker, unitflow};
+use crate::demo::workers::{self, Worker, read_status, unitflow};
 use crate::demo::{WAYS, local};
 
 /// How long the rest of the changes may take once nobody writes any more.
 const WAIT_SECONDS: &str = "120";
+
+/// How long the first heartbeats may take to cross.
+const HEARTBEATS_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long those may take that tell where flows stand, after something failed.
+const STATUS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What runs. Dropping it kills everything and removes all folders.
 #[derive(Debug)]
@@ -63,13 +69,35 @@ impl Scene {
     pub async fn start_workers(&mut self, screen: &Screen) -> Result<(), Fault> {
         let step = screen.step("starting workers");
         self.workers = workers::start_all(self.folder.path()).await?;
-        step.done("six workers, each a process: connector, transformer and sink for each unit");
+        step.note("waiting until a heartbeat of each unit has come to the other");
+        let arrive = async {
+            tokio::try_join!(self.heartbeat_arrived(WAYS[0]), self.heartbeat_arrived(WAYS[1]))
+                .map(drop)
+        };
+        tokio::select! {
+            arrived = timeout(HEARTBEATS_WITHIN, arrive) => arrived.map_err(|_| {
+                let seconds = HEARTBEATS_WITHIN.as_secs();
+                Fault::fatal(Code::Timeout, format!("no heartbeat came from one unit to the other within {seconds} s"))
+                    .hint("the workers' logs say which of them has not begun")
+            })??,
+            gone = self.worker_gone() => return Err(gone),
+        }
+        step.done("six workers, each a process: connector, transformer and sink for each unit; heartbeats arrive");
+        Ok(())
+    }
+
+    async fn heartbeat_arrived(&self, (from, to): (usize, usize)) -> Result<(), Fault> {
+        let (from, to) = (&self.units[from], &self.units[to]);
+        while !to.has_heartbeat_of(from.name).await? {
+            sleep(Duration::from_millis(50)).await;
+        }
         Ok(())
     }
 
     /// Until each unit has applied all that the other has committed.
     pub async fn wait_both_ways(&self, screen: &Screen) -> Result<Duration, Fault> {
-        let step = screen.step("unitflow wait: until each unit has applied all that the other committed");
+        let step =
+            screen.step("unitflow wait: until each unit has applied all that the other committed");
         let begun = Instant::now();
         let waited = tokio::select! {
             waited = self.wait_once() => waited.map(|()| begun.elapsed())?,
@@ -87,7 +115,15 @@ impl Scene {
             let names = [self.units[from].name, self.units[to].name];
             let config = &config;
             async move {
-                let arguments = ["wait", "--from", names[0], "--to", names[1], "--timeout-seconds", WAIT_SECONDS];
+                let arguments = [
+                    "wait",
+                    "--from",
+                    names[0],
+                    "--to",
+                    names[1],
+                    "--timeout-seconds",
+                    WAIT_SECONDS,
+                ];
                 unitflow(config, &arguments).await
             }
         };
@@ -105,7 +141,9 @@ impl Scene {
     /// The changes that each unit's transformer stopped because they were not its unit's own.
     pub async fn echoes(&self) -> Result<[u64; 2], Fault> {
         let count = |name| async move {
-            self.worker(name)?.counter("unitflow_transformer_records_total", "outcome=\"echo\"").await
+            self.worker(name)?
+                .counter("unitflow_transformer_records_total", "outcome=\"echo\"")
+                .await
         };
         tokio::try_join!(count("A-transformer"), count("B-transformer")).map(Into::into)
     }
@@ -136,10 +174,15 @@ impl Scene {
         }
     }
 
-    /// The ends of the logs of all workers that had trouble.
-    pub fn tails(&self) -> String {
+    /// What helps to find out what went wrong: the ends of the logs of workers that had trouble, and where flows stand.
+    pub async fn evidence(&self) -> String {
         let troubled = self.workers.iter().filter(|worker| worker.is_troubled());
-        troubled.map(Worker::tail).collect::<Vec<_>>().join("\n")
+        let mut evidence: Vec<String> = troubled.map(Worker::tail).collect();
+        if !self.workers.is_empty() {
+            let status = timeout(STATUS_WITHIN, read_status(&self.config())).await;
+            evidence.extend(status.map(|status| format!("---- unitflow status\n{status}")));
+        }
+        evidence.join("\n")
     }
 
     /// Stops the workers in order, then the servers with all their data.
@@ -168,9 +211,8 @@ impl Scene {
 
     /// Lets everything run on. Returns how to look around, and how to stop it.
     pub fn keep(self) -> Result<String, Fault> {
+        let look_around = keep::look_around(&self.units, &self.config(), &self.prefix())?;
         let Self { workers, units, folder } = self;
-        let config = folder.path().join("unitflow.toml");
-        let look_around = keep::look_around(&units, &config)?;
         let folder = folder.keep();
         let mut stops = Vec::new();
         for worker in workers {
@@ -186,14 +228,24 @@ impl Scene {
         Ok(format!("{look_around}\n  stop it all     {}\n", stop.display()))
     }
 
+    /// What all names in Kafka begin with. A broker of someone else may have topics of an earlier demo.
+    fn prefix(&self) -> String {
+        match self.units.iter().all(|unit| unit.kafka.is_ours()) {
+            true => "unitflow".to_owned(),
+            false => format!("unitflow-demo-{}", std::process::id()),
+        }
+    }
+
     fn config(&self) -> PathBuf {
         self.folder.path().join("unitflow.toml")
     }
 
     fn toml(&self) -> String {
-        let mut text = String::from(
+        let mut text = format!(
             "# Two units on one machine, written by `unitflow demo`.\n\
+             prefix = \"{}\"\n\
              outage_longest_hours = 1\n",
+            self.prefix()
         );
         for Unit { name, server, kafka, .. } in &self.units {
             let (bootstrap, port) = (kafka.bootstrap(), server.port());
@@ -213,8 +265,9 @@ impl Scene {
 
 /// Writes a file of the demo.
 pub fn write(path: &Path, text: &str) -> Result<(), Fault> {
-    fs::write(path, text)
-        .map_err(|error| Fault::fatal(Code::Local, format!("cannot write {}: {error}", path.display())))
+    fs::write(path, text).map_err(|error| {
+        Fault::fatal(Code::Local, format!("cannot write {}: {error}", path.display()))
+    })
 }
 
 fn unstarted() -> Fault {

@@ -35,7 +35,8 @@ impl Screen {
     /// On stderr.
     pub fn new() -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let coloured = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let coloured =
+            terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self { bars: MultiProgress::new(), terminal, coloured }
     }
 
@@ -57,7 +58,9 @@ impl Screen {
         let step = self.step("writing in both units at once, four connections each");
         let bars = ["A", "B"].map(|unit| {
             let bar = self.bars.add(ProgressBar::new(rows).with_prefix(unit));
-            bar.set_style(style("    unit {prefix}  {bar:24} {human_pos:>9} of {human_len} rows   {msg}"));
+            bar.set_style(style(
+                "    unit {prefix}  {bar:24} {human_pos:>9} of {human_len} rows   {msg}",
+            ));
             bar
         });
         LoadBars { step, bars, rows }
@@ -66,15 +69,14 @@ impl Screen {
     /// It was interrupted.
     pub fn stopping(&self) {
         self.clear();
-        self.line(&format!("  {} stopping everything; once more to kill it", self.paint(YELLOW, "!")));
+        self.line(&format!(
+            "  {} stopping everything; once more to kill it",
+            self.paint(YELLOW, "!")
+        ));
     }
 
     /// What was begun will not be done.
-    pub fn failed(&self) {
-        self.clear();
-    }
-
-    fn clear(&self) {
+    pub fn clear(&self) {
         // What stands there is of no use any more, and what cannot be cleared does no harm.
         let _ = self.bars.clear();
     }
@@ -93,7 +95,9 @@ impl Screen {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ ")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("━╸ ")
 }
 
 /// Something that is being done.
@@ -145,7 +149,10 @@ impl LoadBars {
             // The place of a unit is the number of the way that leads from it.
             for (place, bar) in self.bars.iter().enumerate() {
                 bar.set_position(tally.of(place).inserted.min(self.rows));
-                bar.set_message(format!("{} on their way to the other unit", HumanCount(watch.behind(place))));
+                bar.set_message(format!(
+                    "{} on their way to the other unit",
+                    HumanCount(watch.behind(place))
+                ));
             }
             if !self.step.screen.terminal && told.elapsed() >= TELL_EVERY {
                 told = Instant::now();
@@ -153,7 +160,10 @@ impl LoadBars {
                 let behind = |way| HumanCount(watch.behind(way));
                 eprintln!(
                     "    rows written: A {}, B {}; on their way: A to B {}, B to A {}",
-                    count(0), count(1), behind(0), behind(1)
+                    count(0),
+                    count(1),
+                    behind(0),
+                    behind(1)
                 );
             }
             sleep(DRAW_EVERY).await;
@@ -176,6 +186,10 @@ impl LoadBars {
     pub fn done(self, written: &[Written; 2]) {
         self.bars.iter().for_each(ProgressBar::finish_and_clear);
         let count = |place: usize| HumanCount(written[place].inserted);
-        self.step.done(format!("the shop wrote {} rows in A and {} in B, at the same time", count(0), count(1)));
+        self.step.done(format!(
+            "the shop wrote {} rows in A and {} in B, at the same time",
+            count(0),
+            count(1)
+        ));
     }
 }

@@ -40,7 +40,16 @@ pub const TABLES: [Table; 3] = [
     Table {
         name: "items",
         key: "unit, order_id, line",
-        columns: &["unit", "order_id", "line", "product", "quantity", "price", "attributes", "written_at"],
+        columns: &[
+            "unit",
+            "order_id",
+            "line",
+            "product",
+            "quantity",
+            "price",
+            "attributes",
+            "written_at",
+        ],
         json: &["attributes"],
     },
 ];
@@ -119,7 +128,8 @@ pub async fn start_both() -> Result<[Unit; 2], Fault> {
         Kafka::setup().start()
     )
     .map_err(local)?;
-    tokio::try_join!(Unit::new("A", first, kafka), Unit::new("B", second, other_kafka)).map(Into::into)
+    tokio::try_join!(Unit::new("A", first, kafka), Unit::new("B", second, other_kafka))
+        .map(Into::into)
 }
 
 impl Unit {
@@ -151,9 +161,18 @@ impl Unit {
         Ok(rows.map_err(|error| fault(&error, self.title()))?.unwrap_or_default())
     }
 
+    /// Whether a heartbeat of another unit has come here.
+    pub async fn has_heartbeat_of(&self, unit: &str) -> Result<bool, Fault> {
+        let mut conn = self.connect().await?;
+        let beat =
+            conn.exec_first("SELECT beat FROM unitflow.heartbeat WHERE unit = ?", (unit,)).await;
+        Ok(beat.map_err(|error| fault(&error, self.title()))?.is_some_and(|beat: u64| beat > 0))
+    }
+
     /// Counts the rows of a unit, named once for each table.
     pub fn count_rows() -> String {
-        let count = TABLES.map(|table| format!("(SELECT COUNT(*) FROM shop.{} WHERE unit = ?)", table.name));
+        let count = TABLES
+            .map(|table| format!("(SELECT COUNT(*) FROM shop.{} WHERE unit = ?)", table.name));
         format!("SELECT {}", count.join(" + "))
     }
 

@@ -95,9 +95,15 @@ impl Looker {
     }
 }
 
-async fn look(mut conn: Conn, from: &'static str, target: String, seen: Arc<Seen>) -> Result<(), Fault> {
+async fn look(
+    mut conn: Conn,
+    from: &'static str,
+    target: String,
+    seen: Arc<Seen>,
+) -> Result<(), Fault> {
     // Both servers run by this machine's clock.
-    let age = "SELECT TIMESTAMPDIFF(MICROSECOND, MAX(written_at), NOW(6)) FROM orders WHERE unit = ?";
+    let age =
+        "SELECT TIMESTAMPDIFF(MICROSECOND, MAX(written_at), NOW(6)) FROM orders WHERE unit = ?";
     let rows = Unit::count_rows();
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -108,7 +114,10 @@ async fn look(mut conn: Conn, from: &'static str, target: String, seen: Arc<Seen
             seen.ages_us.lock().unwrap_or_else(PoisonError::into_inner).push(age);
         }
         if look % LOOKS_A_COUNT == 0 {
-            let found = conn.exec_first(&rows, (from, from, from)).await.map_err(|error| fault(&error, &target))?;
+            let found = conn
+                .exec_first(&rows, (from, from, from))
+                .await
+                .map_err(|error| fault(&error, &target))?;
             seen.arrived.store(found.unwrap_or_default(), Ordering::Relaxed);
         }
     }

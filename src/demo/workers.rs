@@ -1,7 +1,7 @@
 //! Worker processes, their metrics, and other commands of this binary.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -26,28 +26,45 @@ const TAIL_LINES: usize = 8;
 
 /// The binary that we are.
 pub fn binary() -> Result<PathBuf, Fault> {
-    std::env::current_exe()
-        .map_err(|error| Fault::fatal(Code::Local, format!("this program does not find itself: {error}")))
+    std::env::current_exe().map_err(|error| {
+        Fault::fatal(Code::Local, format!("this program does not find itself: {error}"))
+    })
+}
+
+/// Where flows stand, as `unitflow status` tells it; its exit code says whether all is well, which is no question here.
+pub async fn read_status(config: &Path) -> String {
+    match run(config, &["status"]).await {
+        Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
+        Err(fault) => fault.what,
+    }
 }
 
 /// Runs a command of this binary to its end; any exit code but 0 is a fault that says what it said.
 pub async fn unitflow(config: &Path, arguments: &[&str]) -> Result<String, Fault> {
-    let line = format!("unitflow {}", arguments.join(" "));
+    let output = run(config, arguments).await?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() {
+        return Ok(text(&output.stdout));
+    }
+    let said = format!("{}\n{}", text(&output.stdout), text(&output.stderr));
+    let line = arguments.join(" ");
+    Err(Fault::fatal(
+        Code::Local,
+        format!("unitflow {line} ended with {}:\n{}", output.status, said.trim()),
+    ))
+}
+
+async fn run(config: &Path, arguments: &[&str]) -> Result<Output, Fault> {
     let output = Command::new(binary()?)
         .arg("--config")
         .arg(config)
         .args(arguments)
         .stdin(Stdio::null())
         .kill_on_drop(true)
-        .output()
-        .await
-        .map_err(|error| Fault::fatal(Code::Local, format!("{line}: {error}")))?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    if output.status.success() {
-        return Ok(text(&output.stdout));
-    }
-    let said = format!("{}\n{}", text(&output.stdout), text(&output.stderr));
-    Err(Fault::fatal(Code::Local, format!("{line} ended with {}:\n{}", output.status, said.trim())))
+        .output();
+    output.await.map_err(|error| {
+        Fault::fatal(Code::Local, format!("unitflow {}: {error}", arguments.join(" ")))
+    })
 }
 
 /// One worker process.
@@ -63,12 +80,25 @@ pub struct Worker {
 }
 
 impl Worker {
-    async fn start(folder: &Path, (unit, role, name): (&str, &str, &'static str)) -> Result<Self, Fault> {
+    async fn start(
+        folder: &Path,
+        (unit, role, name): (&str, &str, &'static str),
+    ) -> Result<Self, Fault> {
         let metrics = free_port().map_err(local)?;
         let address = format!("127.0.0.1:{metrics}");
         let config = folder.join("unitflow.toml").display().to_string();
         let program = Program::setup(name, binary()?)
-            .arguments(["--config", &config, "run", "--unit", unit, "--role", role, "--prometheus", &address])
+            .arguments([
+                "--config",
+                &config,
+                "run",
+                "--unit",
+                unit,
+                "--role",
+                role,
+                "--prometheus",
+                &address,
+            ])
             .environment("NO_COLOR", "1")
             .start(folder, metrics)
             .await
@@ -94,11 +124,17 @@ impl Worker {
     /// The sum of a counter over all lines that contain `label`.
     pub async fn counter(&self, name: &str, label: &str) -> Result<u64, Fault> {
         let text = self.read_metrics().await.map_err(|error| {
-            Fault::fatal(Code::Local, format!("{}: no metrics at 127.0.0.1:{}: {error}", self.name, self.metrics))
+            Fault::fatal(
+                Code::Local,
+                format!("{}: no metrics at 127.0.0.1:{}: {error}", self.name, self.metrics),
+            )
         })?;
         let values = text
             .lines()
-            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') && rest.contains(label)))
+            .filter(|line| {
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.starts_with('{') && rest.contains(label))
+            })
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
         Ok(values.sum::<f64>() as u64)
@@ -122,7 +158,11 @@ impl Worker {
     pub fn tail(&self) -> String {
         let end = self.program.log_end();
         let lines: Vec<&str> = end.lines().collect();
-        format!("---- {}\n{}", self.name, lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n"))
+        format!(
+            "---- {}\n{}",
+            self.name,
+            lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+        )
     }
 }
 

@@ -64,18 +64,28 @@ fn replica_id(log: &Log) -> u32 {
     0x7000_0000 | (xxh3_64(log.to_string().as_bytes()) as u32 & 0x0fff_ffff)
 }
 
-/// The row that waits until it is known whether it is its transaction's last.
+/// The change that waits until it is known whether it is its transaction's last.
 #[derive(Default)]
 struct Held {
-    full: bool,
+    /// What it is; none while nothing waits.
+    kind: Option<Kind>,
     key: Vec<u8>,
     value: Vec<u8>,
-    moves: bool,
     index: u64,
     transaction: String,
     commit_us: u64,
-    /// The open transaction's mark before this row.
+    /// The open transaction's mark before this change.
     before: Option<Open>,
+}
+
+impl Held {
+    fn fill(&mut self, kind: Kind, key: &[u8], value: &[u8]) {
+        self.kind = Some(kind);
+        self.key.clear();
+        self.key.extend_from_slice(key);
+        self.value.clear();
+        self.value.extend_from_slice(value);
+    }
 }
 
 struct Capture {
@@ -195,24 +205,22 @@ impl Capture {
         match event {
             Event::Row(row) => {
                 self.put_held(false)?;
-                self.held.key.clear();
-                self.held.key.extend_from_slice(row.key);
-                self.held.value.clear();
-                self.held.value.extend_from_slice(row.value);
-                self.held.moves = row.moves;
+                self.held.fill(if row.moves { Kind::Move } else { Kind::Row }, row.key, row.value);
                 if self.open.is_none() {
                     self.applied = row.database == INTERNAL_DATABASE;
                 }
                 self.moved |= !self.applied;
-                Ok(Taken::Row)
+                Ok(Taken::Change)
             }
             Event::Ddl(ddl) => {
+                self.put_held(false)?;
                 let statement =
                     Statement { database: ddl.database.to_owned(), ddl: ddl.statement.to_owned() };
                 let value = serde_json::to_vec(&statement).map_err(|error| {
                     Fault::fatal(Code::Bug, format!("a statement can't be written: {error}"))
                 })?;
-                Ok(Taken::Ddl(value))
+                self.held.fill(Kind::Ddl, b"", &value);
+                Ok(Taken::Change)
             }
             Event::End => {
                 self.put_held(true)?;
@@ -224,10 +232,9 @@ impl Capture {
 
     fn settle(&mut self, stream: &Stream, taken: Taken) -> Result<(), Fault> {
         match taken {
-            Taken::Row => {
+            Taken::Change => {
                 let transaction = stream.transaction();
                 let held = &mut self.held;
-                held.full = true;
                 held.before = std::mem::replace(&mut self.open, stream.position().open.clone());
                 held.index = held.before.as_ref().map_or(0, |open| open.rows);
                 if held.index == 0 || held.transaction.is_empty() {
@@ -236,11 +243,6 @@ impl Capture {
                 }
                 self.grouping.pending();
                 Ok(())
-            }
-            Taken::Ddl(value) => {
-                let transaction = stream.transaction();
-                let (gtid, at) = (transaction.gtid_text.clone(), transaction.commit_us);
-                self.lone_record(Kind::Ddl, &gtid, at, &value)
             }
             Taken::End => {
                 self.open = None;
@@ -251,15 +253,12 @@ impl Capture {
         }
     }
 
-    /// Writes the held row, which is its transaction's last or not.
+    /// Writes the held change, which is its transaction's last or not.
     fn put_held(&mut self, last: bool) -> Result<(), Fault> {
-        if !self.held.full {
-            return Ok(());
-        }
-        self.held.full = false;
+        let Some(kind) = self.held.kind.take() else { return Ok(()) };
         let seq = self.state.seq.next_captured();
         let tag = Tag {
-            kind: if self.held.moves { Kind::Move } else { Kind::Row },
+            kind,
             seq,
             prev: self.state.seq,
             transaction: &self.held.transaction,
@@ -274,7 +273,7 @@ impl Capture {
         self.writer.send(
             &self.captured,
             0,
-            Some(&self.held.key),
+            (!self.held.key.is_empty()).then_some(self.held.key.as_slice()),
             Some(&self.held.value),
             &[(HEADER, &self.header)],
             millis(self.held.commit_us),
@@ -318,11 +317,11 @@ impl Capture {
         self.commit_with(stream)
     }
 
-    /// Commits all records written so far with the position behind them. A held row is not written
-    /// yet, so the position stands before it.
+    /// Commits all records written so far with the position behind them. A held change is not
+    /// written yet, so the position stands before it.
     fn commit_with(&mut self, stream: &Stream) -> Result<(), Fault> {
         self.state.position = stream.position().clone();
-        if self.held.full {
+        if self.held.kind.is_some() {
             self.state.position.open = self.held.before.clone();
         }
         self.commit()
@@ -336,7 +335,7 @@ impl Capture {
         block_in_place(|| self.writer.commit())?;
         self.meters.commits.add(1, &self.meters.labels);
         self.grouping.done();
-        if self.held.full {
+        if self.held.kind.is_some() {
             self.grouping.pending();
         }
         Ok(())
@@ -345,8 +344,7 @@ impl Capture {
 
 /// What an event left to do.
 enum Taken {
-    Row,
-    Ddl(Vec<u8>),
+    Change,
     End,
     Nothing,
 }

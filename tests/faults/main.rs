@@ -1,1 +1,294 @@
-//! Faults thrown at running meshes.
+//! Workers killed, frozen and doubled, a broker and a target lost, while both units keep writing.
+//!
+//! After each: the judge, equal tables, versions that never went down at a target, totals that
+//! stayed where whole transactions are promised, and ledger positions that never were ahead of the
+//! data. One test at a time. `UNITFLOW_FULL=1` kills more often; `UNITFLOW_SEED` repeats a run's
+//! choices.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use tokio::time::sleep;
+use unitflow_harness::Flavor::{Mariadb, Mysql9};
+use unitflow_harness::load::Running;
+use unitflow_harness::plan::Mix;
+use unitflow_harness::random::{Random, is_full, seed};
+use unitflow_harness::watch::{self, Snapshot, Watch};
+use unitflow_harness::{Load, Mesh, MeshSetup, Worker, Written, serial};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
+/// No test takes longer.
+const LIMIT: Duration = Duration::from_secs(600);
+/// Nor does what was written take longer to arrive.
+const QUIET: Duration = Duration::from_secs(120);
+/// After a worker was started again, its flow moves on within this.
+const BACK: Duration = Duration::from_secs(10);
+/// And has caught up with writers that went on within this.
+const CAUGHT_UP: Duration = Duration::from_secs(40);
+/// Transactions a second that each unit's writers aim at, and what both have to reach together.
+const RATE: u32 = 300;
+const RATE_LEAST: f64 = 500.0;
+const ROLES: [&str; 3] = ["connector", "transformer", "sink"];
+
+#[test]
+fn kills_at_random_moments() {
+    serial("kill -9 at random moments", LIMIT, async {
+        let kills = if is_full() { 20 } else { 6 };
+        let mut scene = Scene::start(MeshSetup::new(BINARY, &[Mysql9, Mariadb]), Mix::Shop).await?;
+        scene.kill_some(kills).await?;
+        scene.end().await
+    });
+}
+
+#[test]
+fn kills_with_whole_transactions() {
+    serial("kill -9 with whole transactions", LIMIT, async {
+        let kills = if is_full() { 20 } else { 3 };
+        let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9]).whole_transactions();
+        let mut scene = Scene::start(setup, Mix::Bank).await?;
+        scene.kill_some(kills).await?;
+        scene.end().await
+    });
+}
+
+#[test]
+fn deaths_at_named_points() {
+    serial("deaths at named points", LIMIT, async {
+        let points = [
+            ("connector", "die_after_read"),
+            ("connector", "die_before_kafka_commit"),
+            ("sink", "die_after_begin"),
+            ("sink", "die_after_commit_sent"),
+        ];
+        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).kafka_shared();
+        let mut scene = Scene::start(setup, Mix::Shop).await?;
+        for (role, point) in points {
+            let unit = if scene.random.below(2) == 0 { "A" } else { "B" };
+            scene.die_at(unit, role, point).await?;
+        }
+        scene.end().await
+    });
+}
+
+#[test]
+fn a_zombie_of_each_role() {
+    serial("zombies", LIMIT, async {
+        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]);
+        let mut scene = Scene::start(setup, Mix::Shop).await?;
+        for role in ROLES {
+            let unit = if scene.random.below(2) == 0 { "A" } else { "B" };
+            scene.zombie(unit, role).await?;
+        }
+        scene.end().await
+    });
+}
+
+#[test]
+fn a_broker_killed_and_started_again() {
+    serial("a broker killed", LIMIT, async {
+        let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9]);
+        let mut scene = Scene::start(setup, Mix::Shop).await?;
+        scene.let_run(1000).await;
+        let kafka = scene.mesh.kafka("A");
+        kafka.kill().await?;
+        let begin = Instant::now();
+        scene.let_run(2000).await;
+        scene.mesh.kafka("A").start_again().await?;
+        println!("  A's broker was away for {:.1?}", begin.elapsed());
+        let goals = [scene.mesh.pulses("A", "A").await?, scene.mesh.pulses("B", "B").await?];
+        scene.mesh.wait_for_pulses("A", "B", goals[0], CAUGHT_UP).await?;
+        scene.mesh.wait_for_pulses("B", "A", goals[1], CAUGHT_UP).await?;
+        println!("  all there {:.1?} after the kill", begin.elapsed());
+        scene.end().await
+    });
+}
+
+#[test]
+fn a_target_rolled_back_to_an_older_copy() {
+    serial("a target rolled back", LIMIT, async {
+        let random = Random::new(seed("fault"));
+        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).one_way("A", "B");
+        let mut mesh = setup.start().await?;
+        mesh.start_workers()?;
+        let running = Load::shop().rate(2 * RATE).start(mesh.server("A"), "A", 0, &random).await?;
+        sleep(Duration::from_secs(2)).await;
+        let copy = mesh.folder().join("older");
+        mesh.server("B").copy_data_to(&copy).await?;
+        let then = mesh.pulses("A", "B").await?;
+        let goal = mesh.pulses("A", "A").await? + u64::from(RATE) / 2;
+        mesh.wait_for_pulses("A", "B", goal, CAUGHT_UP).await?;
+        mesh.server("B").restore_from(&copy).await?;
+        let lost = goal - mesh.pulses("A", "B").await?.max(then);
+        println!("  {lost} transactions and more were lost with the target");
+        let goal = mesh.pulses("A", "A").await?;
+        let back = mesh.wait_for_pulses("A", "B", goal, CAUGHT_UP).await?;
+        println!("  caught up after {back:.1?}");
+        let written = running.stop().await?;
+        mesh.ensure_done(&written, QUIET).await?;
+        ensure!(
+            mesh.worker("B", "sink")?.log()?.contains("target_lost_commits"),
+            "the sink did not say that the target lost commits"
+        );
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// Two units that both write, with everybody watching.
+struct Scene {
+    mesh: Mesh,
+    mix: Mix,
+    random: Random,
+    load: Vec<Running>,
+    versions: Vec<Watch<u64>>,
+    totals: Vec<Watch<u64>>,
+    snapshots: Vec<(&'static str, Watch<Vec<Snapshot>>)>,
+}
+
+impl Scene {
+    async fn start(setup: MeshSetup, mix: Mix) -> anyhow::Result<Self> {
+        let random = Random::new(seed("fault"));
+        let mut mesh = setup.start().await?;
+        mesh.start_workers()?;
+        let mut versions = Vec::new();
+        let mut totals = Vec::new();
+        let mut snapshots = Vec::new();
+        for (at, from) in [("A", "B"), ("B", "A")] {
+            versions.push(watch::versions(mesh.server(at)).await?);
+            snapshots.push((from, watch::snapshots(mesh.server(at), from).await?));
+            if mix == Mix::Bank {
+                totals.push(watch::totals(mesh.server(at)).await?);
+            }
+        }
+        let mut load = Vec::new();
+        for unit in mesh.units() {
+            let shop = Load::shop().mix(mix).rate(RATE);
+            load.push(shop.start(&unit.server, &unit.name, 0, &random).await?);
+        }
+        let scene = Self { mesh, mix, random, load, versions, totals, snapshots };
+        for (from, at) in [("A", "B"), ("B", "A")] {
+            scene.mesh.wait_for_pulses(from, at, 100, CAUGHT_UP).await?;
+        }
+        Ok(scene)
+    }
+
+    /// Some time, at most `millis`.
+    async fn let_run(&mut self, millis: u64) {
+        let millis = millis / 2 + self.random.below(millis / 2 + 1);
+        sleep(Duration::from_millis(millis)).await;
+    }
+
+    /// Whose changes go where by way of this worker.
+    fn way(unit: &'static str, role: &str) -> (&'static str, &'static str) {
+        let other = if unit == "A" { "B" } else { "A" };
+        if role == "sink" { (other, unit) } else { (unit, other) }
+    }
+
+    /// Kills workers of all roles in turn, some time after each other, and starts them again.
+    async fn kill_some(&mut self, kills: usize) -> anyhow::Result<()> {
+        let mut with_records_in_flight = 0;
+        for round in 0..kills {
+            let role = ROLES[round % ROLES.len()];
+            let unit = if self.random.below(2) == 0 { "A" } else { "B" };
+            let (from, to) = Self::way(unit, role);
+            self.let_run(1200).await;
+            // What was written before the kill, less what has arrived a little after it: rather
+            // too few than too many.
+            let written = self.mesh.pulses(from, from).await?;
+            self.mesh.worker(unit, role)?.kill()?;
+            let arrived = self.mesh.pulses(from, to).await?;
+            let in_flight = written.saturating_sub(arrived);
+            with_records_in_flight += usize::from(in_flight > 0);
+            self.let_run(600).await;
+            self.mesh.start_worker(unit, role, "")?;
+            let back = self.come_back(from, to).await?;
+            println!("  {role} of {unit} killed with {in_flight} transactions in flight, back after {back:.1?}");
+        }
+        println!("  {with_records_in_flight} of {kills} kills with records in flight");
+        ensure!(
+            2 * with_records_in_flight >= kills,
+            "only {with_records_in_flight} of {kills} kills had records in flight"
+        );
+        Ok(())
+    }
+
+    /// Waits until the flow moves again, and then until all that is written by then has arrived.
+    /// Gives the time until it moved.
+    async fn come_back(&mut self, from: &str, to: &str) -> anyhow::Result<Duration> {
+        let next = self.mesh.pulses(from, to).await? + 1;
+        let back = self.mesh.wait_for_pulses(from, to, next, BACK).await;
+        self.mesh.ensure_alive()?;
+        let back = back?;
+        let goal = self.mesh.pulses(from, from).await?;
+        let caught_up = self.mesh.wait_for_pulses(from, to, goal, CAUGHT_UP).await;
+        self.mesh.ensure_alive()?;
+        caught_up?;
+        Ok(back)
+    }
+
+    /// Replaces a worker by one that dies at a named point, and that by a sound one.
+    async fn die_at(&mut self, unit: &'static str, role: &str, point: &str) -> anyhow::Result<()> {
+        let (from, to) = Self::way(unit, role);
+        self.mesh.worker(unit, role)?.kill()?;
+        self.mesh.start_worker(unit, role, &format!("{point}:3"))?;
+        let status = self.mesh.worker(unit, role)?.wait(CAUGHT_UP).await?;
+        ensure!(status.code().is_none(), "{role} of {unit} ended with {status}, not at {point}");
+        self.mesh.start_worker(unit, role, "")?;
+        let back = self.come_back(from, to).await?;
+        println!("  {role} of {unit} died at {point}, back after {back:.1?}");
+        Ok(())
+    }
+
+    /// Freezes a worker, lets another take over, and wakes the frozen one up.
+    async fn zombie(&mut self, unit: &'static str, role: &str) -> anyhow::Result<()> {
+        let (from, to) = Self::way(unit, role);
+        self.let_run(800).await;
+        let mut zombie: Worker = self.mesh.take_worker(unit, role)?;
+        zombie.suspend().await?;
+        self.mesh.start_worker(unit, role, "")?;
+        let back = self.come_back(from, to).await?;
+        zombie.resume()?;
+        // Long enough for all that it held back to be tried.
+        self.let_run(3000).await;
+        let after = self.come_back(from, to).await?;
+        let fate = zombie.ended().map_or("lives".to_owned(), |status| format!("ended: {status}"));
+        println!("  {role} of {unit} replaced after {back:.1?}; the zombie {fate}; then {after:.1?} behind");
+        // A sink that woke up is a member of the group again and may have its share of the lanes.
+        zombie.kill()?;
+        self.come_back(from, to).await?;
+        Ok(())
+    }
+
+    /// Stops writing, and sees whether everything holds.
+    async fn end(mut self) -> anyhow::Result<()> {
+        let mut written = Written::default();
+        let mut rate = 0.0;
+        for load in std::mem::take(&mut self.load) {
+            let of_unit = load.stop().await?;
+            rate += of_unit.per_second();
+            written.add(of_unit);
+        }
+        println!("  {rate:.0} commits a second acknowledged");
+        ensure!(rate >= RATE_LEAST, "only {rate:.0} commits a second were acknowledged");
+        self.mesh.ensure_done(&written, QUIET).await?;
+        for watch in self.versions {
+            ensure!(watch.stop().await? > 50, "the versions were not polled");
+        }
+        for watch in self.totals {
+            ensure!(watch.stop().await? > 50, "the totals were not read");
+        }
+        for (from, watch) in self.snapshots {
+            let snapshots = watch.stop().await?;
+            let bootstrap = self.mesh.kafka(from).bootstrap();
+            let topic = format!("unitflow.{from}.shop.tagged");
+            let states = tokio::task::spawn_blocking(move || {
+                watch::ensure_positions(&snapshots, &bootstrap, &topic)
+            });
+            let states = states.await??;
+            println!("  {from}'s ledger was seen at {states} positions, the data with it ({:?})", self.mix);
+            ensure!(states > 20, "the ledger was seen at {states} positions only");
+        }
+        self.mesh.finish();
+        Ok(())
+    }
+}

@@ -173,6 +173,8 @@ impl Transformer {
                             format!("a statement record can't be read: {error}"),
                         )
                     })?;
+                // CREATE TABLE … SELECT: its rows follow in the same transaction.
+                self.open = (!record.tag.last).then_some(Whose::Own);
                 if travels(&statement.ddl) { self.copy_to_every(record, out) } else { Ok(()) }
             }
             Kind::Barrier => {

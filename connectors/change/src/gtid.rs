@@ -285,8 +285,7 @@ impl GtidSet {
                         None => (part, part),
                         Some((first, last)) => (first.trim_end(), last.trim_start()),
                     };
-                    let (first, last) =
-                        (parse_number(first, offset)?, parse_number(last, offset)?);
+                    let (first, last) = (parse_number(first, offset)?, parse_number(last, offset)?);
                     if last < first {
                         return Err(Malformed { what: "a range ends before it starts", offset });
                     }
@@ -646,13 +645,27 @@ mod tests {
     #[test]
     fn refuses_what_is_malformed() {
         for text in [
-            "x", ":1", &A[1..], A, &format!("{A}:"), &format!("{A}:0"), &format!("{A}:5-4"),
-            &format!("{A}:t"), &format!("{A}:+1"), &format!("{A}:1-"), &format!("{A}:9223372036854775807"),
-            &format!("{A}:99999999999999999999"), &format!("{A}:tag-1:1"), &format!("{A}0:1"), "é:1",
+            "x",
+            ":1",
+            &A[1..],
+            A,
+            &format!("{A}:"),
+            &format!("{A}:0"),
+            &format!("{A}:5-4"),
+            &format!("{A}:t"),
+            &format!("{A}:+1"),
+            &format!("{A}:1-"),
+            &format!("{A}:9223372036854775807"),
+            &format!("{A}:99999999999999999999"),
+            &format!("{A}:tag-1:1"),
+            &format!("{A}0:1"),
+            "é:1",
         ] {
             assert!(GtidSet::parse_mysql(text).is_err(), "{text}");
         }
-        for text in ["0", "0-1", "0-1-2-3", "0-1-x", "4294967296-1-1", "0-1-1,0-1-2", "-1-1-1", "0-1--1"] {
+        for text in
+            ["0", "0-1", "0-1-2-3", "0-1-x", "4294967296-1-1", "0-1-1,0-1-2", "-1-1-1", "0-1--1"]
+        {
             assert!(GtidSet::parse_mariadb(text).is_err(), "{text}");
         }
         for text in ["", "0-1", A, &format!("{A}:1-2"), &format!("{A}:t:u:1")] {
@@ -667,7 +680,10 @@ mod tests {
             captured.missing(&mysql(&format!("{A}:1-3:5-8"))),
             [format!("{A}:4"), format!("{A}:9-10"), format!("{A}:t:1-2")]
         );
-        assert_eq!(mariadb("0-1-9,1-1-3").missing(&mariadb("0-1-7,1-1-3")), ["0-1-9 and all of domain 0 after 7"]);
+        assert_eq!(
+            mariadb("0-1-9,1-1-3").missing(&mariadb("0-1-7,1-1-3")),
+            ["0-1-9 and all of domain 0 after 7"]
+        );
         assert_eq!(mariadb("0-1-9").missing(&mariadb("0-2-9")), ["0-1-9"]);
     }
 
@@ -680,9 +696,8 @@ mod tests {
     }
 
     fn any_mysql() -> impl Strategy<Value = Vec<(Source, u64)>> {
-        let source = (0..2_u8, proptest::option::of("[a-c]")).prop_map(|(server, tag)| {
-            Source::new(Uuid([server; 16]), tag.as_deref()).unwrap()
-        });
+        let source = (0..2_u8, proptest::option::of("[a-c]"))
+            .prop_map(|(server, tag)| Source::new(Uuid([server; 16]), tag.as_deref()).unwrap());
         proptest::collection::vec((source, 1..30_u64), 0..40)
     }
 
@@ -725,7 +740,7 @@ mod tests {
             one in proptest::collection::btree_map(0..3_u32, 0..9_u64, 0..3),
             two in proptest::collection::btree_map(0..3_u32, 0..9_u64, 0..3),
         ) {
-            let set = |reached: std::collections::BTreeMap<u32, u64>| {
+            let set = |reached: BTreeMap<u32, u64>| {
                 GtidSet::Mariadb(reached.into_iter().map(|(domain, sequence)| (domain, (1, sequence))).collect())
             };
             let (a, b) = (set(one), set(two));

@@ -98,9 +98,8 @@ impl Position {
 
     /// Reads what [`Position::to_json`] wrote.
     pub fn from_json(text: &[u8]) -> Result<Self, Fault> {
-        let position: Self = serde_json::from_slice(text).map_err(|error| {
-            unreadable(format!("the stored position can't be read: {error}"))
-        })?;
+        let position: Self = serde_json::from_slice(text)
+            .map_err(|error| unreadable(format!("the stored position can't be read: {error}")))?;
         position.check()?;
         Ok(position)
     }
@@ -108,7 +107,8 @@ impl Position {
     /// The text to store.
     #[must_use]
     pub fn to_json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_else(|error| unreachable!("strings and numbers only: {error}"))
+        serde_json::to_string(self)
+            .unwrap_or_else(|error| unreachable!("strings and numbers only: {error}"))
     }
 
     /// All that the source must still have: what is done and what is open.
@@ -122,7 +122,8 @@ impl Position {
     }
 
     fn check(&self) -> Result<(), Fault> {
-        let last = self.last.iter().flat_map(|last| [Some(&last.gtid), last.before.as_ref()]).flatten();
+        let last =
+            self.last.iter().flat_map(|last| [Some(&last.gtid), last.before.as_ref()]).flatten();
         let mixed = last.chain(self.open.iter().map(|open| &open.gtid)).any(|gtid| {
             !self.done.is_empty()
                 && matches!(gtid, Gtid::Mysql { .. }) != matches!(self.done, GtidSet::Mysql(_))
@@ -131,7 +132,9 @@ impl Position {
             return Err(unreadable("the stored position mixes GTIDs of MySQL and of MariaDB"));
         }
         if self.last.as_ref().is_some_and(|last| !self.done.contains(&last.gtid)) {
-            return Err(unreadable("the stored position's last transaction is not among those done"));
+            return Err(unreadable(
+                "the stored position's last transaction is not among those done",
+            ));
         }
         if self.open.as_ref().is_some_and(|open| self.done.contains(&open.gtid)) {
             return Err(unreadable("the stored position's open transaction is among those done"));
@@ -177,7 +180,11 @@ mod tests {
     #[test]
     fn what_is_not_a_position_is_refused() {
         for text in [
-            "", "{}", "null", r#"{"done":"x"}"#, r#"{"done":"0-1-1","offset":4}"#,
+            "",
+            "{}",
+            "null",
+            r#"{"done":"x"}"#,
+            r#"{"done":"0-1-1","offset":4}"#,
             r#"{"done":"0-1-1","open":{"gtid":"0-1-1","rows":1,"digest":"0000000000000000"}}"#,
             r#"{"done":"0-1-1","open":{"gtid":"0-1-2","rows":1,"digest":"+000000000000000"}}"#,
             r#"{"done":"0-1-1","last":{"gtid":"0-1-2","rows":1,"digest":"0000000000000000"}}"#,

@@ -2,6 +2,7 @@
 //! the one place that judges the servers' errors.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -203,7 +204,7 @@ pub async fn connect(store: &Store) -> Result<Conn, Fault> {
         let attempt = Conn::new(options(store, host, *port));
         let error = match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
             Ok(Ok(conn)) => return Ok(conn),
-            Ok(Err(error)) => fault(&error),
+            Ok(Err(error)) => refused(&error),
             Err(_) => Fault::retry(
                 Code::Unreachable,
                 format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
@@ -215,9 +216,22 @@ pub async fn connect(store: &Store) -> Result<Conn, Fault> {
             last = Some(error);
         }
     }
-    Err(last.unwrap_or_else(|| {
-        Fault::fatal(Code::Config, format!("{} has no endpoint", store.name))
-    }))
+    Err(last
+        .unwrap_or_else(|| Fault::fatal(Code::Config, format!("{} has no endpoint", store.name))))
+}
+
+/// As [`fault`], for an attempt to connect: there, bytes that make no sense are the handshake's.
+fn refused(error: &Error) -> Fault {
+    match error {
+        Error::Io(IoError::Io(io)) if io.kind() == ErrorKind::InvalidData => Fault::fatal(
+            Code::Tls,
+            io.to_string(),
+        )
+        .hint(
+            "check the server's certificate, the trusted CA and the host name in the configuration",
+        ),
+        error => fault(error),
+    }
 }
 
 fn options(store: &Store, host: &str, port: u16) -> OptsBuilder {
@@ -231,9 +245,8 @@ fn options(store: &Store, host: &str, port: u16) -> OptsBuilder {
         Tls::Verify { ca, hostname } => {
             let mut tls = SslOpts::default();
             if let Some(ca) = ca {
-                tls = tls
-                    .with_root_certs(vec![ca.clone().into()])
-                    .with_disable_built_in_roots(true);
+                tls =
+                    tls.with_root_certs(vec![ca.clone().into()]).with_disable_built_in_roots(true);
             }
             if let Some(hostname) = hostname {
                 tls = tls.with_danger_tls_hostname_override(Some(hostname.clone()));
@@ -269,7 +282,9 @@ pub fn is_lost(error: &Error) -> bool {
         Error::Io(_) => true,
         Error::Driver(DriverError::ConnectionClosed | DriverError::PacketOutOfOrder) => true,
         Error::Driver(_) | Error::Other(_) | Error::Url(_) => false,
-        Error::Server(error) => matches!(error.code, 1053 | 1077..=1079 | 1158..=1161 | 1927 | 3169 | 4031),
+        Error::Server(error) => {
+            matches!(error.code, 1053 | 1077..=1079 | 1158..=1161 | 1927 | 3169 | 4031)
+        }
     }
 }
 
@@ -332,8 +347,19 @@ fn judge(error: &ServerError) -> (Kind, Code) {
         // Lock wait, deadlock, changed since read, certification lost: roll back and try again.
         1020 | 1205 | 1213 | 1614 | 3058 | 3101 | 3572 => (Kind::Retry, Code::Apply),
         // Shutting down, killed, network, too many connections, not yet ready.
-        1040 | 1053 | 1077..=1079 | 1152 | 1158..=1161 | 1184 | 1203 | 1226 | 1317 | 1927 | 3169
-        | 4031 | 1047 => (Kind::Retry, Code::Unreachable),
+        1040
+        | 1053
+        | 1077..=1079
+        | 1152
+        | 1158..=1161
+        | 1184
+        | 1203
+        | 1226
+        | 1317
+        | 1927
+        | 3169
+        | 4031
+        | 1047 => (Kind::Retry, Code::Unreachable),
         // Read-only for a while: a failover under way.
         1290 if says("read-only") || says("read_only") => (Kind::Retry, Code::Apply),
         1836 | 3100 => (Kind::Retry, Code::Apply),
@@ -354,11 +380,16 @@ fn judge(error: &ServerError) -> (Kind, Code) {
         }
         1153 => (Kind::Poison, Code::Apply),
         // 4052 in MySQL 9, 1236 before.
-        1236 | 4052 if says("same server_uuid") || says("same server_id") => (Kind::Fatal, Code::Fenced),
+        1236 | 4052 if says("same server_uuid") || says("same server_id") => {
+            (Kind::Fatal, Code::Fenced)
+        }
         1236 if says("more gtids") || says("diverged") || says("errant") => {
             (Kind::Fatal, Code::SourceLostTail)
         }
-        1236 if says("purged") || says("could not find first log") || says("not in the master's binlog") => {
+        1236 if says("purged")
+            || says("could not find first log")
+            || says("not in the master's binlog") =>
+        {
             (Kind::Fatal, Code::PositionPurged)
         }
         1236 if says("checksum") || says("corrupt") => (Kind::Fatal, Code::BinlogCorrupt),
@@ -398,8 +429,18 @@ mod tests {
             (1045, "Access denied", Kind::Fatal, Code::Denied),
             (1142, "SELECT command denied", Kind::Fatal, Code::Grant),
             (1227, "Access denied; you need REPLICATION SLAVE", Kind::Fatal, Code::Grant),
-            (1236, "the source has purged binary logs containing GTIDs", Kind::Fatal, Code::PositionPurged),
-            (1236, "A replica with the same server_uuid/server_id has connected", Kind::Fatal, Code::Fenced),
+            (
+                1236,
+                "the source has purged binary logs containing GTIDs",
+                Kind::Fatal,
+                Code::PositionPurged,
+            ),
+            (
+                1236,
+                "A replica with the same server_uuid/server_id has connected",
+                Kind::Fatal,
+                Code::Fenced,
+            ),
             (1236, "Replica has more GTIDs than the source has", Kind::Fatal, Code::SourceLostTail),
             (1062, "Duplicate entry", Kind::Poison, Code::Conflict),
             (1290, "The server is running with the --read-only option", Kind::Retry, Code::Apply),

@@ -242,7 +242,11 @@ impl Decoder {
 
     #[cold]
     fn locate(&self, broken: Broken, kind: u8) -> Fault {
-        broken.into_fault().at(format_args!("{}, event {} ({kind})", self.place(), event::name(kind)))
+        broken.into_fault().at(format_args!(
+            "{}, event {} ({kind})",
+            self.place(),
+            event::name(kind)
+        ))
     }
 
     fn step(&mut self, raw: &Raw<'_>) -> Parsed<Step> {
@@ -278,7 +282,10 @@ impl Decoder {
             | kind::MARIADB_START_ENCRYPTION => Ok(Step::Nothing),
             kind::HEARTBEAT | kind::HEARTBEAT_2 => {
                 if self.packed > 0 {
-                    return Err(Broken::corrupt("a compressed transaction could not be unpacked", 0));
+                    return Err(Broken::corrupt(
+                        "a compressed transaction could not be unpacked",
+                        0,
+                    ));
                 }
                 self.beat = (xxhash_rust::xxh3::xxh3_64(body), header.next);
                 Ok(Step::Heartbeat)
@@ -302,17 +309,18 @@ impl Decoder {
                 self.packed = event::parse_payload(body)?;
                 Ok(Step::Nothing)
             }
-            other => Err(Self::refuse(other, header.flags)).or_else(|broken| match broken {
+            other => match Self::refuse(other, header.flags) {
                 Some(broken) => Err(broken),
                 None => Ok(Step::Nothing),
-            }),
+            },
         }
     }
 
     /// Why an event can't be taken; `None` where it may be ignored.
     #[cold]
     fn refuse(kind: u8, flags: u16) -> Option<Broken> {
-        let refusal = |code, what: &'static str, hint| Broken { code, what: what.into(), offset: 0, hint };
+        let refusal =
+            |code, what: &'static str, hint| Broken { code, what: what.into(), offset: 0, hint };
         Some(match kind {
             kind::ANONYMOUS_GTID => refusal(
                 Code::Setting,
@@ -324,7 +332,11 @@ impl Decoder {
                 "an update that holds only a part of a JSON document",
                 "set binlog_row_value_options='' at the source, globally and in all sessions",
             ),
-            kind::INTVAR | kind::RAND | kind::USER_VAR | kind::BEGIN_LOAD_QUERY | kind::EXECUTE_LOAD_QUERY => {
+            kind::INTVAR
+            | kind::RAND
+            | kind::USER_VAR
+            | kind::BEGIN_LOAD_QUERY
+            | kind::EXECUTE_LOAD_QUERY => {
                 refusal(Code::Setting, "a change in statement format", STATEMENT_HINT)
             }
             kind::XA_PREPARE => refusal(Code::BinlogUnknown, "an XA transaction", event::XA_HINT),
@@ -419,7 +431,9 @@ impl Decoder {
             }
             State::Named => self.state = State::Ending,
             State::Open if statement.eq_ignore_ascii_case("COMMIT") => return self.end(),
-            State::Open if starts("SAVEPOINT") || starts("RELEASE SAVEPOINT") => return Ok(Step::Nothing),
+            State::Open if starts("SAVEPOINT") || starts("RELEASE SAVEPOINT") => {
+                return Ok(Step::Nothing);
+            }
             State::Open if starts("BEGIN") && self.count == 0 => return Ok(Step::Nothing),
             // The row changes that it would take back were returned already.
             State::Open if starts("ROLLBACK") => {
@@ -427,7 +441,10 @@ impl Decoder {
                     .hint("the source mixed transactional and other tables in one transaction; use InnoDB"));
             }
             // Temporary tables do not travel in row format; the server drops them at both ends.
-            State::Open if starts("DROP") && statement.get(..40).unwrap_or(statement).contains("TEMPORARY") => {
+            State::Open
+                if starts("DROP")
+                    && statement.get(..40).unwrap_or(statement).contains("TEMPORARY") =>
+            {
                 return Ok(Step::Nothing);
             }
             // CREATE TABLE … SELECT: the table, then its rows, in one transaction.
@@ -485,7 +502,10 @@ impl Decoder {
         let id = bytes.unsigned(6)?;
         bytes.u16()?;
         if extra {
-            let size = bytes.u16()?.checked_sub(2).ok_or_else(|| bytes.corrupt("a rows event with a negative size"))?;
+            let size = bytes
+                .u16()?
+                .checked_sub(2)
+                .ok_or_else(|| bytes.corrupt("a rows event with a negative size"))?;
             bytes.take(size.into())?;
         }
         if id == NO_TABLE {
@@ -494,14 +514,19 @@ impl Decoder {
         if self.state != State::Open {
             return Err(bytes.corrupt("rows outside a transaction"));
         }
-        let table = self.tables.get(&id).ok_or_else(|| bytes.corrupt("rows of a table that was not described"))?;
+        let table = self
+            .tables
+            .get(&id)
+            .ok_or_else(|| bytes.corrupt("rows of a table that was not described"))?;
         let count = table.columns.len();
         if bytes.length()? != count as u64 {
             return Err(bytes.corrupt("rows with another number of columns than their table"));
         }
         for _ in 0..if op == Op::Update { 2 } else { 1 } {
             let present = bytes.take(count.div_ceil(8))?;
-            if let Some(absent) = (0..count).find(|&column| present[column / 8] >> (column % 8) & 1 == 0) {
+            if let Some(absent) =
+                (0..count).find(|&column| present[column / 8] >> (column % 8) & 1 == 0)
+            {
                 return Err(Broken {
                     code: Code::RowImage,
                     what: format!(
@@ -516,7 +541,9 @@ impl Decoder {
             }
         }
         self.rows = Some(Rows { table: id, op, at: bytes.at() });
-        self.now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        self.now_ms = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as u64);
         Ok(Step::Rows)
     }
 
@@ -569,7 +596,8 @@ impl Decoder {
         if table.key.is_empty() {
             key.extend_from_slice(b"null]");
         } else {
-            for (place, (&column, &(start, end))) in table.key.iter().zip(spans.iter()).enumerate() {
+            for (place, (&column, &(start, end))) in table.key.iter().zip(spans.iter()).enumerate()
+            {
                 key.push(if place == 0 { b'{' } else { b',' });
                 key.extend_from_slice(&table.columns[column].lead[1..]);
                 key.extend_from_slice(&value[start..end]);
@@ -631,7 +659,12 @@ fn write_image(
     Ok(())
 }
 
-fn write_value(kind: &Kind, bytes: &mut Bytes<'_>, out: &mut Vec<u8>, scratch: &mut Vec<u8>) -> Parsed<()> {
+fn write_value(
+    kind: &Kind,
+    bytes: &mut Bytes<'_>,
+    out: &mut Vec<u8>,
+    scratch: &mut Vec<u8>,
+) -> Parsed<()> {
     fn prefixed<'a>(bytes: &mut Bytes<'a>, prefix: u8) -> Parsed<&'a [u8]> {
         let length = bytes.unsigned(prefix.into())?;
         bytes.take(usize::try_from(length).unwrap_or(usize::MAX))
@@ -695,9 +728,9 @@ fn write_value(kind: &Kind, bytes: &mut Bytes<'_>, out: &mut Vec<u8>, scratch: &
         Kind::Enum { bytes: size, values } => match bytes.unsigned((*size).into())? {
             0 => out.extend_from_slice(b"\"\""),
             index => {
-                let text = values
-                    .get(index as usize - 1)
-                    .ok_or_else(|| bytes.corrupt("an ENUM has a number that its column does not have"))?;
+                let text = values.get(index as usize - 1).ok_or_else(|| {
+                    bytes.corrupt("an ENUM has a number that its column does not have")
+                })?;
                 out.extend_from_slice(text);
             }
         },
@@ -705,9 +738,9 @@ fn write_value(kind: &Kind, bytes: &mut Bytes<'_>, out: &mut Vec<u8>, scratch: &
             let mut left = bytes.unsigned((*size).into())?;
             out.push(b'"');
             while left != 0 {
-                let text = values
-                    .get(left.trailing_zeros() as usize)
-                    .ok_or_else(|| bytes.corrupt("a SET has a member that its column does not have"))?;
+                let text = values.get(left.trailing_zeros() as usize).ok_or_else(|| {
+                    bytes.corrupt("a SET has a member that its column does not have")
+                })?;
                 out.extend_from_slice(text);
                 left &= left - 1;
                 if left != 0 {
@@ -754,15 +787,16 @@ fn write_value(kind: &Kind, bytes: &mut Bytes<'_>, out: &mut Vec<u8>, scratch: &
 mod tests {
     use std::time::Instant;
 
-    use proptest::test_runner::{RngAlgorithm, TestRng};
     use proptest::prelude::Rng as _;
+    use proptest::test_runner::{RngAlgorithm, TestRng};
     use unitflow_local::{Flavor as Kind, Mysql};
 
     use super::*;
 
     /// Statements run on a real server, and its log's events after the magic number.
     async fn record(kind: Kind, statements: &str) -> (Flavor, Vec<Vec<u8>>) {
-        let server = Mysql::setup(kind).setting("binlog_row_metadata", "FULL").start().await.unwrap();
+        let server =
+            Mysql::setup(kind).setting("binlog_row_metadata", "FULL").start().await.unwrap();
         server.sql(statements).await.unwrap();
         let file = std::fs::read(&server.binlog_files().unwrap()[0]).unwrap();
         let mut events = Vec::new();
@@ -791,7 +825,8 @@ mod tests {
                 Step::Rows => {
                     while decoder.next_row(raw.header.kind, raw.body)? {
                         rows += 1;
-                        bytes += decoder.row().map_or(0, |row| (row.key.len() + row.value.len()) as u64);
+                        bytes +=
+                            decoder.row().map_or(0, |row| (row.key.len() + row.value.len()) as u64);
                     }
                 }
                 Step::Veiled => decoder.unveil(Disguises::new())?,
@@ -823,7 +858,8 @@ mod tests {
                 // With checksums no flipped bit gets through, but for the flag that a crash
                 // leaves behind and what a log without checksums would say.
                 let raw = Raw::parse(&event, true);
-                let first = event[4] == kind::FORMAT_DESCRIPTION || events[at][4] == kind::FORMAT_DESCRIPTION;
+                let first = event[4] == kind::FORMAT_DESCRIPTION
+                    || events[at][4] == kind::FORMAT_DESCRIPTION;
                 assert!(first || raw.and_then(|raw| raw.verify()).is_err(), "round {round}");
                 // Without them it may, or may not; it must not panic.
                 let without: Vec<Vec<u8>> = events
@@ -853,7 +889,9 @@ mod tests {
     async fn decode_speed() {
         const ROWS: u64 = 200_000;
         let series = format!("set cte_max_recursion_depth = {ROWS}; ");
-        let seq = format!("(with recursive s(n) as (select 1 union all select n + 1 from s where n < {ROWS}) select n from s) q");
+        let seq = format!(
+            "(with recursive s(n) as (select 1 union all select n + 1 from s where n < {ROWS}) select n from s) q"
+        );
         let four = format!(
             "create database shop; create table shop.t (id int primary key, amount decimal(12,2), name varchar(40), at datetime(3)); {series} \
              insert into shop.t select n, n / 7, concat('name of ', n), '2026-01-02 03:04:05.678' from {seq};"

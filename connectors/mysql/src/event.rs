@@ -159,12 +159,14 @@ impl<'a> Raw<'a> {
         let mut body = bytes.rest();
         let mut checksum = None;
         if checksums || description {
-            let (rest, last) = body.split_last_chunk().ok_or_else(|| bytes.corrupt("an event has no checksum"))?;
+            let (rest, last) =
+                body.split_last_chunk().ok_or_else(|| bytes.corrupt("an event has no checksum"))?;
             (body, checksum) = (rest, Some(*last));
         }
         let mut algorithm = None;
         if description {
-            let (last, rest) = body.split_last().ok_or_else(|| bytes.corrupt("a format description is cut"))?;
+            let (last, rest) =
+                body.split_last().ok_or_else(|| bytes.corrupt("a format description is cut"))?;
             (body, algorithm) = (rest, Some(*last));
         }
         Ok(Self { header, body, checksum, algorithm })
@@ -219,7 +221,10 @@ impl<'a> Raw<'a> {
         match self.algorithm {
             None | Some(0) => Ok(false),
             Some(1) => Ok(true),
-            Some(other) => Err(Broken::unknown(format!("checksums by the unknown algorithm {other}"), HEADER_BYTES)),
+            Some(other) => Err(Broken::unknown(
+                format!("checksums by the unknown algorithm {other}"),
+                HEADER_BYTES,
+            )),
         }
     }
 }
@@ -258,7 +263,10 @@ pub(crate) fn parse_gtid_tagged(body: &[u8]) -> Parsed<Begin> {
     let mut bytes = Bytes::new(body);
     let version = bytes.u8()?;
     if version != 2 {
-        return Err(bytes.unknown(format!("a tagged GTID of the unknown serialisation version {}", version >> 1)));
+        return Err(bytes.unknown(format!(
+            "a tagged GTID of the unknown serialisation version {}",
+            version >> 1
+        )));
     }
     let size = bytes.varlen()?;
     let last_needed = bytes.varlen()?;
@@ -269,7 +277,8 @@ pub(crate) fn parse_gtid_tagged(body: &[u8]) -> Parsed<Begin> {
             1 => {
                 let mut raw = [0; 16];
                 for byte in &mut raw {
-                    *byte = u8::try_from(bytes.varlen()?).map_err(|_| bytes.corrupt("a UUID's byte is too large"))?;
+                    *byte = u8::try_from(bytes.varlen()?)
+                        .map_err(|_| bytes.corrupt("a UUID's byte is too large"))?;
                 }
                 uuid = Some(Uuid(raw));
             }
@@ -297,7 +306,13 @@ pub(crate) fn parse_gtid_tagged(body: &[u8]) -> Parsed<Begin> {
     begin_mysql(uuid, Some(tag), number, original.unwrap_or(immediate), &bytes)
 }
 
-fn begin_mysql(uuid: Uuid, tag: Option<&str>, number: u64, commit_us: u64, bytes: &Bytes<'_>) -> Parsed<Begin> {
+fn begin_mysql(
+    uuid: Uuid,
+    tag: Option<&str>,
+    number: u64,
+    commit_us: u64,
+    bytes: &Bytes<'_>,
+) -> Parsed<Begin> {
     if number == 0 || number > unitflow_change::gtid::NUMBER_MAX {
         return Err(bytes.corrupt("a GTID with an impossible number"));
     }
@@ -324,7 +339,9 @@ pub(crate) fn parse_gtid_mariadb(header: &Header, body: &[u8]) -> Parsed<Begin> 
     if flags & GROUP_COMMIT != 0 {
         bytes.u64()?;
         if !bytes.is_empty() && bytes.u8()? & ALTER != 0 {
-            return Err(bytes.unknown("an ALTER TABLE in two phases").hint("set binlog_alter_two_phase=OFF at the source"));
+            return Err(bytes
+                .unknown("an ALTER TABLE in two phases")
+                .hint("set binlog_alter_two_phase=OFF at the source"));
         }
     }
     Ok(Begin {
@@ -360,9 +377,13 @@ pub(crate) fn parse_query<'a>(flavor: Flavor, body: &'a [u8]) -> Parsed<Query<'a
     } else {
         match client_charset(flavor, variables) {
             Some(Charset::Utf8) => std::str::from_utf8(text)
-                .map_err(|error| Broken::corrupt("a statement is not UTF-8", offset + error.valid_up_to()))?
+                .map_err(|error| {
+                    Broken::corrupt("a statement is not UTF-8", offset + error.valid_up_to())
+                })?
                 .into(),
-            Some(Charset::Latin1) => text.iter().map(|&byte| latin1(byte)).collect::<String>().into(),
+            Some(Charset::Latin1) => {
+                text.iter().map(|&byte| latin1(byte)).collect::<String>().into()
+            }
             _ => return Err(Broken::unknown("a statement in an unknown character set", offset)),
         }
     };
@@ -398,13 +419,12 @@ pub(crate) fn parse_rotate(header: &Header, body: &[u8]) -> Parsed<(String, u64)
     let mut name = bytes.rest();
     // MariaDB counts a checksum into the artificial event that it sends before the format
     // description, where the driver does not yet look for one.
-    if header.next == 0 && HEADER_BYTES + body.len() == header.size as usize {
-        if let Some((stem, _)) = name.split_last_chunk::<4>() {
-            let file = |name: &[u8]| name.iter().rev().take(6).all(u8::is_ascii_digit) && name.contains(&b'.');
-            if file(stem) && !file(name) {
-                name = stem;
-            }
-        }
+    let artificial = header.next == 0 && HEADER_BYTES + body.len() == header.size as usize;
+    let file =
+        |name: &[u8]| name.iter().rev().take(6).all(u8::is_ascii_digit) && name.contains(&b'.');
+    match name.split_last_chunk::<4>() {
+        Some((stem, _)) if artificial && file(stem) && !file(name) => name = stem,
+        _ => {}
     }
     Ok((String::from_utf8_lossy(name).into_owned(), next))
 }
@@ -432,7 +452,9 @@ pub(crate) fn parse_payload(body: &[u8]) -> Parsed<u64> {
     }
     // 0: zstd, 255: none.
     match kind {
-        Some(0 | 255) => unpacked.ok_or_else(|| bytes.corrupt("a compressed transaction without size")),
+        Some(0 | 255) => {
+            unpacked.ok_or_else(|| bytes.corrupt("a compressed transaction without size"))
+        }
         _ => Err(bytes.unknown("a transaction compressed in an unknown way")),
     }
 }

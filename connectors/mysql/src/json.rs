@@ -30,7 +30,13 @@ pub(crate) fn write_document(out: &mut Vec<u8>, document: &[u8]) -> Parsed<()> {
     write_value(out, kind, value, 0, limit)
 }
 
-fn write_value(out: &mut Vec<u8>, kind: u8, value: &[u8], depth: usize, limit: usize) -> Parsed<()> {
+fn write_value(
+    out: &mut Vec<u8>,
+    kind: u8,
+    value: &[u8],
+    depth: usize,
+    limit: usize,
+) -> Parsed<()> {
     if depth > DEPTH_MAX || out.len() > limit {
         return Err(Broken::corrupt("a JSON document is nested too deep or refers to itself", 0));
     }
@@ -80,7 +86,8 @@ fn write_container(
     let size = bytes.unsigned(width)? as usize;
     let all = all.get(..size).ok_or_else(|| bytes.corrupt("a JSON container is cut"))?;
     let key_size = if object { width + 2 } else { 0 };
-    let entries = count.checked_mul(key_size + 1 + width).and_then(|entries| entries.checked_add(2 * width));
+    let entries =
+        count.checked_mul(key_size + 1 + width).and_then(|entries| entries.checked_add(2 * width));
     if entries.is_none_or(|entries| entries > size) {
         return Err(bytes.corrupt("a JSON container has more elements than bytes"));
     }
@@ -103,7 +110,8 @@ fn write_container(
             entry
         } else {
             let offset = Bytes::new(entry).unsigned(width)? as usize;
-            all.get(offset..).ok_or_else(|| values.corrupt("a JSON value lies outside its container"))?
+            all.get(offset..)
+                .ok_or_else(|| values.corrupt("a JSON value lies outside its container"))?
         };
         write_value(out, kind, value, depth + 1, limit)?;
     }
@@ -118,7 +126,8 @@ fn read_length(bytes: &mut Bytes<'_>) -> Parsed<usize> {
         let byte = bytes.u8()?;
         length |= u64::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
-            return usize::try_from(length).map_err(|_| bytes.corrupt("a JSON length is too large"));
+            return usize::try_from(length)
+                .map_err(|_| bytes.corrupt("a JSON length is too large"));
         }
     }
     Err(bytes.corrupt("a JSON length does not end"))
@@ -246,7 +255,8 @@ mod tests {
         assert_eq!(text(&[4, 1]), "true");
         // {"a": [1, "x"]}
         let document = [
-            0, 1, 0, 27, 0, 11, 0, 1, 0, 2, 12, 0, b'a', 2, 0, 12, 0, 5, 1, 0, 12, 10, 0, 1, b'x', 0, 0, 0,
+            0, 1, 0, 27, 0, 11, 0, 1, 0, 2, 12, 0, b'a', 2, 0, 12, 0, 5, 1, 0, 12, 10, 0, 1, b'x',
+            0, 0, 0,
         ];
         assert_eq!(text(&document), r#"{"a": [1, "x"]}"#);
     }
@@ -254,10 +264,19 @@ mod tests {
     #[test]
     fn doubles_as_the_server_prints_them() {
         for (value, expected) in [
-            (0.0, "0.0"), (-0.0, "-0.0"), (1.0, "1.0"), (-1.5, "-1.5"), (1e14, "100000000000000.0"),
-            (1e15, "1e15"), (123_456_789_012_345_680.0, "1.2345678901234568e17"), (1e-5, "0.00001"),
-            (1e-15, "0.000000000000001"), (1e-16, "1e-16"), (1.7976931348623157e308, "1.7976931348623157e308"),
-            (0.1 + 0.2, "0.30000000000000004"), (5e-324, "5e-324"),
+            (0.0, "0.0"),
+            (-0.0, "-0.0"),
+            (1.0, "1.0"),
+            (-1.5, "-1.5"),
+            (1e14, "100000000000000.0"),
+            (1e15, "1e15"),
+            (123_456_789_012_345_680.0, "1.2345678901234568e17"),
+            (1e-5, "0.00001"),
+            (1e-15, "0.000000000000001"),
+            (1e-16, "1e-16"),
+            (1.7976931348623157e308, "1.7976931348623157e308"),
+            (0.1 + 0.2, "0.30000000000000004"),
+            (5e-324, "5e-324"),
         ] {
             let mut out = Vec::new();
             write_double(&mut out, value).unwrap();

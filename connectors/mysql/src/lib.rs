@@ -2,7 +2,7 @@
 //!
 //! | file | what happens there |
 //! |---|---|
-//! | [`connect`] | sessions, facts about a server, the judge of its errors |
+//! | [`mod@connect`] | sessions, facts about a server, the judge of its errors |
 //! | [`stream`] | the binlog as a stream of changes; what it guarantees stands there |
 //! | [`schema`], [`literal`] | tables as a sink sees them; values and names as SQL |
 //! | [`preflight`] | what has to be so before a server is used |

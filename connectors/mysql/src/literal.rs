@@ -4,7 +4,7 @@
 //! type. Nothing is copied into a statement unchecked: text is unescaped from JSON and escaped for
 //! SQL, all else is read and written anew, or allowed only the characters of its type.
 //!
-//! The session must be one of [`crate::connect`]: utf8mb4, UTC, without `NO_BACKSLASH_ESCAPES`.
+//! The session must be one of [`crate::connect()`]: utf8mb4, UTC, without `NO_BACKSLASH_ESCAPES`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -65,7 +65,9 @@ pub fn write_literal(out: &mut Vec<u8>, column: &Column, json: &str) -> Result<(
     let written = match &column.kind {
         Type::Integer { .. } | Type::Year => write_number(out, json),
         Type::Decimal { .. } => unquote(json).and_then(|text| write_decimal(out, text)),
-        Type::Float => json.parse::<f32>().ok().and_then(|value| write_double(out, f64::from(value))),
+        Type::Float => {
+            json.parse::<f32>().ok().and_then(|value| write_double(out, f64::from(value)))
+        }
         Type::Double => json.parse::<f64>().ok().and_then(|value| write_double(out, value)),
         Type::Bit(_) => write_bits(out, json),
         Type::Date => write_time(out, json, false),
@@ -77,15 +79,21 @@ pub fn write_literal(out: &mut Vec<u8>, column: &Column, json: &str) -> Result<(
         Type::Vector => write_vector(out, json),
         Type::Uuid | Type::Inet6 | Type::Inet4 => write_address(out, json),
         Type::Other(kind) => {
-            return Err(Fault::fatal(Code::Table, format!("column {}: values of type {kind} can't be written", column.name))
-                .hint("exclude the table or change the column's type"));
+            return Err(Fault::fatal(
+                Code::Table,
+                format!("column {}: values of type {kind} can't be written", column.name),
+            )
+            .hint("exclude the table or change the column's type"));
         }
     };
     written.ok_or_else(|| {
         out.truncate(start);
         Fault::poison(
             Code::Record,
-            format!("column {}: the record's value does not fit its type {:?}", column.name, column.kind),
+            format!(
+                "column {}: the record's value does not fit its type {:?}",
+                column.name, column.kind
+            ),
         )
         .hint("compare the table's definitions in the two units")
     })
@@ -101,22 +109,46 @@ pub fn write_comparison(out: &mut Vec<u8>, column: &Column, left: &[u8], right: 
         // same document. Each holding the other is the one test of equality that MariaDB 10.6 has;
         // it does not see the order of an array's elements.
         Type::Text { json: true, .. } => put(&[
-            b"(CAST(", left, b" AS BINARY)<=>CAST(", right, b" AS BINARY) OR COALESCE(JSON_CONTAINS(", left,
-            b",", right, b") AND JSON_CONTAINS(", right, b",", left, b"),0))",
+            b"(CAST(",
+            left,
+            b" AS BINARY)<=>CAST(",
+            right,
+            b" AS BINARY) OR COALESCE(JSON_CONTAINS(",
+            left,
+            b",",
+            right,
+            b") AND JSON_CONTAINS(",
+            right,
+            b",",
+            left,
+            b"),0))",
         ]),
-        Type::Text { charset, .. } if charset == "utf8mb4" || charset == "utf8mb3" || charset == "ascii" => {
+        Type::Text { charset, .. }
+            if charset == "utf8mb4" || charset == "utf8mb3" || charset == "ascii" =>
+        {
             put(&[b"CAST(", left, b" AS BINARY)<=>CAST(", right, b" AS BINARY)"]);
         }
         // The server compares no vectors as such.
         Type::Vector => put(&[b"CAST(", left, b" AS BINARY)<=>CAST(", right, b" AS BINARY)"]),
         Type::Text { .. } | Type::Enum(_) | Type::Set(_) => put(&[
-            b"CAST(CONVERT(", left, b" USING utf8mb4) AS BINARY)<=>CAST(CONVERT(", right, b" USING utf8mb4) AS BINARY)",
+            b"CAST(CONVERT(",
+            left,
+            b" USING utf8mb4) AS BINARY)<=>CAST(CONVERT(",
+            right,
+            b" USING utf8mb4) AS BINARY)",
         ]),
         // Equal as documents, or, where a document holds what JSON text can't say (dates), by
         // their text.
         Type::Json => put(&[
-            b"(", left, b"<=>CAST(", right, b" AS JSON) OR CAST(CAST(", left,
-            b" AS CHAR) AS BINARY)<=>CAST(CAST(", right, b" AS CHAR) AS BINARY))",
+            b"(",
+            left,
+            b"<=>CAST(",
+            right,
+            b" AS JSON) OR CAST(CAST(",
+            left,
+            b" AS CHAR) AS BINARY)<=>CAST(CAST(",
+            right,
+            b" AS CHAR) AS BINARY))",
         ]),
         _ => put(&[left, b"<=>", right]),
     }
@@ -135,14 +167,18 @@ fn write_number(out: &mut Vec<u8>, json: &str) -> Option<()> {
         _ => json,
     };
     let unsigned = digits.strip_prefix('-').unwrap_or(digits);
-    let good = !unsigned.is_empty() && unsigned.len() <= 20 && unsigned.bytes().all(|byte| byte.is_ascii_digit());
+    let good = !unsigned.is_empty()
+        && unsigned.len() <= 20
+        && unsigned.bytes().all(|byte| byte.is_ascii_digit());
     good.then(|| out.extend_from_slice(digits.as_bytes()))
 }
 
 fn write_decimal(out: &mut Vec<u8>, text: &str) -> Option<()> {
     let unsigned = text.strip_prefix('-').unwrap_or(text);
     let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, "0"));
-    let digits = |part: &str| !part.is_empty() && part.len() <= 65 && part.bytes().all(|byte| byte.is_ascii_digit());
+    let digits = |part: &str| {
+        !part.is_empty() && part.len() <= 65 && part.bytes().all(|byte| byte.is_ascii_digit())
+    };
     (digits(whole) && digits(fraction)).then(|| out.extend_from_slice(text.as_bytes()))
 }
 
@@ -249,7 +285,10 @@ fn unescape(text: &str) -> Option<(char, usize)> {
         b'u' => {
             let unit = |at: usize| {
                 let digits = text.get(at..at + 4)?;
-                digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u32::from_str_radix(digits, 16).ok())?
+                digits
+                    .bytes()
+                    .all(|byte| byte.is_ascii_hexdigit())
+                    .then(|| u32::from_str_radix(digits, 16).ok())?
             };
             let first = unit(2)?;
             if !(0xd800..0xdc00).contains(&first) {
@@ -320,11 +359,23 @@ mod tests {
     use super::*;
 
     fn column(kind: Type) -> Column {
-        Column { name: "c".into(), kind, nullable: true, generated: None, invisible: false, counted: false }
+        Column {
+            name: "c".into(),
+            kind,
+            nullable: true,
+            generated: None,
+            invisible: false,
+            counted: false,
+        }
     }
 
     fn text() -> Type {
-        Type::Text { charset: "utf8mb4".into(), collation: "utf8mb4_bin".into(), fixed: false, json: false }
+        Type::Text {
+            charset: "utf8mb4".into(),
+            collation: "utf8mb4_bin".into(),
+            fixed: false,
+            json: false,
+        }
     }
 
     fn literal(kind: Type, json: &str) -> Option<String> {
@@ -342,8 +393,16 @@ mod tests {
     fn literals_of_each_type() {
         for (kind, json, expected) in [
             (text(), "null", "NULL"),
-            (text(), r#""a'b\"c\\d\n\u0000\u001a\u00e9\ud83d\ude00é""#, "'a\\'b\\\"c\\\\d\\n\\0\\Zé😀é'"),
-            (Type::Integer { bits: 64, unsigned: true }, "18446744073709551615", "18446744073709551615"),
+            (
+                text(),
+                r#""a'b\"c\\d\n\u0000\u001a\u00e9\ud83d\ude00é""#,
+                "'a\\'b\\\"c\\\\d\\n\\0\\Zé😀é'",
+            ),
+            (
+                Type::Integer { bits: 64, unsigned: true },
+                "18446744073709551615",
+                "18446744073709551615",
+            ),
             (Type::Integer { bits: 8, unsigned: false }, "true", "1"),
             (Type::Decimal { precision: 9, scale: 2 }, "\"-0.10\"", "-0.10"),
             (Type::Float, "0.1", "0.10000000149011612e0"),
@@ -357,10 +416,22 @@ mod tests {
             (Type::Datetime(3), "\"2026-01-02T03:04:05.678Z\"", "'2026-01-02 03:04:05.678'"),
             (Type::Blob(9), "\"AP8=\"", "X'00FF'"),
             (Type::Blob(9), "\"\"", "X''"),
-            (Type::Geometry { axes: true }, r#"{"wkb":"AA==","srid":4326}"#, "ST_GeomFromWKB(X'00',4326,'axis-order=long-lat')"),
-            (Type::Geometry { axes: false }, r#"{"wkb":"AA==","srid":null}"#, "ST_GeomFromWKB(X'00')"),
+            (
+                Type::Geometry { axes: true },
+                r#"{"wkb":"AA==","srid":4326}"#,
+                "ST_GeomFromWKB(X'00',4326,'axis-order=long-lat')",
+            ),
+            (
+                Type::Geometry { axes: false },
+                r#"{"wkb":"AA==","srid":null}"#,
+                "ST_GeomFromWKB(X'00')",
+            ),
             (Type::Vector, "[1.0,-2.5]", "X'0000803F000020C0'"),
-            (Type::Uuid, "\"123e4567-e89b-12d3-a456-426614174000\"", "'123e4567-e89b-12d3-a456-426614174000'"),
+            (
+                Type::Uuid,
+                "\"123e4567-e89b-12d3-a456-426614174000\"",
+                "'123e4567-e89b-12d3-a456-426614174000'",
+            ),
         ] {
             assert_eq!(literal(kind, json).as_deref(), Some(expected), "{json}");
         }

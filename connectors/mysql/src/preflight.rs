@@ -99,14 +99,15 @@ struct Facts {
 impl Facts {
     async fn read(conn: &mut Conn) -> Result<Self, Fault> {
         let server = Server::read(conn).await?;
-        let variables: Vec<(String, String)> = conn
-            .query("SHOW GLOBAL VARIABLES")
-            .await
-            .map_err(|error| fault(&error))?;
-        let variables = variables.into_iter().map(|(name, value)| (name.to_lowercase(), value)).collect();
+        let variables: Vec<(String, String)> =
+            conn.query("SHOW GLOBAL VARIABLES").await.map_err(|error| fault(&error))?;
+        let variables =
+            variables.into_iter().map(|(name, value)| (name.to_lowercase(), value)).collect();
         let (user,): (String,) = first(conn, "SELECT CURRENT_USER()").await?;
         let user = match user.rsplit_once('@') {
-            Some((name, host)) => format!("'{}'@'{}'", name.replace('\'', "''"), host.replace('\'', "''")),
+            Some((name, host)) => {
+                format!("'{}'@'{}'", name.replace('\'', "''"), host.replace('\'', "''"))
+            }
             None => user,
         };
         let grants = conn.query("SHOW GRANTS").await.map_err(|error| fault(&error))?;
@@ -125,7 +126,10 @@ impl Facts {
 
 /// `binlog_do_db` and `binlog_ignore_db` are no variables; they stand beside the log's position.
 /// Without the right to see it the guard of that right speaks.
-async fn read_filters(conn: &mut Conn, server: &Server) -> Result<(Vec<String>, Vec<String>), Fault> {
+async fn read_filters(
+    conn: &mut Conn,
+    server: &Server,
+) -> Result<(Vec<String>, Vec<String>), Fault> {
     let query = match server.flavor {
         Flavor::Mysql if server.at_least(8, 2) => "SHOW BINARY LOG STATUS",
         _ => "SHOW MASTER STATUS",
@@ -138,14 +142,24 @@ async fn read_filters(conn: &mut Conn, server: &Server) -> Result<(Vec<String>, 
         }
     };
     let list = |place: usize| -> Vec<String> {
-        let text = row.as_ref().and_then(|row| row.get_opt::<String, _>(place)).and_then(Result::ok);
-        text.unwrap_or_default().split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+        let text =
+            row.as_ref().and_then(|row| row.get_opt::<String, _>(place)).and_then(Result::ok);
+        text.unwrap_or_default()
+            .split(',')
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect()
     };
     Ok((list(2), list(3)))
 }
 
 /// A setting that has to have a value.
-fn setting(facts: &Facts, name: &str, expected: &str, remedy: impl Into<String>) -> Option<Finding> {
+fn setting(
+    facts: &Facts,
+    name: &str,
+    expected: &str,
+    remedy: impl Into<String>,
+) -> Option<Finding> {
     let actual = facts.variable(name);
     let on = |text: &str| matches!(text.to_ascii_uppercase().as_str(), "ON" | "1" | "YES");
     let same = actual.eq_ignore_ascii_case(expected) || (on(actual) && on(expected));

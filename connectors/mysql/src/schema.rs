@@ -209,7 +209,9 @@ impl Table {
     #[must_use]
     pub fn column(&self, name: &str) -> Option<&Column> {
         let exact = self.columns.iter().find(|column| column.name == name);
-        exact.or_else(|| self.columns.iter().find(|column| column.name.to_lowercase() == name.to_lowercase()))
+        exact.or_else(|| {
+            self.columns.iter().find(|column| column.name.to_lowercase() == name.to_lowercase())
+        })
     }
 
     /// The primary key's columns.
@@ -242,8 +244,11 @@ pub async fn load(
         .iter()
         .map(|name| {
             loaded.get(name).cloned().ok_or_else(|| {
-                Fault::fatal(Code::Table, format!("there is no table {}.{}, or the user may not see it", name.0, name.1))
-                    .hint("create the table, grant rights on it, or exclude it")
+                Fault::fatal(
+                    Code::Table,
+                    format!("there is no table {}.{}, or the user may not see it", name.0, name.1),
+                )
+                .hint("create the table, grant rights on it, or exclude it")
             })
         })
         .collect()
@@ -285,17 +290,20 @@ async fn load_some(
     );
     for (database, table, engine) in all::<(String, String, String)>(conn, query).await? {
         let Some(name) = asked(database.clone(), table.clone()) else { continue };
-        tables.insert(name, Table {
-            database,
-            name: table,
-            engine,
-            columns: Vec::new(),
-            primary_key: Vec::new(),
-            unique_keys: Vec::new(),
-            parents: Vec::new(),
-            children: Vec::new(),
-            triggers: Vec::new(),
-        });
+        tables.insert(
+            name,
+            Table {
+                database,
+                name: table,
+                engine,
+                columns: Vec::new(),
+                primary_key: Vec::new(),
+                unique_keys: Vec::new(),
+                parents: Vec::new(),
+                children: Vec::new(),
+                triggers: Vec::new(),
+            },
+        );
     }
     load_columns(conn, flavor, &list, &asked, tables).await?;
     load_keys(conn, flavor, &list, &asked, tables).await?;
@@ -338,11 +346,14 @@ async fn load_columns(
          ORDER BY table_schema, table_name, ordinal_position"
     );
     let rows: Vec<Row> = conn.query(query).await.map_err(|error| fault(&error))?;
-    let shape = || Fault::fatal(Code::Bug, "information_schema answers in another shape than expected");
+    let shape =
+        || Fault::fatal(Code::Bug, "information_schema answers in another shape than expected");
     for row in rows {
         let text = |i: usize| row.get_opt::<String, _>(i).and_then(Result::ok).ok_or_else(shape);
         let number = |i: usize| row.get_opt::<u64, _>(i).and_then(Result::ok).unwrap_or(0);
-        let Some(table) = asked(text(0)?, text(1)?).and_then(|name| tables.get_mut(&name)) else { continue };
+        let Some(table) = asked(text(0)?, text(1)?).and_then(|name| tables.get_mut(&name)) else {
+            continue;
+        };
         let extra = text(6)?;
         let kind = Described {
             data_type: text(3)?,
@@ -360,7 +371,9 @@ async fn load_columns(
             nullable: text(5)? == "YES",
             generated: match () {
                 () if extra.contains("virtual generated") => Some(Generated::Virtual),
-                () if extra.contains("stored generated") || extra.contains("persistent") => Some(Generated::Stored),
+                () if extra.contains("stored generated") || extra.contains("persistent") => {
+                    Some(Generated::Stored)
+                }
                 () => None,
             },
             invisible: extra.contains("invisible"),
@@ -385,7 +398,9 @@ async fn mark_json(
          WHERE (constraint_schema, table_name) IN ({list}) AND check_clause LIKE 'json_valid(%'"
     );
     for (database, table, check) in all::<(String, String, String)>(conn, query).await? {
-        let Some(table) = asked(database, table).and_then(|name| tables.get_mut(&name)) else { continue };
+        let Some(table) = asked(database, table).and_then(|name| tables.get_mut(&name)) else {
+            continue;
+        };
         for column in &mut table.columns {
             if let Type::Text { json, .. } = &mut column.kind {
                 *json |= check == format!("json_valid(`{}`)", column.name.replace('`', "``"));
@@ -471,8 +486,11 @@ async fn load_keys(
     );
     type Part = (String, String, String, Option<String>, bool);
     for (database, table, index, column, partial) in all::<Part>(conn, query).await? {
-        let Some(table) = asked(database, table).and_then(|name| tables.get_mut(&name)) else { continue };
-        let place = column.and_then(|column| table.columns.iter().position(|known| known.name == column));
+        let Some(table) = asked(database, table).and_then(|name| tables.get_mut(&name)) else {
+            continue;
+        };
+        let place =
+            column.and_then(|column| table.columns.iter().position(|known| known.name == column));
         if index == "PRIMARY" {
             table.primary_key.extend(place);
             continue;
@@ -507,7 +525,8 @@ async fn load_foreign_keys(
     type Part = (String, String, String, String, String, String, String, String, String);
     let mut keys: Vec<ForeignKey> = Vec::new();
     for part in all::<Part>(conn, query).await? {
-        let (name, database, table, column, parent_database, parent, parent_column, update, delete) = part;
+        let (name, database, table, column, parent_database, parent, parent_column, update, delete) =
+            part;
         let child = (database, table);
         match keys.last_mut() {
             Some(key) if key.name == name && key.child == child => {

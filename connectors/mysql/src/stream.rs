@@ -26,6 +26,7 @@ use futures_util::{FutureExt, StreamExt};
 use mysql_async::binlog::events;
 use mysql_async::prelude::Queryable;
 use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, Sid};
+use tokio::time::Instant;
 use tracing::{info, warn};
 use unitflow_change::envelope::Op;
 use unitflow_change::fault::{Code, Fault};
@@ -42,6 +43,9 @@ const HEARTBEATS_MISSED_MAX: u32 = 4;
 
 /// The least patience with a silent server: one that is busy flushing may hold heartbeats back.
 const SILENCE_MIN: Duration = Duration::from_secs(5);
+
+/// How long the server keeps a reader that takes nothing, as while Kafka is away.
+const WRITE_SECONDS_MAX: u32 = 3600;
 
 /// How to read a binlog.
 #[derive(Clone, Debug)]
@@ -138,8 +142,8 @@ pub struct Stream {
     position: Position,
     /// Transactions came before the open one that are not captured yet: ask again once it ends.
     passed_over: bool,
-    /// The stream is being asked for again.
-    lost: bool,
+    /// Transactions were passed over and have to be asked for again, by another connection.
+    behind: bool,
 }
 
 /// A connection that sends events, and the decoder that they are fed to.
@@ -150,6 +154,10 @@ struct Source {
     /// The event whose rows are being taken.
     event: Option<events::Event>,
     silence: Duration,
+    /// How long was waited since the server last sent something. Kept here, since whoever waits
+    /// may give up and ask again before the silence is over; time in which nobody asked does not
+    /// count.
+    waited: Duration,
     /// For questions about columns (MariaDB).
     questions: Option<Conn>,
     store: Store,
@@ -157,7 +165,10 @@ struct Source {
 
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream").field("store", &self.store.name).field("position", &self.position).finish_non_exhaustive()
+        f.debug_struct("Stream")
+            .field("store", &self.store.name)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
     }
 }
 
@@ -171,18 +182,19 @@ impl Stream {
         Self::open_unnamed(store, position, options).await.map_err(|fault| named(fault, store))
     }
 
-    async fn open_unnamed(store: &Store, position: Position, options: Options) -> Result<Self, Fault> {
+    async fn open_unnamed(
+        store: &Store,
+        position: Position,
+        options: Options,
+    ) -> Result<Self, Fault> {
         let mut conn = connect::connect(store).await?;
         let server = Server::read(&mut conn).await?;
         check(&server, &position)?;
-        let again = position.last.as_ref().filter(|last| {
-            let kept = !server.purged.contains(&last.gtid);
-            if !kept {
-                warn!(store = store.name, gtid = %last.gtid, "the last captured transaction is purged at the source and can't be compared");
-            }
-            kept
-        });
-        let start = match again {
+        let mut again = position.last.clone();
+        if again.as_ref().is_some_and(|last| server.purged.contains(&last.gtid)) {
+            warn_uncompared(store, again.take().as_ref());
+        }
+        let start = match &again {
             Some(last) => without(&position.done, last),
             None => position.done.clone(),
         };
@@ -194,13 +206,13 @@ impl Stream {
             source,
             position,
             passed_over: false,
-            lost: false,
+            behind: false,
         };
-        if let Some(last) = stream.position.last.clone().filter(|_| again_is_due(&stream.position, &server)) {
+        if let Some(last) = again {
             stream.compare_last(&last, &server).await?;
         }
         if let Some(open) = stream.position.open.clone() {
-            stream.go_on_with(&open).await?;
+            stream.go_on_with(&open, &server).await?;
         }
         Ok(stream)
     }
@@ -217,7 +229,9 @@ impl Stream {
         Ok(match found {
             Found::Row => match decoder.row() {
                 Some(row) => Event::Row(row),
-                None => return Err(Fault::fatal(Code::Bug, "a row was announced that is not there")),
+                None => {
+                    return Err(Fault::fatal(Code::Bug, "a row was announced that is not there"));
+                }
             },
             Found::Ddl => {
                 let (database, statement) = decoder.ddl();
@@ -250,7 +264,7 @@ impl Stream {
     }
 
     async fn advance(&mut self) -> Result<Found, Fault> {
-        if self.lost {
+        if self.behind {
             self.ask_again().await?;
         }
         let found = self.source.advance().await?;
@@ -264,7 +278,9 @@ impl Stream {
                 let (rows, digest) = (decoder.count(), decoder.digest());
                 match &mut self.position.open {
                     Some(open) => (open.rows, open.digest) = (rows, digest),
-                    open @ None => *open = Some(Open { gtid: transaction.gtid.clone(), rows, digest }),
+                    open @ None => {
+                        *open = Some(Open { gtid: transaction.gtid.clone(), rows, digest })
+                    }
                 }
             }
             Found::End => {
@@ -284,7 +300,7 @@ impl Stream {
                 self.position.last = Some(captured);
                 self.position.open = None;
                 self.source.decoder.ended();
-                self.lost = std::mem::take(&mut self.passed_over);
+                self.behind = std::mem::take(&mut self.passed_over);
             }
             Found::Heartbeat => {}
         }
@@ -303,13 +319,20 @@ impl Stream {
 
     /// Reads up to the end of the last captured transaction, and compares.
     async fn compare_last(&mut self, last: &Captured, server: &Server) -> Result<(), Fault> {
-        let mut passed = Vec::new();
-        match self.seek(&last.gtid, u64::MAX, &mut passed).await {
+        let mut passed = GtidSet::mysql();
+        match self.seek(&last.gtid, u64::MAX, &server.executed, &mut passed).await {
             Ok(true) => {}
-            Ok(false) => return Err(lost_tail(&[last.gtid.to_string()], "the source's log does not hold it any more")),
+            Ok(false) => {
+                return Err(lost_tail(
+                    &[last.gtid.to_string()],
+                    "the source's log does not hold it any more",
+                ));
+            }
             // MariaDB alone does not say beforehand what it has purged.
-            Err(fault) if fault.code == Code::PositionPurged && server.flavor == Flavor::Mariadb => {
-                warn!(store = self.store.name, gtid = %last.gtid, "the last captured transaction is purged at the source and can't be compared");
+            Err(fault)
+                if fault.code == Code::PositionPurged && server.flavor == Flavor::Mariadb =>
+            {
+                warn_uncompared(&self.store, Some(last));
                 return self.ask_again().await;
             }
             Err(fault) => return Err(fault),
@@ -328,9 +351,9 @@ impl Stream {
     }
 
     /// Reads the rows again that were captured of a transaction, and compares.
-    async fn go_on_with(&mut self, open: &Open) -> Result<(), Fault> {
-        let mut passed = Vec::new();
-        let found = self.seek(&open.gtid, open.rows, &mut passed).await?;
+    async fn go_on_with(&mut self, open: &Open, server: &Server) -> Result<(), Fault> {
+        let mut passed = GtidSet::mysql();
+        let found = self.seek(&open.gtid, open.rows, &server.executed, &mut passed).await?;
         let decoder = &self.source.decoder;
         if !found || decoder.digest() != open.digest || decoder.count() != open.rows {
             return Err(lost_tail(
@@ -343,27 +366,43 @@ impl Stream {
     }
 
     /// Passes over transactions until `rows` of the wanted one were read, or its end. `false`
-    /// where the end came first, or the log's.
-    async fn seek(&mut self, wanted: &Gtid, rows: u64, passed: &mut Vec<Gtid>) -> Result<bool, Fault> {
+    /// where its end came first, or the end of what the server had when it was asked.
+    async fn seek(
+        &mut self,
+        wanted: &Gtid,
+        rows: u64,
+        executed: &GtidSet,
+        passed: &mut GtidSet,
+    ) -> Result<bool, Fault> {
         let mut beat = None;
-        loop {
-            let found = self.source.advance().await?;
-            let decoder = &mut self.source.decoder;
-            let here = decoder.transaction().gtid == *wanted;
-            match found {
-                Found::Row | Found::Ddl if here && decoder.count() == rows => return Ok(true),
-                Found::Row | Found::Ddl => {}
-                Found::End if here => return Ok(rows == u64::MAX),
+        for ends in 1_u64.. {
+            match self.source.advance().await? {
+                Found::Row | Found::Ddl => {
+                    let decoder = &self.source.decoder;
+                    if decoder.transaction().gtid == *wanted && decoder.count() == rows {
+                        return Ok(true);
+                    }
+                }
+                Found::End if self.source.decoder.transaction().gtid == *wanted => {
+                    return Ok(rows == u64::MAX);
+                }
                 Found::End => {
-                    passed.push(decoder.transaction().gtid.clone());
-                    decoder.ended();
+                    passed.insert(&self.source.decoder.transaction().gtid);
+                    self.source.decoder.ended();
+                    let seen = || self.position.done.union(passed);
+                    if ends.is_multiple_of(256)
+                        && seen().is_some_and(|seen| executed.is_subset(&seen))
+                    {
+                        return Ok(false);
+                    }
                 }
                 // A server that passes over what it was told to leave out also sends
                 // heartbeats; one that stands at the end of its log repeats them.
-                Found::Heartbeat if beat == Some(decoder.beat()) => return Ok(false),
-                Found::Heartbeat => beat = Some(decoder.beat()),
+                Found::Heartbeat if beat == Some(self.source.decoder.beat()) => return Ok(false),
+                Found::Heartbeat => beat = Some(self.source.decoder.beat()),
             }
         }
+        Ok(false)
     }
 
     /// Connects again and asks for what comes after `done`.
@@ -372,8 +411,9 @@ impl Stream {
         let server = Server::read(&mut conn).await?;
         check(&server, &self.position)?;
         self.source =
-            Source::start(&self.store, conn, server.flavor, &self.position.done, &self.options).await?;
-        self.lost = false;
+            Source::start(&self.store, conn, server.flavor, &self.position.done, &self.options)
+                .await?;
+        self.behind = false;
         Ok(())
     }
 }
@@ -391,7 +431,7 @@ impl Source {
         let mut setup = format!(
             "SET @master_heartbeat_period={heartbeat}, @source_heartbeat_period={heartbeat}, \
              @master_binlog_checksum='CRC32', @source_binlog_checksum='CRC32', \
-             @slave_uuid='{uuid}', @replica_uuid='{uuid}'"
+             @slave_uuid='{uuid}', @replica_uuid='{uuid}', SESSION net_write_timeout={WRITE_SECONDS_MAX}"
         );
         let mut request = BinlogStreamRequest::new(options.server_id);
         match flavor {
@@ -403,13 +443,15 @@ impl Source {
             )),
         }
         conn.query_drop(setup).await.map_err(|error| connect::fault(&error))?;
-        let binlog = conn.get_binlog_stream(request).await.map_err(|error| connect::fault(&error))?;
+        let binlog =
+            conn.get_binlog_stream(request).await.map_err(|error| connect::fault(&error))?;
         Ok(Self {
             store_name: store.name.clone(),
             binlog,
             decoder: Decoder::new(flavor, &options.connector_name),
             event: None,
             silence: (options.heartbeat * HEARTBEATS_MISSED_MAX).max(SILENCE_MIN),
+            waited: Duration::ZERO,
             questions: None,
             store: store.clone(),
         })
@@ -446,13 +488,25 @@ impl Source {
     async fn receive(&mut self) -> Result<events::Event, Fault> {
         // The driver takes sizes in events on trust and panics where they are wrong.
         let next = AssertUnwindSafe(self.binlog.next()).catch_unwind();
-        match tokio::time::timeout(self.silence, next).await {
-            Ok(Ok(Some(Ok(event)))) => Ok(event),
+        let patience = self.silence.saturating_sub(self.waited);
+        let waiting = Waiting { since: Instant::now(), waited: &mut self.waited };
+        let received = tokio::time::timeout(patience, next).await;
+        drop(waiting);
+        match received {
+            Ok(Ok(Some(Ok(event)))) => {
+                self.waited = Duration::ZERO;
+                Ok(event)
+            }
             Ok(Ok(Some(Err(error)))) => Err(self.judge(&error)),
-            Ok(Ok(None)) => Err(Fault::retry(Code::Unreachable, "the server ended the binlog stream")),
+            Ok(Ok(None)) => {
+                Err(Fault::retry(Code::Unreachable, "the server ended the binlog stream"))
+            }
             Ok(Err(_)) => Err(Fault::fatal(
                 Code::BinlogCorrupt,
-                format!("{}: the driver could not read the event that follows", self.decoder.place()),
+                format!(
+                    "{}: the driver could not read the event that follows",
+                    self.decoder.place()
+                ),
             )),
             Err(_) => Err(Fault::retry(
                 Code::Unreachable,
@@ -471,7 +525,10 @@ impl Source {
         // gives.
         if let mysql_async::Error::Io(mysql_async::IoError::Io(io)) = error {
             use std::io::ErrorKind;
-            if matches!(io.kind(), ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::Other) {
+            if matches!(
+                io.kind(),
+                ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::Other
+            ) {
                 fault = Fault::fatal(Code::BinlogUnknown, format!("{}: {io}", self.decoder.place()))
                     .hint("the event that follows holds something the driver can't read; find it with mysqlbinlog");
             }
@@ -480,6 +537,18 @@ impl Source {
             fault = purged(&fault.what);
         }
         fault
+    }
+}
+
+/// Adds the time that it lives, also where the wait is given up.
+struct Waiting<'a> {
+    since: Instant,
+    waited: &'a mut Duration,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        *self.waited += self.since.elapsed();
     }
 }
 
@@ -501,7 +570,10 @@ fn sids(set: &GtidSet) -> Result<Vec<Sid<'static>>, Fault> {
     set.iter()
         .map(|(source, intervals)| {
             format!("{source}:{intervals}").parse().map_err(|error| {
-                Fault::fatal(Code::Bug, format!("the driver does not take the GTIDs of {source}: {error}"))
+                Fault::fatal(
+                    Code::Bug,
+                    format!("the driver does not take the GTIDs of {source}: {error}"),
+                )
             })
         })
         .collect()
@@ -584,8 +656,13 @@ fn other_kind() -> Fault {
         .hint("point the store at the server it was captured from, or resynchronise it")
 }
 
-fn again_is_due(position: &Position, server: &Server) -> bool {
-    position.last.as_ref().is_some_and(|last| !server.purged.contains(&last.gtid))
+/// The source had the transaction that was captured last, and no longer keeps it.
+fn warn_uncompared(store: &Store, last: Option<&Captured>) {
+    let gtid = last.map(|last| last.gtid.to_string()).unwrap_or_default();
+    warn!(
+        store = store.name,
+        gtid, "the source purged the last captured transaction: it can't be compared"
+    );
 }
 
 /// What to ask for so that `last` is sent again.
@@ -611,9 +688,9 @@ fn without(done: &GtidSet, last: &Captured) -> GtidSet {
 /// What a MariaDB domain had reached before this transaction.
 fn before(done: &GtidSet, gtid: &Gtid) -> Option<Gtid> {
     match (done, gtid) {
-        (GtidSet::Mariadb(reached), &Gtid::Mariadb { domain, .. }) => {
-            reached.get(&domain).map(|&(server, sequence)| Gtid::Mariadb { domain, server, sequence })
-        }
+        (GtidSet::Mariadb(reached), &Gtid::Mariadb { domain, .. }) => reached
+            .get(&domain)
+            .map(|&(server, sequence)| Gtid::Mariadb { domain, server, sequence }),
         _ => None,
     }
 }

@@ -18,32 +18,71 @@ const COLUMNS_MAX: usize = 4096;
 /// How a column's values are stored and written.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Kind {
-    Integer { bytes: u8, unsigned: bool },
+    Integer {
+        bytes: u8,
+        unsigned: bool,
+    },
     Float,
     Double,
     Decimal(Decimal),
     Year,
     Date,
-    Time { fraction: u8 },
-    Datetime { fraction: u8 },
-    Timestamp { fraction: u8 },
-    Bit { bytes: u8, single: bool },
+    Time {
+        fraction: u8,
+    },
+    Datetime {
+        fraction: u8,
+    },
+    Timestamp {
+        fraction: u8,
+    },
+    Bit {
+        bytes: u8,
+        single: bool,
+    },
     /// CHAR, VARCHAR and the TEXT family; `prefix` bytes hold the length.
-    Text { prefix: u8, charset: Charset },
+    Text {
+        prefix: u8,
+        charset: Charset,
+    },
     /// VARBINARY and the BLOB family.
-    Blob { prefix: u8 },
+    Blob {
+        prefix: u8,
+    },
     /// BINARY, whose trailing zero bytes are not in the log.
-    Binary { prefix: u8, length: usize },
+    Binary {
+        prefix: u8,
+        length: usize,
+    },
     /// Each value as a JSON string.
-    Enum { bytes: u8, values: Vec<Vec<u8>> },
+    Enum {
+        bytes: u8,
+        values: Vec<Vec<u8>>,
+    },
     /// Each value as the inside of a JSON string.
-    Set { bytes: u8, values: Vec<Vec<u8>> },
-    Json { prefix: u8 },
-    Geometry { prefix: u8 },
-    Vector { prefix: u8 },
-    Uuid { prefix: u8, swapped: bool },
-    Inet6 { prefix: u8 },
-    Inet4 { prefix: u8 },
+    Set {
+        bytes: u8,
+        values: Vec<Vec<u8>>,
+    },
+    Json {
+        prefix: u8,
+    },
+    Geometry {
+        prefix: u8,
+    },
+    Vector {
+        prefix: u8,
+    },
+    Uuid {
+        prefix: u8,
+        swapped: bool,
+    },
+    Inet6 {
+        prefix: u8,
+    },
+    Inet4 {
+        prefix: u8,
+    },
 }
 
 /// What MariaDB's log does not tell about a column of type BINARY.
@@ -152,7 +191,9 @@ impl Table {
                 return Ok(Parsing::Veiled { database, name });
             };
             for (kind, column) in kinds.iter_mut().zip(&details.names) {
-                if let (Kind::Binary { prefix, .. }, Some(disguised)) = (&*kind, disguised.get(column)) {
+                if let (Kind::Binary { prefix, .. }, Some(disguised)) =
+                    (&*kind, disguised.get(column))
+                {
                     *kind = disguised.kind(*prefix);
                 }
             }
@@ -170,7 +211,9 @@ impl Table {
             })
             .collect();
         for (place, &column) in details.key.iter().enumerate() {
-            let column = columns.get_mut(column).ok_or_else(|| bytes.corrupt("a key over a column that is not there"))?;
+            let column = columns
+                .get_mut(column)
+                .ok_or_else(|| bytes.corrupt("a key over a column that is not there"))?;
             column.key = Some(place);
         }
         let mut key_head = vec![b'['];
@@ -353,7 +396,15 @@ fn read_choices(field: &mut Bytes<'_>) -> Parsed<Vec<Vec<Vec<u8>>>> {
 fn is_numeric(kind: u8) -> bool {
     matches!(
         kind,
-        code::YEAR | code::TINY | code::SHORT | code::INT24 | code::LONG | code::LONGLONG | code::DECIMAL | code::FLOAT | code::DOUBLE
+        code::YEAR
+            | code::TINY
+            | code::SHORT
+            | code::INT24
+            | code::LONG
+            | code::LONGLONG
+            | code::DECIMAL
+            | code::FLOAT
+            | code::DOUBLE
     )
 }
 
@@ -450,7 +501,11 @@ fn kinds(
                     },
                     code::ENUM | code::SET => {
                         let set = real == code::SET;
-                        let (all, next) = if set { (&details.sets, &mut sets) } else { (&details.enums, &mut enums) };
+                        let (all, next) = if set {
+                            (&details.sets, &mut sets)
+                        } else {
+                            (&details.enums, &mut enums)
+                        };
                         let raw = all.get(*next).map_or(&[][..], Vec::as_slice);
                         *next += 1;
                         let charset = match details.choice_charsets.of(choice) {
@@ -486,7 +541,9 @@ fn kinds(
 }
 
 fn unknown_type(kind: u8, place: &str, column: &str, shapes: &Bytes<'_>) -> Broken {
-    shapes.unknown(format!("{place}.{column} has a type that the decoder does not know (number {kind})"))
+    shapes.unknown(format!(
+        "{place}.{column} has a type that the decoder does not know (number {kind})"
+    ))
 }
 
 fn read_fraction(shapes: &mut Bytes<'_>) -> Parsed<u8> {
@@ -503,7 +560,12 @@ fn read_prefix(shapes: &mut Bytes<'_>) -> Parsed<u8> {
     }
 }
 
-fn charset(collation: Option<u64>, place: &str, column: &str, shapes: &Bytes<'_>) -> Parsed<Charset> {
+fn charset(
+    collation: Option<u64>,
+    place: &str,
+    column: &str,
+    shapes: &Bytes<'_>,
+) -> Parsed<Charset> {
     let Some(collation) = collation else {
         return Err(shapes
             .unknown(format!("the log does not tell the character set of {place}.{column}"))

@@ -65,13 +65,21 @@ pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Appends text of a character set as the inside of a JSON string.
-pub(crate) fn write_text(out: &mut Vec<u8>, charset: Charset, bytes: &[u8], offset: usize) -> Parsed<()> {
+pub(crate) fn write_text(
+    out: &mut Vec<u8>,
+    charset: Charset,
+    bytes: &[u8],
+    offset: usize,
+) -> Parsed<()> {
     match charset {
         Charset::Utf8 => match std::str::from_utf8(bytes) {
             Ok(_) => write_escaped(out, bytes),
             Err(error) => {
-                return Err(Broken::corrupt("text is not valid UTF-8", offset + error.valid_up_to())
-                    .hint("mend the row at the source"));
+                return Err(Broken::corrupt(
+                    "text is not valid UTF-8",
+                    offset + error.valid_up_to(),
+                )
+                .hint("mend the row at the source"));
             }
         },
         Charset::Ascii => {
@@ -143,7 +151,7 @@ pub(crate) struct Decimal {
 impl Decimal {
     /// A shape as servers allow it.
     pub fn new(precision: u8, scale: u8) -> Option<Self> {
-        (precision >= 1 && precision <= 65 && scale <= 38 && scale <= precision)
+        ((1..=65).contains(&precision) && scale <= precision.min(38))
             .then_some(Self { precision, scale })
     }
 
@@ -194,7 +202,11 @@ impl Decimal {
                 write_padded(out, value, digits);
             }
         };
-        for digits in [whole % 9].into_iter().filter(|digits| *digits > 0).chain(std::iter::repeat_n(9, whole / 9)) {
+        for digits in [whole % 9]
+            .into_iter()
+            .filter(|digits| *digits > 0)
+            .chain(std::iter::repeat_n(9, whole / 9))
+        {
             let value = group(digits)?;
             put(out, value, digits, leading);
             leading &= value == 0;
@@ -204,7 +216,9 @@ impl Decimal {
         }
         if scale > 0 {
             out.push(b'.');
-            for digits in std::iter::repeat_n(9, scale / 9).chain([scale % 9]).filter(|digits| *digits > 0) {
+            for digits in
+                std::iter::repeat_n(9, scale / 9).chain([scale % 9]).filter(|digits| *digits > 0)
+            {
                 let value = group(digits)?;
                 put(out, value, digits, false);
             }
@@ -393,11 +407,16 @@ pub(crate) fn write_datetime(out: &mut Vec<u8>, bytes: &mut Bytes<'_>, fraction:
 }
 
 /// Appends `TIMESTAMP`.
-pub(crate) fn write_timestamp(out: &mut Vec<u8>, bytes: &mut Bytes<'_>, fraction: u8) -> Parsed<()> {
+pub(crate) fn write_timestamp(
+    out: &mut Vec<u8>,
+    bytes: &mut Bytes<'_>,
+    fraction: u8,
+) -> Parsed<()> {
     let seconds = bytes.array().map(u32::from_be_bytes)?;
     let micro = read_micro(bytes, fraction)?;
     // Zero is the zero date: the servers refuse the first second of 1970.
-    let clock = if seconds == 0 && micro == 0 { Clock::default() } else { Clock::of_epoch(seconds, micro) };
+    let clock =
+        if seconds == 0 && micro == 0 { Clock::default() } else { Clock::of_epoch(seconds, micro) };
     write_moment(out, &clock, fraction);
     Ok(())
 }
@@ -446,7 +465,12 @@ pub(crate) fn write_vector(out: &mut Vec<u8>, value: &[u8], offset: usize) -> Pa
 /// Appends MariaDB's `UUID`. Versions 1 to 5 are stored with their parts in reverse order, so
 /// that they sort by time; `always` where the column is of the first releases, which did that
 /// with all. Trailing zero bytes are not in the log.
-pub(crate) fn write_uuid(out: &mut Vec<u8>, value: &[u8], always: bool, offset: usize) -> Parsed<()> {
+pub(crate) fn write_uuid(
+    out: &mut Vec<u8>,
+    value: &[u8],
+    always: bool,
+    offset: usize,
+) -> Parsed<()> {
     let mut raw = [0; 16];
     raw.get_mut(..value.len())
         .ok_or_else(|| Broken::corrupt("a UUID is too long", offset))?
@@ -470,7 +494,11 @@ pub(crate) fn write_uuid(out: &mut Vec<u8>, value: &[u8], always: bool, offset: 
 }
 
 /// Appends MariaDB's `INET6` or `INET4`. Trailing zero bytes are not in the log.
-pub(crate) fn write_inet<const N: usize>(out: &mut Vec<u8>, value: &[u8], offset: usize) -> Parsed<()>
+pub(crate) fn write_inet<const N: usize>(
+    out: &mut Vec<u8>,
+    value: &[u8],
+    offset: usize,
+) -> Parsed<()>
 where
     std::net::IpAddr: From<[u8; N]>,
 {
@@ -489,7 +517,10 @@ mod tests {
 
     use super::*;
 
-    fn written(write: impl FnOnce(&mut Vec<u8>, &mut Bytes<'_>) -> Parsed<()>, bytes: &[u8]) -> String {
+    fn written(
+        write: impl FnOnce(&mut Vec<u8>, &mut Bytes<'_>) -> Parsed<()>,
+        bytes: &[u8],
+    ) -> String {
         let mut out = Vec::new();
         let mut read = Bytes::new(bytes);
         write(&mut out, &mut read).unwrap();
@@ -510,7 +541,8 @@ mod tests {
 
     #[test]
     fn times_below_zero() {
-        let time = |fraction, bytes: &[u8]| written(|out, read| write_time(out, read, fraction), bytes);
+        let time =
+            |fraction, bytes: &[u8]| written(|out, read| write_time(out, read, fraction), bytes);
         assert_eq!(time(0, &[0x80, 0, 0]), "\"00:00:00Z\"");
         assert_eq!(time(0, &[0x7f, 0xff, 0xff]), "\"-00:00:01Z\"");
         assert_eq!(time(2, &[0x7f, 0xff, 0xff, 0xff]), "\"-00:00:00.01Z\"");
@@ -522,7 +554,9 @@ mod tests {
 
     #[test]
     fn timestamps_over_leap_days() {
-        let stamp = |seconds: u32| written(|out, read| write_timestamp(out, read, 0), &seconds.to_be_bytes());
+        let stamp = |seconds: u32| {
+            written(|out, read| write_timestamp(out, read, 0), &seconds.to_be_bytes())
+        };
         assert_eq!(stamp(0), "\"0000-00-00T00:00:00Z\"");
         assert_eq!(stamp(1), "\"1970-01-01T00:00:01Z\"");
         assert_eq!(stamp(951_782_400), "\"2000-02-29T00:00:00Z\"");

@@ -21,12 +21,16 @@ fn kind(flavor: Flavor) -> unitflow_mysql::Flavor {
 }
 
 async fn load(conn: &mut Conn, flavor: Flavor, names: &[(&str, &str)]) -> Vec<Table> {
-    let names: Vec<_> = names.iter().map(|(database, table)| ((*database).into(), (*table).into())).collect();
+    let names: Vec<_> =
+        names.iter().map(|(database, table)| ((*database).into(), (*table).into())).collect();
     schema::load(conn, kind(flavor), &names).await.unwrap()
 }
 
 /// The values of captured inserts, raw JSON, in order.
-fn images(seen: &[(Seen, unitflow_change::position::Position)], columns: &[String]) -> Vec<Vec<String>> {
+fn images(
+    seen: &[(Seen, unitflow_change::position::Position)],
+    columns: &[String],
+) -> Vec<Vec<String>> {
     seen.iter()
         .filter_map(|(seen, _)| match seen {
             Seen::Row { value, .. } => {
@@ -45,15 +49,33 @@ async fn captured_values_written_back_are_the_same() {
         let server = start(flavor).await;
         let mut conn = conn(&server).await;
         let cases = cases(flavor);
-        let definitions: Vec<_> = cases.iter().enumerate().map(|(i, case)| format!("`v{i}` {}", case.0)).collect();
-        let create = format!("create table shop.t (id int primary key, {}) character set utf8mb4", definitions.join(", "));
-        run(&mut conn, ["create database shop character set utf8mb4", create.as_str(), "create table shop.copy like shop.t"]).await;
+        let definitions: Vec<_> =
+            cases.iter().enumerate().map(|(i, case)| format!("`v{i}` {}", case.0)).collect();
+        let create = format!(
+            "create table shop.t (id int primary key, {}) character set utf8mb4",
+            definitions.join(", ")
+        );
+        run(
+            &mut conn,
+            [
+                "create database shop character set utf8mb4",
+                create.as_str(),
+                "create table shop.copy like shop.t",
+            ],
+        )
+        .await;
         let start = now(&mut conn).await;
         let rows = cases.iter().map(|case| case.2.len()).max().unwrap();
         for row in 0..=rows {
-            let values: Vec<_> =
-                cases.iter().map(|case| if row == rows { "null" } else { case.2[row % case.2.len()] }).collect();
-            run(&mut conn, [format!("insert into shop.t values ({row}, {})", values.join(", ")).as_str()]).await;
+            let values: Vec<_> = cases
+                .iter()
+                .map(|case| if row == rows { "null" } else { case.2[row % case.2.len()] })
+                .collect();
+            run(
+                &mut conn,
+                [format!("insert into shop.t values ({row}, {})", values.join(", ")).as_str()],
+            )
+            .await;
         }
         let seen = read_after(&server, &start).await.unwrap();
         let table = load(&mut conn, flavor, &[("shop", "t")]).await.remove(0);
@@ -75,7 +97,9 @@ async fn captured_values_written_back_are_the_same() {
             let mut insert = b"insert into shop.copy values (".to_vec();
             insert.extend_from_slice(&literals.join(&b","[..]));
             insert.push(b')');
-            conn.query_drop(insert).await.unwrap_or_else(|error| panic!("{flavor:?} row {row}: {error}"));
+            conn.query_drop(insert)
+                .await
+                .unwrap_or_else(|error| panic!("{flavor:?} row {row}: {error}"));
 
             // Equal to its own literal, and to another row's just where the values are equal.
             let other = &images[(row + 1) % images.len()];
@@ -93,7 +117,10 @@ async fn captured_values_written_back_are_the_same() {
                 query.extend_from_slice(format!(" from shop.t where id = {row}").as_bytes());
                 let (same, differs): (bool, bool) = conn.query_first(query).await.unwrap().unwrap();
                 if !same || differs != (json == other) {
-                    wrong.push(format!("{:?}: {json:.60} is itself: {same}, is {other:.60}: {differs}", column.kind));
+                    wrong.push(format!(
+                        "{:?}: {json:.60} is itself: {same}, is {other:.60}: {differs}",
+                        column.kind
+                    ));
                 }
             }
         }
@@ -112,7 +139,8 @@ async fn captured_values_written_back_are_the_same() {
             let differing: Vec<Row> = conn.query(query).await.unwrap();
             assert!(differing.is_empty(), "{flavor:?} {:?} {differing:?}", column.kind);
         }
-        let count: Option<Value> = conn.query_first("select count(*) from shop.copy").await.unwrap();
+        let count: Option<Value> =
+            conn.query_first("select count(*) from shop.copy").await.unwrap();
         assert_eq!(count, Some(Value::Bytes((rows + 1).to_string().into_bytes())));
     }
 }
@@ -135,7 +163,9 @@ async fn collations_do_not_hide_differences() {
             (3, "\"a\"", ["\"A\"", "\"a \"", "null"]),
         ] {
             let column = &table.columns[column];
-            for (json, expected) in [(own, true)].into_iter().chain(others.map(|other| (other, false))) {
+            for (json, expected) in
+                [(own, true)].into_iter().chain(others.map(|other| (other, false)))
+            {
                 let mut literal = Vec::new();
                 write_literal(&mut literal, column, json).unwrap();
                 let mut query = b"select ".to_vec();
@@ -151,7 +181,15 @@ async fn collations_do_not_hide_differences() {
 #[tokio::test]
 async fn hostile_names_go_through() {
     let long = "x".repeat(64);
-    let names = ["or`d\"er's; drop table t; -- ", "日本語 `", "a\\b\tc\n", long.as_str(), "select", "{\"}", "%s${x}"];
+    let names = [
+        "or`d\"er's; drop table t; -- ",
+        "日本語 `",
+        "a\\b\tc\n",
+        long.as_str(),
+        "select",
+        "{\"}",
+        "%s${x}",
+    ];
     for flavor in FLAVORS {
         let server = start(flavor).await;
         let mut conn = conn(&server).await;
@@ -163,12 +201,20 @@ async fn hostile_names_go_through() {
         for name in names {
             // A database's name may not end in blanks.
             let (database, table) = (quoted(name.trim_end()), quoted(name.trim_end()));
-            run(&mut conn, [
-                format!("create database {database} character set utf8mb4").as_str(),
-                format!("create table {database}.{table} ({table} int primary key, v varchar(300))").as_str(),
-            ]).await;
+            run(
+                &mut conn,
+                [
+                    format!("create database {database} character set utf8mb4").as_str(),
+                    format!(
+                        "create table {database}.{table} ({table} int primary key, v varchar(300))"
+                    )
+                    .as_str(),
+                ],
+            )
+            .await;
             let begin = now(&mut conn).await;
-            run(&mut conn, [format!("insert into {database}.{table} values (1, null)").as_str()]).await;
+            run(&mut conn, [format!("insert into {database}.{table} values (1, null)").as_str()])
+                .await;
             let seen = read_after(&server, &begin).await.unwrap();
             let Seen::Row { table: seen_table, key, .. } = &seen[0].0 else { panic!("{seen:?}") };
             let name = name.trim_end();
@@ -183,7 +229,11 @@ async fn hostile_names_go_through() {
             let mut update = format!("update {} set v = ", loaded.quoted()).into_bytes();
             write_literal(&mut update, &loaded.columns[1], &json).unwrap();
             conn.query_drop(update).await.unwrap();
-            let (value,): (String,) = conn.query_first(format!("select v from {}", loaded.quoted())).await.unwrap().unwrap();
+            let (value,): (String,) = conn
+                .query_first(format!("select v from {}", loaded.quoted()))
+                .await
+                .unwrap()
+                .unwrap();
             assert_eq!(value, name);
         }
     }
@@ -194,7 +244,11 @@ async fn tables_are_seen_as_they_are() {
     for flavor in FLAVORS {
         let server = start(flavor).await;
         let mut conn = conn(&server).await;
-        let invisible = if flavor == Flavor::Mysql9 { "hidden int invisible" } else { "hidden int invisible default 3" };
+        let invisible = if flavor == Flavor::Mysql9 {
+            "hidden int invisible"
+        } else {
+            "hidden int invisible default 3"
+        };
         let items = format!(
             "create table shop.items (name varchar(20) collate utf8mb4_bin, part int not null, id bigint unsigned not null auto_increment, \
              twice int as (part * 2) virtual, thrice int as (part * 3) stored, {invisible}, doc json, \
@@ -208,12 +262,22 @@ async fn tables_are_seen_as_they_are() {
              constraint fk foreign key (item, part) references shop.items (id, part) on delete cascade on update set null)",
             "create trigger shop.before_item before insert on shop.items for each row set new.name = 'x'",
         ]).await;
-        let tables = load(&mut conn, flavor, &[("shop", "child"), ("shop", "items"), ("shop", "plain")]).await;
+        let tables =
+            load(&mut conn, flavor, &[("shop", "child"), ("shop", "items"), ("shop", "plain")])
+                .await;
         let (child, items, plain) = (&tables[0], &tables[1], &tables[2]);
-        assert_eq!(items.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["name", "part", "id", "twice", "thrice", "hidden", "doc"]);
-        assert_eq!(items.key_columns().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["id", "part"]);
+        assert_eq!(
+            items.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(),
+            ["name", "part", "id", "twice", "thrice", "hidden", "doc"]
+        );
+        assert_eq!(
+            items.key_columns().map(|column| column.name.as_str()).collect::<Vec<_>>(),
+            ["id", "part"]
+        );
         assert_eq!(items.columns[2].kind, Type::Integer { bits: 64, unsigned: true });
-        assert!(items.columns[2].counted && !items.columns[2].nullable && items.columns[0].nullable);
+        assert!(
+            items.columns[2].counted && !items.columns[2].nullable && items.columns[0].nullable
+        );
         assert_eq!(items.columns[3].generated, Some(Generated::Virtual));
         assert_eq!(items.columns[4].generated, Some(Generated::Stored));
         assert!(items.columns[5].invisible && !items.columns[4].invisible);
@@ -223,18 +287,29 @@ async fn tables_are_seen_as_they_are() {
         }
         assert!(matches!(items.columns[0].kind, Type::Text { json: false, .. }));
         assert_eq!(items.unique_keys.len(), 2);
-        assert_eq!((items.unique_keys[0].columns.as_slice(), items.unique_keys[0].partial), (&[0][..], true));
-        assert_eq!((items.unique_keys[1].columns.as_slice(), items.unique_keys[1].partial), (&[1, 0][..], false));
+        assert_eq!(
+            (items.unique_keys[0].columns.as_slice(), items.unique_keys[0].partial),
+            (&[0][..], true)
+        );
+        assert_eq!(
+            (items.unique_keys[1].columns.as_slice(), items.unique_keys[1].partial),
+            (&[1, 0][..], false)
+        );
         assert_eq!(items.triggers, ["before_item"]);
         assert_eq!(items.children, child.parents);
         assert!(items.parents.is_empty());
         let key = &items.children[0];
-        assert_eq!((key.on_delete, key.on_update, key.cascades()), (Rule::Cascade, Rule::SetNull, true));
+        assert_eq!(
+            (key.on_delete, key.on_update, key.cascades()),
+            (Rule::Cascade, Rule::SetNull, true)
+        );
         assert_eq!(key.child_columns, ["item", "part"]);
         assert_eq!(key.parent_columns, ["id", "part"]);
         assert_eq!((items.engine.as_str(), plain.engine.as_str()), ("InnoDB", "MyISAM"));
         assert!(plain.primary_key.is_empty());
-        let fault = schema::load(&mut conn, kind(flavor), &[("shop".into(), "none".into())]).await.unwrap_err();
+        let fault = schema::load(&mut conn, kind(flavor), &[("shop".into(), "none".into())])
+            .await
+            .unwrap_err();
         assert!(fault.what.contains("shop.none"), "{fault}");
     }
 }

@@ -11,7 +11,9 @@ use support::{FLAVORS, run, store};
 use unitflow_change::fault::Code;
 use unitflow_local::{Flavor, Mysql};
 use unitflow_mysql::connect;
-use unitflow_mysql::preflight::{Finding, Severity, SourceNeeds, TargetNeeds, check_source, check_target};
+use unitflow_mysql::preflight::{
+    Finding, Severity, SourceNeeds, TargetNeeds, check_source, check_target,
+};
 
 fn source_needs() -> SourceNeeds {
     SourceNeeds {
@@ -24,10 +26,14 @@ fn source_needs() -> SourceNeeds {
 }
 
 fn target_needs(one_lane: &[&str]) -> TargetNeeds {
-    let tables = ["good", "unique_name", "no_key", "myisam", "triggered", "parent", "child", "missing"];
+    let tables =
+        ["good", "unique_name", "no_key", "myisam", "triggered", "parent", "child", "missing"];
     TargetNeeds {
         tables: tables.iter().map(|table| ("shop".to_owned(), (*table).to_owned())).collect(),
-        one_lane: one_lane.iter().map(|table| ("shop".to_owned(), (*table).to_owned())).collect::<BTreeSet<_>>(),
+        one_lane: one_lane
+            .iter()
+            .map(|table| ("shop".to_owned(), (*table).to_owned()))
+            .collect::<BTreeSet<_>>(),
         ledger_database: "unitflow".into(),
         ledger_tables: vec!["ledger".into()],
     }
@@ -50,19 +56,29 @@ async fn start(flavor: Flavor, more: &[&str]) -> Mysql {
     }
     let server = setup.start().await.unwrap();
     let mut root = support::conn(&server).await;
-    run(&mut root, [
-        "create database shop character set utf8mb4", "create database unitflow",
-        "create user capture@'%' identified by 'p\\'w'", "create user apply@'%' identified by 'p\\'w'",
-        "grant replication slave, replication client on *.* to capture@'%'", "grant select on shop.* to capture@'%'",
-        "grant select, insert, update, delete, trigger on shop.* to apply@'%'",
-        "grant select, insert, update, delete on unitflow.* to apply@'%'",
-        "create table unitflow.ledger (id int primary key)",
-    ]).await;
+    run(
+        &mut root,
+        [
+            "create database shop character set utf8mb4",
+            "create database unitflow",
+            "create user capture@'%' identified by 'p\\'w'",
+            "create user apply@'%' identified by 'p\\'w'",
+            "grant replication slave, replication client on *.* to capture@'%'",
+            "grant select on shop.* to capture@'%'",
+            "grant select, insert, update, delete, trigger on shop.* to apply@'%'",
+            "grant select, insert, update, delete on unitflow.* to apply@'%'",
+            "create table unitflow.ledger (id int primary key)",
+        ],
+    )
+    .await;
     server
 }
 
 fn brief(findings: &[Finding]) -> Vec<(Code, Severity, String)> {
-    findings.iter().map(|finding| (finding.code, finding.severity, finding.subject.clone())).collect()
+    findings
+        .iter()
+        .map(|finding| (finding.code, finding.severity, finding.subject.clone()))
+        .collect()
 }
 
 #[tokio::test]
@@ -77,27 +93,123 @@ async fn sources_are_guarded() {
 
         let user = "'capture'@'%'";
         let mut cases = vec![
-            ("set global binlog_format = 'MIXED'", "set global binlog_format = 'ROW'", Code::Setting, Error, "binlog_format"),
-            ("set global binlog_row_image = 'MINIMAL'", "set global binlog_row_image = 'FULL'", Code::Setting, Error, "binlog_row_image"),
-            ("set global binlog_row_metadata = 'MINIMAL'", "set global binlog_row_metadata = 'FULL'", Code::Setting, Error, "binlog_row_metadata"),
-            ("set global binlog_expire_logs_seconds = 3599", "set global binlog_expire_logs_seconds = 0", Code::Setting, Error, "binlog_expire_logs_seconds"),
-            ("set global sync_binlog = 0", "set global sync_binlog = 1", Code::Setting, Warning, "sync_binlog"),
-            ("set global innodb_flush_log_at_trx_commit = 2", "set global innodb_flush_log_at_trx_commit = 1", Code::Setting, Warning, "innodb_flush_log_at_trx_commit"),
-            ("set global auto_increment_increment = 2", "set global auto_increment_increment = 3", Code::Setting, Error, "auto_increment_increment"),
-            ("set global auto_increment_offset = 1", "set global auto_increment_offset = 2", Code::Setting, Error, "auto_increment_offset"),
-            ("revoke replication slave on *.* from capture@'%'", "grant replication slave on *.* to capture@'%'", Code::Grant, Error, user),
-            ("grant file on *.* to capture@'%'", "revoke file on *.* from capture@'%'", Code::Grant, Warning, user),
-            ("revoke replication client on *.* from capture@'%'", "grant replication client on *.* to capture@'%'", Code::Grant, Error, user),
+            (
+                "set global binlog_format = 'MIXED'",
+                "set global binlog_format = 'ROW'",
+                Code::Setting,
+                Error,
+                "binlog_format",
+            ),
+            (
+                "set global binlog_row_image = 'MINIMAL'",
+                "set global binlog_row_image = 'FULL'",
+                Code::Setting,
+                Error,
+                "binlog_row_image",
+            ),
+            (
+                "set global binlog_row_metadata = 'MINIMAL'",
+                "set global binlog_row_metadata = 'FULL'",
+                Code::Setting,
+                Error,
+                "binlog_row_metadata",
+            ),
+            (
+                "set global binlog_expire_logs_seconds = 3599",
+                "set global binlog_expire_logs_seconds = 0",
+                Code::Setting,
+                Error,
+                "binlog_expire_logs_seconds",
+            ),
+            (
+                "set global sync_binlog = 0",
+                "set global sync_binlog = 1",
+                Code::Setting,
+                Warning,
+                "sync_binlog",
+            ),
+            (
+                "set global innodb_flush_log_at_trx_commit = 2",
+                "set global innodb_flush_log_at_trx_commit = 1",
+                Code::Setting,
+                Warning,
+                "innodb_flush_log_at_trx_commit",
+            ),
+            (
+                "set global auto_increment_increment = 2",
+                "set global auto_increment_increment = 3",
+                Code::Setting,
+                Error,
+                "auto_increment_increment",
+            ),
+            (
+                "set global auto_increment_offset = 1",
+                "set global auto_increment_offset = 2",
+                Code::Setting,
+                Error,
+                "auto_increment_offset",
+            ),
+            (
+                "revoke replication slave on *.* from capture@'%'",
+                "grant replication slave on *.* to capture@'%'",
+                Code::Grant,
+                Error,
+                user,
+            ),
+            (
+                "grant file on *.* to capture@'%'",
+                "revoke file on *.* from capture@'%'",
+                Code::Grant,
+                Warning,
+                user,
+            ),
+            (
+                "revoke replication client on *.* from capture@'%'",
+                "grant replication client on *.* to capture@'%'",
+                Code::Grant,
+                Error,
+                user,
+            ),
         ];
         match flavor {
             Flavor::Mysql9 => cases.extend([
-                ("set global binlog_row_value_options = 'PARTIAL_JSON'", "set global binlog_row_value_options = ''", Code::Setting, Error, "binlog_row_value_options"),
-                ("set global gtid_mode = 'ON_PERMISSIVE'", "set global gtid_mode = 'ON'", Code::Setting, Error, "gtid_mode"),
+                (
+                    "set global binlog_row_value_options = 'PARTIAL_JSON'",
+                    "set global binlog_row_value_options = ''",
+                    Code::Setting,
+                    Error,
+                    "binlog_row_value_options",
+                ),
+                (
+                    "set global gtid_mode = 'ON_PERMISSIVE'",
+                    "set global gtid_mode = 'ON'",
+                    Code::Setting,
+                    Error,
+                    "gtid_mode",
+                ),
             ]),
             Flavor::Mariadb => cases.extend([
-                ("set global gtid_strict_mode = 0", "set global gtid_strict_mode = 1", Code::Setting, Error, "gtid_strict_mode"),
-                ("set global log_bin_compress = 1", "set global log_bin_compress = 0", Code::Setting, Error, "log_bin_compress"),
-                ("revoke select on shop.* from capture@'%'", "grant select on shop.* to capture@'%'", Code::Grant, Error, user),
+                (
+                    "set global gtid_strict_mode = 0",
+                    "set global gtid_strict_mode = 1",
+                    Code::Setting,
+                    Error,
+                    "gtid_strict_mode",
+                ),
+                (
+                    "set global log_bin_compress = 1",
+                    "set global log_bin_compress = 0",
+                    Code::Setting,
+                    Error,
+                    "log_bin_compress",
+                ),
+                (
+                    "revoke select on shop.* from capture@'%'",
+                    "grant select on shop.* to capture@'%'",
+                    Code::Grant,
+                    Error,
+                    user,
+                ),
             ]),
         }
         for (wrong, right, code, severity, subject) in cases {
@@ -109,35 +221,52 @@ async fn sources_are_guarded() {
             assert!(!found[0].remedy.is_empty() && !found[0].actual.is_empty());
         }
         // What a right's remedy says is a statement that mends it.
-        run(&mut root, ["revoke replication slave, replication client on *.* from capture@'%'"]).await;
-        let found = check_source(&mut as_user(&server, "capture").await, &source_needs()).await.unwrap();
+        run(&mut root, ["revoke replication slave, replication client on *.* from capture@'%'"])
+            .await;
+        let found =
+            check_source(&mut as_user(&server, "capture").await, &source_needs()).await.unwrap();
         assert_eq!(found.len(), 2);
         run(&mut root, found.iter().map(|finding| finding.remedy.as_str())).await;
-        let found = check_source(&mut as_user(&server, "capture").await, &source_needs()).await.unwrap();
+        let found =
+            check_source(&mut as_user(&server, "capture").await, &source_needs()).await.unwrap();
         assert_eq!(found, []);
         // Root has too many.
         let found = check_source(&mut root, &source_needs()).await.unwrap();
-        assert!(!found.is_empty() && found.iter().all(|finding| finding.code == Code::Grant && finding.severity == Warning), "{found:?}");
+        assert!(
+            !found.is_empty()
+                && found
+                    .iter()
+                    .all(|finding| finding.code == Code::Grant && finding.severity == Warning),
+            "{found:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn logs_that_hide_are_noticed() {
     for flavor in FLAVORS {
-        let updates = if flavor == Flavor::Mysql9 { "log_replica_updates" } else { "log_slave_updates" };
+        let updates =
+            if flavor == Flavor::Mysql9 { "log_replica_updates" } else { "log_slave_updates" };
         let without = format!("--{updates}=OFF");
         for (arguments, expected) in [
             (vec!["--binlog-ignore-db=unitflow"], vec![(Code::LedgerHidden, "binlog_ignore_db")]),
             (vec!["--binlog-do-db=shop"], vec![(Code::LedgerHidden, "binlog_do_db")]),
-            (vec!["--binlog-ignore-db=shop", without.as_str()], vec![(Code::Setting, updates), (Code::Setting, "binlog_do_db, binlog_ignore_db")]),
+            (
+                vec!["--binlog-ignore-db=shop", without.as_str()],
+                vec![(Code::Setting, updates), (Code::Setting, "binlog_do_db, binlog_ignore_db")],
+            ),
         ] {
             let server = start(flavor, &arguments).await;
-            let found = check_source(&mut as_user(&server, "capture").await, &source_needs()).await.unwrap();
-            let found: Vec<_> = found.iter().map(|finding| (finding.code, finding.subject.as_str())).collect();
+            let found = check_source(&mut as_user(&server, "capture").await, &source_needs())
+                .await
+                .unwrap();
+            let found: Vec<_> =
+                found.iter().map(|finding| (finding.code, finding.subject.as_str())).collect();
             assert_eq!(found, expected, "{flavor:?}");
         }
         let server = start(flavor, &["--skip-log-bin"]).await;
-        let found = check_source(&mut as_user(&server, "capture").await, &source_needs()).await.unwrap();
+        let found =
+            check_source(&mut as_user(&server, "capture").await, &source_needs()).await.unwrap();
         assert!(found.iter().any(|finding| finding.subject == "log_bin"), "{flavor:?} {found:?}");
     }
 }
@@ -160,32 +289,67 @@ async fn targets_are_guarded() {
         ]).await;
         let mut apply = as_user(&server, "apply").await;
         let found = check_target(&mut apply, &target_needs(&[])).await.unwrap();
-        assert_eq!(brief(&found), [
-            (Code::Table, Error, "shop.unique_name".into()),
-            (Code::NoPrimaryKey, Error, "shop.no_key".into()),
-            (Code::Table, Error, "shop.myisam".into()),
-            (Code::Table, Error, "shop.triggered".into()),
-            (Code::Table, Error, "shop.parent".into()),
-            (Code::Table, Warning, "shop.child".into()),
-            (Code::Table, Error, "shop.missing".into()),
-        ], "{flavor:?}");
-        let found = check_target(&mut apply, &target_needs(&["unique_name", "parent", "child"])).await.unwrap();
+        assert_eq!(
+            brief(&found),
+            [
+                (Code::Table, Error, "shop.unique_name".into()),
+                (Code::NoPrimaryKey, Error, "shop.no_key".into()),
+                (Code::Table, Error, "shop.myisam".into()),
+                (Code::Table, Error, "shop.triggered".into()),
+                (Code::Table, Error, "shop.parent".into()),
+                (Code::Table, Warning, "shop.child".into()),
+                (Code::Table, Error, "shop.missing".into()),
+            ],
+            "{flavor:?}"
+        );
+        let found = check_target(&mut apply, &target_needs(&["unique_name", "parent", "child"]))
+            .await
+            .unwrap();
         assert_eq!(found.len(), 4, "{found:?}");
 
         let mut needs = target_needs(&[]);
         needs.tables.truncate(1);
         for (wrong, right, code, severity) in [
-            ("revoke update on shop.* from apply@'%'", "grant update on shop.* to apply@'%'", Code::Grant, Error),
-            ("revoke delete on unitflow.* from apply@'%'", "grant delete on unitflow.* to apply@'%'", Code::Grant, Error),
-            ("revoke trigger on shop.* from apply@'%'", "grant trigger on shop.* to apply@'%'", Code::Grant, Warning),
-            ("grant drop on *.* to apply@'%'", "revoke drop on *.* from apply@'%'", Code::Grant, Warning),
-            ("drop table unitflow.ledger", "create table unitflow.ledger (id int primary key)", Code::LedgerMissing, Error),
+            (
+                "revoke update on shop.* from apply@'%'",
+                "grant update on shop.* to apply@'%'",
+                Code::Grant,
+                Error,
+            ),
+            (
+                "revoke delete on unitflow.* from apply@'%'",
+                "grant delete on unitflow.* to apply@'%'",
+                Code::Grant,
+                Error,
+            ),
+            (
+                "revoke trigger on shop.* from apply@'%'",
+                "grant trigger on shop.* to apply@'%'",
+                Code::Grant,
+                Warning,
+            ),
+            (
+                "grant drop on *.* to apply@'%'",
+                "revoke drop on *.* from apply@'%'",
+                Code::Grant,
+                Warning,
+            ),
+            (
+                "drop table unitflow.ledger",
+                "create table unitflow.ledger (id int primary key)",
+                Code::LedgerMissing,
+                Error,
+            ),
             ("set global read_only = 1", "set global read_only = 0", Code::Setting, Error),
         ] {
             run(&mut root, [wrong]).await;
             let found = check_target(&mut as_user(&server, "apply").await, &needs).await.unwrap();
             run(&mut root, [right]).await;
-            assert_eq!(found.iter().map(|finding| (finding.code, finding.severity)).collect::<Vec<_>>(), [(code, severity)], "{flavor:?} {wrong} {found:?}");
+            assert_eq!(
+                found.iter().map(|finding| (finding.code, finding.severity)).collect::<Vec<_>>(),
+                [(code, severity)],
+                "{flavor:?} {wrong} {found:?}"
+            );
         }
         assert_eq!(check_target(&mut as_user(&server, "apply").await, &needs).await.unwrap(), []);
     }

@@ -18,7 +18,9 @@ fn selected(flavor: Flavor, how: As, column: &str) -> String {
     match how {
         // As stored: longitude first, whatever the reference system says.
         As::Geometry if flavor == Flavor::Mysql9 => {
-            format!("concat(hex(st_aswkb({column}, 'axis-order=long-lat')), ' ', st_srid({column}))")
+            format!(
+                "concat(hex(st_aswkb({column}, 'axis-order=long-lat')), ' ', st_srid({column}))"
+            )
         }
         As::Float => format!("cast({column} as double)"),
         As::Bits | As::Bool => format!("cast({column} as unsigned)"),
@@ -35,7 +37,10 @@ fn same(how: As, bits: usize, envelope: &Json, server: &Value) -> bool {
     let text = String::from_utf8_lossy(server).into_owned();
     let string = || envelope.as_str().unwrap_or("not a string");
     match how {
-        As::Number => envelope.to_string() == text || (text == "0000" && *envelope == 0),
+        As::Number => {
+            let number = envelope.to_string();
+            number == text || (number == "0" && text == "0000")
+        }
         As::Float => f64::from(envelope.as_f64().unwrap() as f32) == text.parse::<f64>().unwrap(),
         As::Double => envelope.as_f64().unwrap() == text.parse::<f64>().unwrap(),
         As::Text => string() == text,
@@ -59,9 +64,12 @@ fn same(how: As, bits: usize, envelope: &Json, server: &Value) -> bool {
             format!("{wkb} {}", envelope["srid"].as_u64().unwrap_or(0)) == text
         }
         As::Vector => {
-            let numbers: Vec<f32> = text.trim_matches(['[', ']']).split(',').map(|n| n.parse().unwrap()).collect();
-            let ours: Vec<f32> = envelope.as_array().unwrap().iter().map(|n| n.as_f64().unwrap() as f32).collect();
-            numbers.iter().zip(&ours).all(|(a, b)| (a - b).abs() <= a.abs() * 1e-4) && numbers.len() == ours.len()
+            let numbers: Vec<f32> =
+                text.trim_matches(['[', ']']).split(',').map(|n| n.parse().unwrap()).collect();
+            let ours: Vec<f32> =
+                envelope.as_array().unwrap().iter().map(|n| n.as_f64().unwrap() as f32).collect();
+            numbers.iter().zip(&ours).all(|(a, b)| (a - b).abs() <= a.abs() * 1e-4)
+                && numbers.len() == ours.len()
         }
     }
 }
@@ -85,10 +93,15 @@ async fn compare(flavor: Flavor) {
             .iter()
             .map(|case| if row == rows { "null" } else { case.2[row % case.2.len()] })
             .collect();
-        let insert = format!("insert into shop.t values ({}, {row}, 'p\"{row:02}')", values.join(", "));
+        let insert =
+            format!("insert into shop.t values ({}, {row}, 'p\"{row:02}')", values.join(", "));
         run(&mut conn, [insert.as_str()]).await;
     }
-    let select: Vec<_> = cases.iter().enumerate().map(|(i, case)| selected(flavor, case.1, &format!("`v{i}`"))).collect();
+    let select: Vec<_> = cases
+        .iter()
+        .enumerate()
+        .map(|(i, case)| selected(flavor, case.1, &format!("`v{i}`")))
+        .collect();
     let select = format!("select {} from shop.t order by id", select.join(", "));
     let server_rows: Vec<Row> = conn.query(select).await.unwrap();
     run(&mut conn, ["update shop.t set id = id + 1000", "delete from shop.t"]).await;
@@ -96,7 +109,9 @@ async fn compare(flavor: Flavor) {
     let seen = read_after(&server, &start).await.unwrap();
     let rows_of = |wanted: Op| {
         seen.iter().filter_map(move |(seen, _)| match seen {
-            Seen::Row { op, key, value, moves, .. } if *op == wanted => Some((key.clone(), json(value), *moves)),
+            Seen::Row { op, key, value, moves, .. } if *op == wanted => {
+                Some((key.clone(), json(value), *moves))
+            }
             _ => None,
         })
     };

@@ -17,11 +17,13 @@ printf '%s\n' "$server" >"$mine.new" && mv "$mine.new" "$mine.pid"
 # Only now: an ignored signal is inherited, and the server has to heed TERM. A group whose owner has died is hung up
 # by the kernel if one of its members is frozen, and we have to survive that.
 trap '' HUP INT QUIT TERM
+orphaned=
+trap 'orphaned=yes' USR1
 
 (
     read -r word <&3
     [ "$word" = keep ] && exit
-    : >"$mine.orphaned"
+    kill -USR1 "$$"
     kill -KILL "$server"
 ) &
 watch=$!
@@ -29,7 +31,9 @@ exec 3<&-
 
 wait "$server"
 status=$?
-if [ -e "$mine.orphaned" ]; then
+if [ "$orphaned" ]; then
+    # A signal with a trap ends the wait early. Programs may share the folder: the last of them leaves nothing in it.
+    wait "$server"
     cd / && rm -rf "$folder"
 else
     kill -KILL "$watch" 2>/dev/null

@@ -95,7 +95,8 @@ impl KafkaSetup {
             folder: folder.path().to_owned(),
             file: "server",
         };
-        let service = Service::new(Folder::Own(folder), launch, Probe::KafkaMetadata { port, cluster });
+        let service =
+            Service::new(Folder::Own(folder), launch, Probe::KafkaMetadata { port, cluster });
         service.start().await?;
         Ok(Kafka { home, broker: Broker::Ours { service: Box::new(service), port, link_ports } })
     }

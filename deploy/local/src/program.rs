@@ -46,7 +46,8 @@ impl ProgramSetup {
             folder: folder.to_owned(),
             file: self.name,
         };
-        let service = Service::new(Folder::Shared(folder.to_owned()), launch, Probe::Accepts { port });
+        let service =
+            Service::new(Folder::Shared(folder.to_owned()), launch, Probe::Accepts { port });
         service.start().await?;
         Ok(Program { service })
     }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
-use unitflow_local::{Component, Fault, Flavor, Kafka, Mysql, Redis};
+use unitflow_local::{Component, Fault, Flavor, Kafka, Mysql, Program, Redis};
 
 type Outcome = Result<(), Fault>;
 
@@ -189,7 +189,16 @@ async fn a_dropped_server_is_gone_with_its_folder() -> Outcome {
 
 #[tokio::test]
 async fn nothing_outlives_an_owner_that_was_killed() {
-    let traces = left_by_a_killed_owner("owner_of_servers", 4).await;
+    all_go(left_by_a_killed_owner("owner_of_servers", 4).await).await;
+}
+
+/// Whichever guard comes first removes the folder in which the others have work to do.
+#[tokio::test]
+async fn programs_in_one_folder_all_go_when_their_owner_is_killed() {
+    all_go(left_by_a_killed_owner("owner_of_programs", PROGRAMS.len()).await).await;
+}
+
+async fn all_go(traces: Vec<Trace>) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while let Some(left) = traces.iter().find(|trace| !trace.is_gone()) {
         assert!(Instant::now() < deadline, "still there: {left:?}");
@@ -229,6 +238,33 @@ async fn owner_of_servers() -> Outcome {
         (redis.pid(), redis.folder()),
     ] {
         println!("\n{TRACE}{} {}", pid.expect("it runs"), folder.display());
+    }
+    std::future::pending().await
+}
+
+const PROGRAMS: [&str; 6] = ["one", "two", "three", "four", "five", "six"];
+
+#[tokio::test]
+#[ignore = "a role in other tests"]
+async fn owner_of_programs() -> Outcome {
+    let folder = unitflow_local::new_folder("programs")?;
+    let binary = Component::Redis.home()?.program("redis-server")?;
+    let mut programs = Vec::new();
+    for name in PROGRAMS {
+        let port = unitflow_local::free_port()?;
+        let setup = Program::setup(name, &binary).arguments([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+        ]);
+        programs.push(setup.start(folder.path(), port).await?);
+    }
+    programs[0].kill().await?;
+    programs[0].start_again().await?;
+    assert!(programs[0].log_end().contains("Ready to accept connections"));
+    for program in &programs {
+        println!("\n{TRACE}{} {}", program.pid().expect("it runs"), folder.path().display());
     }
     std::future::pending().await
 }

@@ -52,13 +52,18 @@ impl Grants {
 
     fn any(&self, right: &str, holds: impl Fn(&Scope) -> bool) -> bool {
         self.0.iter().any(|(rights, scope)| {
-            holds(scope) && rights.iter().any(|had| had == right || (had == "ALL PRIVILEGES" && right != "GRANT OPTION"))
+            holds(scope)
+                && rights
+                    .iter()
+                    .any(|had| had == right || (had == "ALL PRIVILEGES" && right != "GRANT OPTION"))
         })
     }
 
     /// Whether the line itself is there, not implied by another.
     fn states(&self, right: &str) -> bool {
-        self.0.iter().any(|(rights, scope)| *scope == Scope::Global && rights.iter().any(|had| had == right))
+        self.0
+            .iter()
+            .any(|(rights, scope)| *scope == Scope::Global && rights.iter().any(|had| had == right))
     }
 }
 
@@ -74,7 +79,9 @@ pub(super) fn excess(grants: &Grants, user: &str, rights: &[&str], role: &str) -
             subject: user.into(),
             expected: format!("only what {role} needs"),
             actual: format!("{right} ON *.*"),
-            remedy: format!("REVOKE {right} ON *.* FROM {user}, or give the role a user of its own"),
+            remedy: format!(
+                "REVOKE {right} ON *.* FROM {user}, or give the role a user of its own"
+            ),
         })
         .collect()
 }
@@ -103,7 +110,11 @@ fn parse_scope(scope: &str) -> Option<Scope> {
     }
     let (database, table) = split_outside(scope, ".")?;
     let database = unquote(database)?;
-    if table == "*" { Some(Scope::Database(database)) } else { Some(Scope::Table(database, unquote(table)?)) }
+    if table == "*" {
+        Some(Scope::Database(database))
+    } else {
+        Some(Scope::Table(database, unquote(table)?))
+    }
 }
 
 fn unquote(name: &str) -> Option<String> {
@@ -170,7 +181,9 @@ fn matches(pattern: &str, name: &str) -> bool {
             let mut rest = name.chars();
             rest.next().is_some() && matches(characters.as_str(), rest.as_str())
         }
-        Some(literal) => name.strip_prefix(literal).is_some_and(|rest| matches(characters.as_str(), rest)),
+        Some(literal) => {
+            name.strip_prefix(literal).is_some_and(|rest| matches(characters.as_str(), rest))
+        }
     }
 }
 
@@ -195,19 +208,32 @@ mod tests {
             "GRANT EXECUTE ON PROCEDURE `shop`.`p` TO `u`@`%`",
         ]);
         assert!(grants.has_global("REPLICATION SLAVE") && !grants.has_global("SELECT"));
-        assert!(grants.has_on_table("SELECT", "shop", "x") && !grants.has_on_table("SELECT", "shopx", "x"));
+        assert!(
+            grants.has_on_table("SELECT", "shop", "x")
+                && !grants.has_on_table("SELECT", "shopx", "x")
+        );
         assert!(!grants.has_on_table("INSERT", "shop", "x"));
-        assert!(grants.has_on_table("UPDATE", "shop", "or`d ON er") && !grants.has_on_table("UPDATE", "shop", "x"));
-        assert!(grants.has_on_database("DELETE", "a_b") && !grants.has_on_database("DELETE", "axb"));
+        assert!(
+            grants.has_on_table("UPDATE", "shop", "or`d ON er")
+                && !grants.has_on_table("UPDATE", "shop", "x")
+        );
+        assert!(
+            grants.has_on_database("DELETE", "a_b") && !grants.has_on_database("DELETE", "axb")
+        );
         assert!(grants.has_on_database("DELETE", "customers"));
         assert!(excess(&grants, "u", &["SELECT", "FILE"], "capture").is_empty());
     }
 
     #[test]
     fn all_privileges_are_all_and_too_many() {
-        let grants = grants(&["GRANT ALL PRIVILEGES ON *.* TO `root`@`localhost` IDENTIFIED VIA x WITH GRANT OPTION"]);
+        let grants = grants(&[
+            "GRANT ALL PRIVILEGES ON *.* TO `root`@`localhost` IDENTIFIED VIA x WITH GRANT OPTION",
+        ]);
         assert!(grants.has_on_table("SELECT", "a", "b") && grants.has_global("REPLICATION SLAVE"));
         let found = excess(&grants, "root", &["FILE"], "capture");
-        assert_eq!(found.iter().map(|finding| finding.actual.as_str()).collect::<Vec<_>>(), ["ALL PRIVILEGES ON *.*", "GRANT OPTION ON *.*"]);
+        assert_eq!(
+            found.iter().map(|finding| finding.actual.as_str()).collect::<Vec<_>>(),
+            ["ALL PRIVILEGES ON *.*", "GRANT OPTION ON *.*"]
+        );
     }
 }

@@ -7,8 +7,20 @@ use super::{Facts, Finding, Severity, SourceNeeds, setting};
 
 /// Rights with which the capture user could change or take away what it should only read.
 const EXCESSIVE: &[&str] = &[
-    "INSERT", "UPDATE", "DELETE", "CREATE", "DROP", "ALTER", "SUPER", "FILE", "SHUTDOWN", "CREATE USER",
-    "SYSTEM_VARIABLES_ADMIN", "BINLOG_ADMIN", "BINLOG ADMIN", "REPLICATION MASTER ADMIN",
+    "INSERT",
+    "UPDATE",
+    "DELETE",
+    "CREATE",
+    "DROP",
+    "ALTER",
+    "SUPER",
+    "FILE",
+    "SHUTDOWN",
+    "CREATE USER",
+    "SYSTEM_VARIABLES_ADMIN",
+    "BINLOG_ADMIN",
+    "BINLOG ADMIN",
+    "REPLICATION MASTER ADMIN",
 ];
 
 pub(super) fn guards(facts: &Facts, needs: &SourceNeeds) -> Vec<Finding> {
@@ -33,7 +45,8 @@ pub(super) fn guards(facts: &Facts, needs: &SourceNeeds) -> Vec<Finding> {
 }
 
 pub(super) fn ensure_version(facts: &Facts) -> Option<Finding> {
-    let (floor, text) = if facts.is_mysql() { ((8, 0), "MySQL 8.0") } else { ((10, 6), "MariaDB 10.6") };
+    let (floor, text) =
+        if facts.is_mysql() { ((8, 0), "MySQL 8.0") } else { ((10, 6), "MariaDB 10.6") };
     let (major, minor, patch) = facts.server.version;
     (!facts.server.at_least(floor.0, floor.1)).then(|| Finding {
         code: Code::Setting,
@@ -50,15 +63,30 @@ fn ensure_log(facts: &Facts) -> Option<Finding> {
 }
 
 fn ensure_row_format(facts: &Facts) -> Option<Finding> {
-    setting(facts, "binlog_format", "ROW", "SET GLOBAL binlog_format='ROW', and in the server's configuration; sessions keep theirs until they reconnect")
+    setting(
+        facts,
+        "binlog_format",
+        "ROW",
+        "SET GLOBAL binlog_format='ROW', and in the server's configuration; sessions keep theirs until they reconnect",
+    )
 }
 
 fn ensure_row_image(facts: &Facts) -> Option<Finding> {
-    setting(facts, "binlog_row_image", "FULL", "SET GLOBAL binlog_row_image='FULL', and in the server's configuration; sessions keep theirs until they reconnect")
+    setting(
+        facts,
+        "binlog_row_image",
+        "FULL",
+        "SET GLOBAL binlog_row_image='FULL', and in the server's configuration; sessions keep theirs until they reconnect",
+    )
 }
 
 fn ensure_row_metadata(facts: &Facts) -> Option<Finding> {
-    setting(facts, "binlog_row_metadata", "FULL", "SET GLOBAL binlog_row_metadata='FULL', and in the server's configuration")
+    setting(
+        facts,
+        "binlog_row_metadata",
+        "FULL",
+        "SET GLOBAL binlog_row_metadata='FULL', and in the server's configuration",
+    )
 }
 
 /// MySQL may log a part of a JSON document.
@@ -66,7 +94,12 @@ fn ensure_whole_documents(facts: &Facts) -> Option<Finding> {
     if !facts.variables.contains_key("binlog_row_value_options") {
         return None;
     }
-    setting(facts, "binlog_row_value_options", "", "SET GLOBAL binlog_row_value_options='', and in the server's configuration")
+    setting(
+        facts,
+        "binlog_row_value_options",
+        "",
+        "SET GLOBAL binlog_row_value_options='', and in the server's configuration",
+    )
 }
 
 /// MariaDB may compress events one by one, which the decoder does not read.
@@ -74,13 +107,20 @@ fn ensure_plain_events(facts: &Facts) -> Option<Finding> {
     if !facts.variables.contains_key("log_bin_compress") {
         return None;
     }
-    setting(facts, "log_bin_compress", "OFF", "SET GLOBAL log_bin_compress=OFF, and in the server's configuration")
+    setting(
+        facts,
+        "log_bin_compress",
+        "OFF",
+        "SET GLOBAL log_bin_compress=OFF, and in the server's configuration",
+    )
 }
 
 fn ensure_gtids(facts: &Facts) -> Vec<Finding> {
     let needed: &[(&str, &str)] = if facts.is_mysql() {
-        &[("gtid_mode", "step by step as the manual says: OFF_PERMISSIVE, ON_PERMISSIVE, ON"),
-            ("enforce_gtid_consistency", "SET GLOBAL enforce_gtid_consistency=ON")]
+        &[
+            ("gtid_mode", "step by step as the manual says: OFF_PERMISSIVE, ON_PERMISSIVE, ON"),
+            ("enforce_gtid_consistency", "SET GLOBAL enforce_gtid_consistency=ON"),
+        ]
     } else {
         &[("gtid_strict_mode", "SET GLOBAL gtid_strict_mode=ON, and in the server's configuration")]
     };
@@ -98,14 +138,21 @@ fn ensure_replicated_changes_are_logged(facts: &Facts) -> Option<Finding> {
 
 fn ensure_log_is_kept(facts: &Facts, needs: &SourceNeeds) -> Option<Finding> {
     let kept: u64 = facts.variable("binlog_expire_logs_seconds").parse().unwrap_or(0);
-    let never = kept == 0 || facts.variable("binlog_expire_logs_auto_purge").eq_ignore_ascii_case("OFF");
+    let never =
+        kept == 0 || facts.variable("binlog_expire_logs_auto_purge").eq_ignore_ascii_case("OFF");
     (!never && kept < needs.outage_seconds_max).then(|| Finding {
         code: Code::Setting,
         severity: Severity::Error,
         subject: "binlog_expire_logs_seconds".into(),
-        expected: format!("0, or at least {} (the longest outage to bridge)", needs.outage_seconds_max),
+        expected: format!(
+            "0, or at least {} (the longest outage to bridge)",
+            needs.outage_seconds_max
+        ),
         actual: kept.to_string(),
-        remedy: format!("SET GLOBAL binlog_expire_logs_seconds={}, and in the server's configuration", needs.outage_seconds_max),
+        remedy: format!(
+            "SET GLOBAL binlog_expire_logs_seconds={}, and in the server's configuration",
+            needs.outage_seconds_max
+        ),
     })
 }
 
@@ -117,7 +164,9 @@ fn ensure_ledger_is_logged(facts: &Facts, needs: &SourceNeeds) -> Vec<Finding> {
         subject: subject.into(),
         expected,
         actual: list.join(","),
-        remedy: format!("change {subject} in the server's configuration and restart it: without the ledger in the log every applied change travels back"),
+        remedy: format!(
+            "change {subject} in the server's configuration and restart it: without the ledger in the log every applied change travels back"
+        ),
     };
     let mut findings = Vec::new();
     if !facts.log_only.is_empty() && !facts.log_only.contains(ledger) {
@@ -135,7 +184,8 @@ fn ensure_nothing_is_left_out(facts: &Facts, needs: &SourceNeeds) -> Option<Find
         .databases
         .iter()
         .filter(|name| {
-            (!facts.log_only.is_empty() && !facts.log_only.contains(name)) || facts.log_without.contains(name)
+            (!facts.log_only.is_empty() && !facts.log_only.contains(name))
+                || facts.log_without.contains(name)
         })
         .cloned()
         .collect();
@@ -177,11 +227,21 @@ fn ensure_generated_keys_differ(facts: &Facts, needs: &SourceNeeds) -> Vec<Findi
     };
     let increment = number("auto_increment_increment");
     if increment < u64::from(needs.units) {
-        push("auto_increment_increment", format!("at least {}, the number of units", needs.units), increment, needs.units.into());
+        push(
+            "auto_increment_increment",
+            format!("at least {}, the number of units", needs.units),
+            increment,
+            needs.units.into(),
+        );
     }
     let offset = number("auto_increment_offset");
     if offset != wanted {
-        push("auto_increment_offset", format!("{wanted}, another one in each unit"), offset, wanted);
+        push(
+            "auto_increment_offset",
+            format!("{wanted}, another one in each unit"),
+            offset,
+            wanted,
+        );
     }
     findings
 }

@@ -13,17 +13,32 @@ const RIGHTS: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 
 /// Rights that no sink needs.
 const EXCESSIVE: &[&str] = &[
-    "DROP", "SUPER", "FILE", "SHUTDOWN", "CREATE USER", "PROCESS", "SYSTEM_VARIABLES_ADMIN", "BINLOG_ADMIN",
-    "BINLOG ADMIN", "REPLICATION SLAVE",
+    "DROP",
+    "SUPER",
+    "FILE",
+    "SHUTDOWN",
+    "CREATE USER",
+    "PROCESS",
+    "SYSTEM_VARIABLES_ADMIN",
+    "BINLOG_ADMIN",
+    "BINLOG ADMIN",
+    "REPLICATION SLAVE",
 ];
 
-pub(super) async fn guards(conn: &mut Conn, facts: &Facts, needs: &TargetNeeds) -> Result<Vec<Finding>, Fault> {
+pub(super) async fn guards(
+    conn: &mut Conn,
+    facts: &Facts,
+    needs: &TargetNeeds,
+) -> Result<Vec<Finding>, Fault> {
     let mut findings = Vec::new();
     findings.extend(ensure_version(facts));
     findings.extend(ensure_writable(facts));
     findings.extend(excess(&facts.grants, &facts.user, EXCESSIVE, "apply"));
-    let ledger: Vec<_> =
-        needs.ledger_tables.iter().map(|table| (needs.ledger_database.clone(), table.clone())).collect();
+    let ledger: Vec<_> = needs
+        .ledger_tables
+        .iter()
+        .map(|table| (needs.ledger_database.clone(), table.clone()))
+        .collect();
     for name in &ledger {
         findings.extend(ensure_rights(facts, name));
         if find(conn, facts, name).await?.is_none() {
@@ -50,7 +65,11 @@ pub(super) async fn guards(conn: &mut Conn, facts: &Facts, needs: &TargetNeeds) 
     Ok(findings)
 }
 
-async fn find(conn: &mut Conn, facts: &Facts, name: &(String, String)) -> Result<Option<Table>, Fault> {
+async fn find(
+    conn: &mut Conn,
+    facts: &Facts,
+    name: &(String, String),
+) -> Result<Option<Table>, Fault> {
     match schema::load(conn, facts.server.flavor, std::slice::from_ref(name)).await {
         Ok(mut tables) => Ok(tables.pop()),
         Err(fault) if fault.code == Code::Table => Ok(None),
@@ -127,13 +146,25 @@ fn of_table(table: &Table, code: Code, expected: &str, actual: String, remedy: &
 fn ensure_transactional(table: &Table) -> Option<Finding> {
     (!table.engine.eq_ignore_ascii_case("InnoDB")).then(|| {
         let engine = if table.engine.is_empty() { "a view".into() } else { table.engine.clone() };
-        of_table(table, Code::Table, "engine InnoDB", engine, "ALTER TABLE … ENGINE=InnoDB, or exclude it")
+        of_table(
+            table,
+            Code::Table,
+            "engine InnoDB",
+            engine,
+            "ALTER TABLE … ENGINE=InnoDB, or exclude it",
+        )
     })
 }
 
 fn ensure_primary_key(table: &Table) -> Option<Finding> {
     table.primary_key.is_empty().then(|| {
-        of_table(table, Code::NoPrimaryKey, "a primary key", "none".into(), "add a primary key in every unit, or exclude the table")
+        of_table(
+            table,
+            Code::NoPrimaryKey,
+            "a primary key",
+            "none".into(),
+            "add a primary key in every unit, or exclude the table",
+        )
     })
 }
 
@@ -150,7 +181,13 @@ fn ensure_no_triggers(facts: &Facts, table: &Table) -> Option<Finding> {
         return Some(Finding { severity: Severity::Warning, ..finding });
     }
     (!table.triggers.is_empty()).then(|| {
-        of_table(table, Code::Table, "no triggers", table.triggers.join(", "), "drop the triggers, or exclude the table: what they write travels by itself")
+        of_table(
+            table,
+            Code::Table,
+            "no triggers",
+            table.triggers.join(", "),
+            "drop the triggers, or exclude the table: what they write travels by itself",
+        )
     })
 }
 

@@ -86,7 +86,10 @@ pub async fn read(stream: &mut Stream, until: &GtidSet) -> Result<Vec<(Seen, Pos
 }
 
 /// All that the server has after a position.
-pub async fn read_after(server: &Mysql, position: &Position) -> Result<Vec<(Seen, Position)>, Fault> {
+pub async fn read_after(
+    server: &Mysql,
+    position: &Position,
+) -> Result<Vec<(Seen, Position)>, Fault> {
     let until = Server::read(&mut conn(server).await).await?.executed;
     let mut stream = Stream::open(&store(server), position.clone(), options(4711)).await?;
     let all = read(&mut stream, &until).await?;
