@@ -229,6 +229,7 @@ impl Mesh {
         ensure_each_store_flows(&units, &flows)?;
         if let Topology::Star(hub) = &file.topology {
             ensure_known(hub, &units, "topology")?;
+            ensure_hub_has_its_own_kafka(hub, &units)?;
         }
         if file.outage_longest_hours == 0 {
             return Err(bad("outage_longest_hours must be at least 1"));
@@ -406,6 +407,15 @@ fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Resul
 
 fn ensure_known(unit: &Name, units: &BTreeMap<Name, Unit>, place: &str) -> Result<(), Fault> {
     if units.contains_key(unit) { Ok(()) } else { Err(bad(format!("{place}: there is no unit {unit}"))) }
+}
+
+/// The hub's copies have the names of the originals.
+fn ensure_hub_has_its_own_kafka(hub: &Name, units: &BTreeMap<Name, Unit>) -> Result<(), Fault> {
+    let same = |(name, unit): &(&Name, &Unit)| *name != hub && unit.broker.bootstrap == units[hub].broker.bootstrap;
+    match units.iter().find(same) {
+        None => Ok(()),
+        Some((spoke, _)) => Err(bad(format!("units {hub} and {spoke} have the same Kafka: in a star the hub copies the spoke's topics, and needs a Kafka of its own"))),
+    }
 }
 
 /// Two stores at one endpoint would capture each other's ledger and take it for their own.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, error, info_span, warn};
@@ -88,7 +88,7 @@ struct Flow {
     mirror: Arc<Mirror>,
     lanes: JoinSet<(i32, Result<(), Fault>)>,
     /// Of the lanes that run.
-    tokens: HashMap<i32, CancellationToken>,
+    tokens: HashMap<i32, (CancellationToken, task::Id)>,
     /// Why the first lane stopped for good.
     stopped: Option<Fault>,
 }
@@ -125,15 +125,16 @@ impl Flow {
             listener: self.listener.clone(),
             cancel: CancellationToken::new(),
         };
-        self.tokens.insert(lane, attempts.cancel.clone());
+        let cancel = attempts.cancel.clone();
         let span = info_span!("lane", log = %self.way.log, lane);
-        self.lanes.spawn(async move { (lane, attempts.run().await) }.instrument(span));
+        let task = self.lanes.spawn(async move { (lane, attempts.run().await) }.instrument(span));
+        self.tokens.insert(lane, (cancel, task.id()));
     }
 
     /// Stops these lanes and waits until they have.
     async fn stop(&mut self, lanes: &[i32]) {
-        for token in lanes.iter().filter_map(|lane| self.tokens.get(lane)) {
-            token.cancel();
+        for (cancel, _) in lanes.iter().filter_map(|lane| self.tokens.get(lane)) {
+            cancel.cancel();
         }
         while lanes.iter().any(|lane| self.tokens.contains_key(lane)) {
             match self.lanes.join_next().await {
@@ -153,6 +154,12 @@ impl Flow {
             }
             Err(panic) => {
                 let fault = Fault::fatal(Code::Bug, format!("a lane panicked: {panic}"));
+                error!(code = %fault.code, "{}", fault.what);
+                let lane = self.tokens.iter().find(|(_, (_, task))| *task == panic.id());
+                if let Some(lane) = lane.map(|(lane, _)| *lane) {
+                    self.tokens.remove(&lane);
+                    self.listener.fault(lane, &fault);
+                }
                 self.stopped.get_or_insert(fault);
             }
         }

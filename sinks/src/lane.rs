@@ -17,6 +17,7 @@ use unitflow_change::tag::{After, HEADER, Kind, ORIGIN, Tag};
 use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::broker::Broker;
 use unitflow_kafka::reader::{Item, Reader, Record};
+use unitflow_kafka::topics;
 use unitflow_mysql::connect::Store;
 
 use crate::batch::{Batch, Limits};
@@ -27,6 +28,10 @@ use crate::mysql::apply::{Applier, End, Part};
 
 /// Bytes fetched ahead for each lane.
 const QUEUE_BYTES: usize = 4 << 20;
+/// How often an idle connection shows that it is alive.
+const PING_EVERY: Duration = Duration::from_secs(20);
+/// How long a transaction stays open at the target while nothing more of it comes.
+const OPEN_FOR: Duration = Duration::from_secs(3);
 /// How often another lane's ledger row is looked at while this one waits for it.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// After how long such a wait is worth a line in the log.
@@ -101,7 +106,11 @@ async fn apply_all(
         )
         .hint("what the old topic held and this unit had not applied is gone: resync, see the runbook"));
     }
-    let start = starting_offset(&entry, committed, mirror.believed(lane))?;
+    let wanted = starting_offset(&entry, committed, mirror.believed(lane))?;
+    // Where retention took everything, the ledger's offset is gone with it. Whether a record is
+    // missing is proved by the first one's `prev`.
+    let (low, _) = topics::bounds(&way.broker, &way.topic, lane).await?;
+    let start = wanted.max(low);
     let reader = Reader::open(&way.broker, &way.topic, &[(lane, start)], QUEUE_BYTES).await?;
     info!(lane, seq = entry.seq.0, offset = start, "lane begins");
     let mut lane = Lane {
@@ -111,6 +120,7 @@ async fn apply_all(
         at: End { seq: entry.seq, offset: entry.topic_offset, commit_us: 0 },
         seen: End { seq: entry.seq, offset: entry.topic_offset, commit_us: 0 },
         inside: false,
+        raised: start > wanted,
         batch: Batch::default(),
         mirror,
         metrics,
@@ -159,6 +169,8 @@ struct Lane<'a> {
     seen: End,
     /// Whether a part of a long source transaction is applied and not committed.
     inside: bool,
+    /// Whether the topic no longer holds the offset that the ledger names.
+    raised: bool,
     batch: Batch,
     mirror: &'a Mirror,
     metrics: LaneMetrics,
@@ -184,7 +196,7 @@ impl Lane<'_> {
                     self.apply().await?;
                     continue;
                 }
-                None => reader.next().await?,
+                None => self.wait(reader).await?,
             };
             let action = match item {
                 Item::Record(record) => self.select(&record).await?,
@@ -194,6 +206,21 @@ impl Lane<'_> {
                 Action::Gather => {}
                 Action::Apply => self.apply().await?,
                 Action::Ended(offset) => self.ended(offset).await?,
+            }
+        }
+    }
+
+    /// Waits for the next item: with a transaction open only for a moment, since it holds locks.
+    async fn wait<'r>(&mut self, reader: &'r Reader) -> Result<Item<'r>, Fault> {
+        loop {
+            let patience = if self.inside { OPEN_FOR } else { PING_EVERY };
+            match tokio::time::timeout(patience, reader.next()).await {
+                Ok(item) => return item,
+                Err(_) if self.inside => {
+                    let what = "the rest of a long transaction does not come; it was rolled back";
+                    return Err(Fault::retry(Code::Timeout, what));
+                }
+                Err(_) => self.applier.ping().await?,
             }
         }
     }
@@ -211,11 +238,14 @@ impl Lane<'_> {
             _ => {}
         }
         self.ensure_foreign(record.header(ORIGIN).unwrap_or_default())?;
-        if tag.kind == Kind::Ddl && self.way.on_ddl == OnDdl::Stop {
+        if tag.kind == Kind::Ddl {
             if self.batch.ends_a_transaction() {
                 self.apply().await?;
             }
-            return Err(self.schema_change(&tag, record));
+            if self.way.on_ddl == OnDdl::Stop {
+                return Err(self.schema_change(&tag, record));
+            }
+            self.applier.forget_tables();
         }
         if let Some(after) = tag.after {
             self.wait_for(after).await?;
@@ -313,7 +343,7 @@ impl Lane<'_> {
 
     fn gap(&self, tag: &Tag<'_>, offset: i64) -> Fault {
         Fault::fatal(
-            Code::Gap,
+            if self.raised && self.seen == self.at { Code::OffsetGone } else { Code::Gap },
             format!(
                 "{} lane {}: record {} at offset {offset} follows {}, but the last one applied is {}",
                 self.way.log, self.lane, tag.seq, tag.prev, self.seen.seq

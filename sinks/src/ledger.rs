@@ -154,6 +154,10 @@ pub async fn explain(conn: &mut Conn, log: &Log, lane: i32, believed: Seq) -> Fa
             Code::TargetLostCommits,
             format!("the ledger of {log}, lane {lane}, stands at {} but {believed} was committed: the target lost commits", entry.seq),
         ),
+        Ok(entry) if entry.seq == believed => Fault::retry(
+            Code::LedgerMoved,
+            format!("the ledger of {log}, lane {lane}, was held by another transaction"),
+        ),
         Ok(entry) => Fault::retry(
             Code::LedgerMoved,
             format!("the ledger of {log}, lane {lane}, stands at {} instead of {believed}: another worker applies this lane", entry.seq),

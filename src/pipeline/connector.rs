@@ -165,6 +165,8 @@ impl Capture {
         let mut tick = tokio::time::interval(WATERMARK_EVERY);
         loop {
             if self.take_what_is_at_hand(stream)? {
+                // A backlog never pauses, and others have to run too.
+                tokio::task::yield_now().await;
                 continue;
             }
             // The stream pauses. Waiting is what commits are grouped by.
@@ -335,9 +337,6 @@ impl Capture {
         block_in_place(|| self.writer.commit())?;
         self.meters.commits.add(1, &self.meters.labels);
         self.grouping.done();
-        if self.held.kind.is_some() {
-            self.grouping.pending();
-        }
         Ok(())
     }
 }

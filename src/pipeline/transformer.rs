@@ -90,6 +90,8 @@ impl Stager {
     async fn run(&mut self, reader: &Reader) -> Result<(), Fault> {
         loop {
             if self.take_what_is_at_hand(reader)? {
+                // A backlog never pauses, and others have to run too.
+                tokio::task::yield_now().await;
                 continue;
             }
             let pause = self.grouping.pause();

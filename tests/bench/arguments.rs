@@ -74,14 +74,24 @@ impl Arguments {
             for rows_each in [4, 1] {
                 for pairing in PAIRINGS.into_iter().filter(|pairing| pairing.source == source) {
                     // Where the flavours differ there is no replica to stand beside.
-                    let appliers = if pairing.source == pairing.target { &APPLIERS[..] } else { &APPLIERS[2..] };
+                    let appliers = if pairing.source == pairing.target {
+                        &APPLIERS[..]
+                    } else {
+                        &APPLIERS[2..]
+                    };
                     for durable in [false, true] {
-                        drains.extend(appliers.iter().map(|&applier| Drain { pairing, rows_each, durable, applier }));
+                        drains.extend(appliers.iter().map(|&applier| Drain {
+                            pairing,
+                            rows_each,
+                            durable,
+                            applier,
+                        }));
                     }
                 }
             }
         }
-        drains.retain(|drain| self.only.is_empty() || self.only.iter().any(|words| drain.has(words)));
+        drains
+            .retain(|drain| self.only.is_empty() || self.only.iter().any(|words| drain.has(words)));
         drains
     }
 }
@@ -123,7 +133,13 @@ impl Display for Drain {
             Applier::Native { .. } => "parallel",
             Applier::Unitflow => "unitflow",
         };
-        write!(f, "{}-{} {}-row {durable} {applier}", name(source).0, name(target).0, self.rows_each)
+        write!(
+            f,
+            "{}-{} {}-row {durable} {applier}",
+            name(source).0,
+            name(target).0,
+            self.rows_each
+        )
     }
 }
 

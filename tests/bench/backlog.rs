@@ -101,7 +101,12 @@ struct Writer {
 
 impl Writer {
     fn new(number: u64) -> Self {
-        Self { number, random: Random::new(1 + number), owned: [SEEDED / WRITERS; TABLES.len()], turn: 0 }
+        Self {
+            number,
+            random: Random::new(1 + number),
+            owned: [SEEDED / WRITERS; TABLES.len()],
+            turn: 0,
+        }
     }
 
     fn transactions(&mut self, count: u64, rows_each: u64) -> String {
@@ -128,7 +133,12 @@ impl Writer {
         // Writing to a String can't fail.
         let _ = if self.random.below(2) == 0 {
             self.owned[table] += 1;
-            write!(sql, "INSERT INTO {DATABASE}.{name} VALUES ({},{});", self.id(owned), row.values())
+            write!(
+                sql,
+                "INSERT INTO {DATABASE}.{name} VALUES ({},{});",
+                self.id(owned),
+                row.values()
+            )
         } else {
             let place = self.random.below(owned);
             let id = self.id(place);

@@ -64,7 +64,8 @@ fn main() -> ExitCode {
         println!("nothing is measured without an optimised build: cargo bench --bench drain");
         return ExitCode::SUCCESS;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     match runtime.context("a runtime").and_then(|runtime| runtime.block_on(run(&arguments))) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
@@ -89,7 +90,8 @@ async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         let rows = WARM_UP_ROWS.min(arguments.rows);
         progress("warming up the broker");
         let warm_up = [Drain { durable: false, ..*first }];
-        drain_one_source(&warm_up, 1, rows, &mut clones, &kafka, &mut topics, &mut |_, _| {}).await?;
+        drain_one_source(&warm_up, 1, rows, &mut clones, &kafka, &mut topics, &mut |_, _| {})
+            .await?;
     }
     let mut equal = true;
     for group in drains.chunk_by(|one, other| one.source() == other.source()) {
@@ -98,7 +100,8 @@ async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
             report.add(drain, usage);
         };
         let (rows, repeat) = (arguments.rows, arguments.repeat);
-        drain_one_source(group, repeat, rows, &mut clones, &kafka, &mut topics, &mut record).await?;
+        drain_one_source(group, repeat, rows, &mut clones, &kafka, &mut topics, &mut record)
+            .await?;
     }
     report.print(arguments.markdown);
     Ok(equal)
@@ -129,7 +132,8 @@ async fn drain_one_source(
     let mut planned = Vec::new();
     for _ in 0..repeat {
         for drain in drains {
-            let target = targets.iter().find(|(f, d, _)| (*f, *d) == (drain.pairing.target, drain.durable));
+            let target =
+                targets.iter().find(|(f, d, _)| (*f, *d) == (drain.pairing.target, drain.durable));
             let (_, _, target) = target.context("a target for each drain")?;
             let pipeline = match drain.applier {
                 Applier::Unitflow => {
@@ -147,8 +151,12 @@ async fn drain_one_source(
         servers::sync().await?;
         progress(&format!("{drain}: {rows} rows"));
         let mut usage = match (drain.applier, pipeline) {
-            (Applier::Unitflow, Some(pipeline)) => pipeline.drain(&source.server, &target.server, kafka).await,
-            (Applier::Native { workers }, _) => native::drain(&source.server, &target.server, workers).await,
+            (Applier::Unitflow, Some(pipeline)) => {
+                pipeline.drain(&source.server, &target.server, kafka).await
+            }
+            (Applier::Native { workers }, _) => {
+                native::drain(&source.server, &target.server, workers).await
+            }
             (Applier::Unitflow, None) => unreachable!("planned above"),
         }
         .with_context(|| drain.to_string())?;

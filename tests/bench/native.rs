@@ -25,7 +25,8 @@ pub async fn drain(source: &Mysql, target: &Mysql, workers: u32) -> anyhow::Resu
     query(target, begin.start).await?;
     let begun = Instant::now();
     loop {
-        let reached = query(target, &format!("SELECT {} = 0", wait(source.flavor(), &goal))).await?;
+        let reached =
+            query(target, &format!("SELECT {} = 0", wait(source.flavor(), &goal))).await?;
         if reached == "1" {
             break;
         }

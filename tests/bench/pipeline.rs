@@ -32,7 +32,12 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Initialises the source's unit: what it has so far is taken to be everywhere.
-    pub async fn begin(number: u32, source: &Mysql, target: &Mysql, kafka: &Kafka) -> anyhow::Result<Self> {
+    pub async fn begin(
+        number: u32,
+        source: &Mysql,
+        target: &Mysql,
+        kafka: &Kafka,
+    ) -> anyhow::Result<Self> {
         let folder = new_folder("flow")?;
         let pipeline = Self { folder };
         let (bootstrap, from, to) = (kafka.bootstrap(), source.port(), target.port());
@@ -53,11 +58,18 @@ impl Pipeline {
     }
 
     /// Drains `source` into `target`.
-    pub async fn drain(&self, source: &Mysql, target: &Mysql, kafka: &Kafka) -> anyhow::Result<Usage> {
+    pub async fn drain(
+        &self,
+        source: &Mysql,
+        target: &Mysql,
+        kafka: &Kafka,
+    ) -> anyhow::Result<Usage> {
         self.unitflow(&["init", "--unit", "B"], COMMAND).await?;
-        let servers = [source.pid().context("the source runs")?, target.pid().context("the target runs")?];
+        let servers =
+            [source.pid().context("the source runs")?, target.pid().context("the target runs")?];
         let mut meter = Meter::start(&[servers.as_slice(), kafka.pid().as_slice()].concat())?;
-        let mut workers = ROLES.iter().map(|role| self.start(*role)).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut workers =
+            ROLES.iter().map(|role| self.start(*role)).collect::<anyhow::Result<Vec<_>>>()?;
 
         let seconds = LIMIT.as_secs().to_string();
         let arguments = ["wait", "--from", "A", "--to", "B", "--timeout-seconds", &seconds];
@@ -70,15 +82,23 @@ impl Pipeline {
         let pids: Vec<u32> = workers.iter().map(Worker::pid).collect();
         let reading = meter.stop(&pids)?;
 
-        let [_, target_cpu, others @ ..] = reading.cpu.as_slice() else { bail!("two servers were watched") };
+        let [_, target_cpu, others @ ..] = reading.cpu.as_slice() else {
+            bail!("two servers were watched")
+        };
         let (broker, own) = others.split_at(others.len() - workers.len());
-        let mut usage = Usage { target: *target_cpu, broker: broker.first().copied(), ..Usage::new(&reading) };
+        let mut usage =
+            Usage { target: *target_cpu, broker: broker.first().copied(), ..Usage::new(&reading) };
         for (worker, &cpu) in workers.iter_mut().zip(own) {
             usage.workers.push(Spent { cpu, peak_kib: worker.peak_kib() });
         }
         for worker in &mut workers {
             let status = worker.stop(COMMAND).await?;
-            ensure!(status.success(), "{} ended with {status}:\n{}", worker.name(), worker.log_end());
+            ensure!(
+                status.success(),
+                "{} ended with {status}:\n{}",
+                worker.name(),
+                worker.log_end()
+            );
         }
         Ok(usage)
     }

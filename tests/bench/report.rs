@@ -67,7 +67,10 @@ impl Report {
         self.drains.iter().for_each(|(drain, usages)| {
             table.add_row(self.cells(drain, usages));
         });
-        table.column_iter_mut().skip(TITLES).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+        table
+            .column_iter_mut()
+            .skip(TITLES)
+            .for_each(|column| column.set_cell_alignment(CellAlignment::Right));
         for line in table.lines() {
             println!("{}", line.trim_end());
         }
@@ -76,15 +79,26 @@ impl Report {
     }
 
     fn cells(&self, drain: &Drain, usages: &[Usage]) -> Vec<String> {
-        let per_row = |cpu: &dyn Fn(&Usage) -> Option<f64>| Spread::of(usages.iter().filter_map(cpu)).show(1);
-        let worker =
-            |place: usize| per_row(&|usage| usage.workers.get(place).map(|worker| usage.per_row(worker.cpu)));
-        let ratio = |workers| match (Spread::of(usages.iter().map(Usage::rate)), self.native(drain, workers)) {
-            (Spread::Of { median, .. }, Spread::Of { median: native, .. }) => format!("{:.2}", median / native),
+        let per_row =
+            |cpu: &dyn Fn(&Usage) -> Option<f64>| Spread::of(usages.iter().filter_map(cpu)).show(1);
+        let worker = |place: usize| {
+            per_row(&|usage| usage.workers.get(place).map(|worker| usage.per_row(worker.cpu)))
+        };
+        let ratio = |workers| match (
+            Spread::of(usages.iter().map(Usage::rate)),
+            self.native(drain, workers),
+        ) {
+            (Spread::Of { median, .. }, Spread::Of { median: native, .. }) => {
+                format!("{:.2}", median / native)
+            }
             _ => "–".to_owned(),
         };
         let peaks = (0..3).map_while(|place| {
-            let kib = usages.iter().filter_map(|usage| usage.workers.get(place)).map(|worker| worker.peak_kib).max();
+            let kib = usages
+                .iter()
+                .filter_map(|usage| usage.workers.get(place))
+                .map(|worker| worker.peak_kib)
+                .max();
             kib.map(|kib| kib.div_ceil(1024).to_string())
         });
         let peaks = peaks.collect::<Vec<_>>().join(" / ");
@@ -172,11 +186,15 @@ impl Spread {
     }
 
     fn show(self, decimals: usize) -> String {
-        let number = |value: f64| if decimals == 0 { thousands(value) } else { format!("{value:.decimals$}") };
+        let number = |value: f64| {
+            if decimals == 0 { thousands(value) } else { format!("{value:.decimals$}") }
+        };
         match self {
             Self::Nothing => "–".to_owned(),
             Self::Of { median, least, most } if least.total_cmp(&most).is_eq() => number(median),
-            Self::Of { median, least, most } => format!("{} ({}–{})", number(median), number(least), number(most)),
+            Self::Of { median, least, most } => {
+                format!("{} ({}–{})", number(median), number(least), number(most))
+            }
         }
     }
 }

@@ -92,7 +92,10 @@ impl Source {
 
     /// Writes the backlog.
     pub async fn write(&self, rows: u64, rows_each: u64) -> anyhow::Result<u64> {
-        progress(&format!("writing {rows} rows in transactions of {rows_each} to {}", version(&self.server).await?));
+        progress(&format!(
+            "writing {rows} rows in transactions of {rows_each} to {}",
+            version(&self.server).await?
+        ));
         backlog::write(&self.server, rows, rows_each).await
     }
 
@@ -101,7 +104,8 @@ impl Source {
         let mut differences = Vec::new();
         for table in TABLES {
             let sql = format!("SELECT * FROM {DATABASE}.{table} ORDER BY id");
-            let (here, there) = tokio::try_join!(query(&self.server, &sql), query(&target.server, &sql))?;
+            let (here, there) =
+                tokio::try_join!(query(&self.server, &sql), query(&target.server, &sql))?;
             let sums = [&here, &there].map(|text| (text.lines().count(), xxh3_64(text.as_bytes())));
             if sums[0] != sums[1] {
                 let place = here.lines().zip(there.lines()).position(|(one, other)| one != other);
@@ -146,7 +150,11 @@ impl Target {
 
 /// Lets the disk finish what the preparation wrote, so that no drain pays for it.
 pub async fn sync() -> anyhow::Result<()> {
-    let sync = Command::new("sync").arg("--file-system").arg(std::env::temp_dir()).kill_on_drop(true).status();
+    let sync = Command::new("sync")
+        .arg("--file-system")
+        .arg(std::env::temp_dir())
+        .kill_on_drop(true)
+        .status();
     timeout(STATEMENT, sync).await.context("sync hangs")??;
     Ok(())
 }

@@ -71,7 +71,11 @@ impl Usage {
 impl Display for Usage {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (wall, rate) = (self.wall.as_secs_f64(), self.rate());
-        write!(f, "{rate:.0} rows/s in {wall:.1} s; CPU µs a row: target {:.1}", self.per_row(self.target))?;
+        write!(
+            f,
+            "{rate:.0} rows/s in {wall:.1} s; CPU µs a row: target {:.1}",
+            self.per_row(self.target)
+        )?;
         for worker in &self.workers {
             write!(f, " + {:.1}", self.per_row(worker.cpu))?;
         }
@@ -118,7 +122,10 @@ impl Meter {
     pub fn stop(&mut self, more: &[u32]) -> anyhow::Result<Reading> {
         let wall = self.begun.elapsed();
         self.processes.extend(more.iter().map(|&pid| (pid, Duration::ZERO)));
-        let cpu = self.processes.iter().map(|&(pid, before)| Ok(processor_time(pid)?.saturating_sub(before)));
+        let cpu = self
+            .processes
+            .iter()
+            .map(|&(pid, before)| Ok(processor_time(pid)?.saturating_sub(before)));
         let cpu = cpu.collect::<anyhow::Result<Vec<_>>>()?;
         let machine = Machine::read()?;
         let busy = machine.busy - self.machine.busy;
@@ -166,7 +173,12 @@ impl Machine {
     fn read() -> anyhow::Result<Self> {
         let stat = fs::read_to_string("/proc/stat")?;
         let line = stat.lines().next().context("/proc/stat is empty")?;
-        let ticks: Vec<f64> = line.split_whitespace().skip(1).take(8).filter_map(|field| field.parse().ok()).collect();
+        let ticks: Vec<f64> = line
+            .split_whitespace()
+            .skip(1)
+            .take(8)
+            .filter_map(|field| field.parse().ok())
+            .collect();
         let total: f64 = ticks.iter().sum();
         let idle: f64 = ticks.iter().skip(3).take(2).sum();
         let second = TICK.as_secs_f64();

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use unitflow_change::Fault;
 use unitflow_change::envelope::Row;
 use unitflow_change::key::Key;
-use unitflow_change::routing::{Order, PartitionBy, Routing, lane_of};
+use unitflow_change::routing::{HEARTBEAT_TABLE, INTERNAL_DATABASE, Order, PartitionBy, Routing, lane_of};
 
 use crate::mark::{Whose, whose};
 
@@ -19,6 +19,8 @@ pub struct Rule {
     pub first_says: Whose,
     /// Whether its changes travel.
     pub carried: bool,
+    /// The units' clocks: each unit makes its own rows, and only their beats travel.
+    pub clock: bool,
     /// Which of its rows share a lane.
     pub by: PartitionBy,
 }
@@ -51,6 +53,7 @@ impl Router {
             let rule = Rule {
                 first_says: whose(&name.database, &name.table),
                 carried: self.routing.carries(&name.database, &name.table),
+                clock: name.database == INTERNAL_DATABASE && name.table == HEARTBEAT_TABLE,
                 by: self.routing.partition_by(&name.database, &name.table),
             };
             self.rules.insert(table.into(), rule);

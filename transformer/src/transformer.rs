@@ -208,6 +208,9 @@ impl Transformer {
         match whose {
             Whose::Applied => self.counts.echoes += 1,
             Whose::Own if !rule.carried => self.counts.filtered += 1,
+            Whose::Own if rule.clock && Envelope::parse(record.value)?.op != Op::Update => {
+                self.counts.filtered += 1;
+            }
             Whose::Own => {
                 let by = rule.by.clone();
                 self.spread(record, &by, out)?;

@@ -463,8 +463,8 @@ pub(crate) fn parse_payload(body: &[u8]) -> Parsed<u64> {
 mod tests {
     use super::*;
 
-    /// A GTID event of MySQL 9 with its checksum.
-    pub(crate) fn event(kind: u8, body: &[u8]) -> Vec<u8> {
+    /// An event with its checksum.
+    fn event(kind: u8, body: &[u8]) -> Vec<u8> {
         let header = Header {
             timestamp: 1_700_000_000,
             kind,

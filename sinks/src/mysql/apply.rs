@@ -4,8 +4,12 @@
 //! is large), then COMMIT. COMMIT is sent only after the ledger's row was seen to move and every
 //! statement to find the rows it names.
 
+use std::future::Future;
+use std::time::Duration;
+
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use tokio::time::timeout;
 use unitflow_change::envelope::Op;
 use unitflow_change::fault::Kind;
 use unitflow_change::name::Log;
@@ -21,11 +25,18 @@ use crate::ledger::{self, Entry, Move};
 /// Session settings on top of those of every connection: statements fail rather than bend a
 /// value, zero dates and keys pass as they are, rows of other lanes are not locked by gaps, and
 /// parents may arrive after their children (the source has checked them).
+///
+/// A worker that vanishes without a word leaves its transaction, and so its lane's ledger row,
+/// locked for as long as the server waits for it: not long.
 const SESSION: [&str; 2] = [
     "SET SESSION sql_mode='STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES', \
-     SESSION foreign_key_checks=0, SESSION innodb_lock_wait_timeout=10",
+     SESSION foreign_key_checks=0, SESSION innodb_lock_wait_timeout=10, SESSION wait_timeout=60",
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
 ];
+
+/// How long one call may take at the target. Longer than a lock wait, shorter than TCP's patience
+/// with a peer that is gone.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// The part of a source transaction that a batch holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,20 +107,28 @@ impl Applier {
         if fault.code != Code::Conflict || matches!(part, Part::Middle | Part::Last) {
             return Err(fault);
         }
-        self.locate(batch, part, (from, to), fault).await
+        // Change by change, in the source's order: it names the change that does not fit, and if
+        // none is found the conflict was gone.
+        let again = self.attempt(batch, part, (from, to), true).await;
+        if again.as_ref().is_err_and(|fault| fault.kind != Kind::Ambiguous) {
+            self.roll_back().await?;
+        }
+        again
     }
 
-    /// Applies the batch again change by change, only to name the one that does not fit; nothing
-    /// is kept.
-    async fn locate(&mut self, batch: &Batch, part: Part, way: (End, End), fault: Fault) -> Result<(), Fault> {
-        let part = if part == Part::Whole { Part::First } else { part };
-        let found = self.attempt(batch, part, way, true).await;
-        self.roll_back().await?;
-        Err(found.err().filter(|found| found.code == Code::Conflict).unwrap_or(fault))
+    /// Reads the target's tables again before the next change: their schema may have changed.
+    pub fn forget_tables(&mut self) {
+        self.tables.clear();
+    }
+
+    /// Keeps an idle connection alive; a worker that vanished does not, and the server ends its
+    /// transaction.
+    pub async fn ping(&mut self) -> Result<(), Fault> {
+        within(self.conn.ping()).await
     }
 
     async fn roll_back(&mut self) -> Result<(), Fault> {
-        self.conn.query_drop("ROLLBACK").await.map_err(|error| judge(&error))
+        within(self.conn.query_drop("ROLLBACK")).await
     }
 
     async fn attempt(&mut self, batch: &Batch, part: Part, (from, to): (End, End), singly: bool) -> Result<(), Fault> {
@@ -163,10 +182,15 @@ impl Applier {
             .await;
             inject::die_at("die_after_commit_sent");
         }
-        self.conn.query_drop("COMMIT").await.map_err(|error| {
-            let fault = judge(&error);
-            Fault { kind: if is_lost(&error) { Kind::Ambiguous } else { fault.kind }, ..fault }
-        })?;
+        match timeout(ANSWER_WITHIN, self.conn.query_drop("COMMIT")).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let fault = judge(&error);
+                let kind = if is_lost(&error) { Kind::Ambiguous } else { fault.kind };
+                return Err(Fault { kind, ..fault });
+            }
+            Err(_) => return Err(Fault { kind: Kind::Ambiguous, ..no_answer() }),
+        }
         if apart {
             let mut call = Call::default();
             let step = self.step(from, to);
@@ -180,21 +204,20 @@ impl Applier {
     async fn send(&mut self, batch: &Batch, call: &Call, from: Seq) -> Result<(), Fault> {
         let mut wrong = None;
         let mut statement = 0;
-        let outcome: Result<(), mysql_async::Error> = async {
+        let outcome = timeout(ANSWER_WITHIN, async {
             let mut result = self.conn.query_iter(call.sql.as_slice()).await?;
             for (number, expected) in call.expected.iter().enumerate() {
                 statement = number;
-                if result.affected_rows() != expected.rows && expected.rows > 0 && wrong.is_none() {
+                let found = result.affected_rows();
+                // A statement's own error comes only with the step to the next one.
+                result.next().await?;
+                if found != expected.rows && expected.rows > 0 && wrong.is_none() {
                     wrong = Some(number);
-                }
-                if number + 1 < call.expected.len() {
-                    statement = number + 1;
-                    result.next().await?;
                 }
             }
             result.drop_result().await
-        }
-        .await;
+        });
+        let Ok(outcome) = outcome.await else { return Err(no_answer()) };
         let failed = call.expected.get(wrong.unwrap_or(statement)).copied().unwrap_or(bookkeeping(0));
         match (outcome, wrong) {
             (Ok(()), None) => Ok(()),
@@ -233,6 +256,19 @@ impl Applier {
         )
         .hint("compare the row in both units, make this unit's row as it was before that change, and restart the sink; nothing was overwritten")
     }
+}
+
+/// Waits for the server, but not for ever.
+async fn within<T>(answer: impl Future<Output = Result<T, mysql_async::Error>>) -> Result<T, Fault> {
+    match timeout(ANSWER_WITHIN, answer).await {
+        Ok(answer) => answer.map_err(|error| judge(&error)),
+        Err(_) => Err(no_answer()),
+    }
+}
+
+fn no_answer() -> Fault {
+    let seconds = ANSWER_WITHIN.as_secs();
+    Fault::retry(Code::Unreachable, format!("the target gave no answer within {seconds} s"))
 }
 
 /// A statement of our own: `rows` is 1 for the ledger, 0 where no row is meant.

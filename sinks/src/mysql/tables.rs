@@ -8,7 +8,7 @@ use unitflow_change::key::Key;
 use unitflow_change::{Code, Fault};
 use unitflow_mysql::connect::Flavor;
 use unitflow_mysql::literal::quote_identifier;
-use unitflow_mysql::schema::{self, Column, Table};
+use unitflow_mysql::schema::{self, Column, Table, Type};
 
 /// The columns of row images as they arrive, matched with the target's.
 #[derive(Debug)]
@@ -119,16 +119,43 @@ async fn read(conn: &mut Conn, flavor: Flavor, database: &str, table: &str) -> R
         )
         .hint("give it a primary key in every unit, or exclude it from the flow"));
     }
+    refuse_side_effects(&table)?;
     let in_key =
         (0..table.columns.len()).map(|place| table.primary_key.contains(&place)).collect();
     let quoted = table.columns.iter().map(|column| quote(&column.name)).collect();
     Ok(Target {
         name: table.quoted(),
-        serial: !table.unique_keys.is_empty(),
+        serial: !table.unique_keys.is_empty() || table.key_columns().any(is_folded),
         in_key,
         quoted,
         table,
     })
+}
+
+/// What the server would do to other rows by itself: the source's log does not hold it, or holds it
+/// too, and then it would be done twice.
+fn refuse_side_effects(table: &Table) -> Result<(), Fault> {
+    let refuse = |what: String, hint: &str| {
+        Err(Fault::fatal(Code::Table, format!("{}: {what}", table.quoted())).hint(hint))
+    };
+    if !table.engine.eq_ignore_ascii_case("InnoDB") {
+        return refuse(format!("its engine is {}, which has no transactions", table.engine), "ALTER TABLE … ENGINE=InnoDB");
+    }
+    if let Some(trigger) = table.triggers.first() {
+        return refuse(format!("the trigger {trigger} would fire here as it did at the source"), "drop it in this unit, or exclude the table");
+    }
+    if let Some(key) = table.parents.iter().chain(&table.children).find(|key| key.cascades()) {
+        return refuse(
+            format!("the foreign key {} changes rows by itself, which the source's log does not hold", key.name),
+            "make it RESTRICT and change the children explicitly, or exclude both tables",
+        );
+    }
+    Ok(())
+}
+
+/// Whether different texts may be one key: by collation, or by trailing spaces.
+fn is_folded(column: &Column) -> bool {
+    matches!(&column.kind, Type::Text { collation, .. } if !collation.ends_with("_0900_bin") && !collation.ends_with("_nopad_bin"))
 }
 
 fn quote(name: &str) -> Vec<u8> {
