@@ -17,7 +17,9 @@ use unitflow_change::routing::{INTERNAL_DATABASE, LEDGER_TABLE, Order, Partition
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::topics;
 use unitflow_mysql::connect::{Server, Store, Tls, connect, fault};
-use unitflow_mysql::preflight::{self, Severity, SourceNeeds, TargetNeeds, check_source, check_target};
+use unitflow_mysql::preflight::{
+    self, Severity, SourceNeeds, TargetNeeds, check_source, check_target,
+};
 use unitflow_mysql::stream::{Event, Options, Stream};
 use unitflow_sinks::ledger;
 
@@ -77,7 +79,8 @@ pub async fn run(mesh: &Mesh, args: &CheckArgs) -> Result<Outcome, Fault> {
         mesh.unit(unit)?;
     }
     let mut findings = Vec::new();
-    for unit in mesh.units.keys().filter(|unit| args.unit.as_ref().is_none_or(|only| only == *unit)) {
+    for unit in mesh.units.keys().filter(|unit| args.unit.as_ref().is_none_or(|only| only == *unit))
+    {
         check_topics(mesh, unit, &mut findings).await;
         for (name, store) in &mesh.units[unit].stores {
             let place = format!("{unit}.{name}");
@@ -123,15 +126,17 @@ async fn check_topics_of(
                 actual: "does not".to_owned(),
                 remedy: "a new mesh: unitflow init; one that has run: see the runbook".to_owned(),
             }),
-            Some(topic) => findings.extend(topics::check(spec, &topic).into_iter().map(|finding| Finding {
-                place: place.to_owned(),
-                code: Code::TopicSetting.as_str(),
-                warning: false,
-                subject: format!("{} {}", finding.topic, finding.setting),
-                expected: finding.expected,
-                actual: finding.actual,
-                remedy: finding.remedy,
-            })),
+            Some(topic) => {
+                findings.extend(topics::check(spec, &topic).into_iter().map(|finding| Finding {
+                    place: place.to_owned(),
+                    code: Code::TopicSetting.as_str(),
+                    warning: false,
+                    subject: format!("{} {}", finding.topic, finding.setting),
+                    expected: finding.expected,
+                    actual: finding.actual,
+                    remedy: finding.remedy,
+                }))
+            }
         }
     }
     Ok(())
@@ -151,7 +156,12 @@ async fn check_store(
     if flow.from.contains(&log.unit) {
         let index = flow.from.iter().position(|unit| *unit == log.unit).unwrap_or(0);
         let needs = SourceNeeds {
-            databases: tables.iter().map(|(database, _)| database.clone()).collect::<BTreeSet<_>>().into_iter().collect(),
+            databases: tables
+                .iter()
+                .map(|(database, _)| database.clone())
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect(),
             ledger_database: INTERNAL_DATABASE.to_owned(),
             outage_seconds_max: mesh.outage_longest.as_secs(),
             units: u16::try_from(flow.from.len()).unwrap_or(u16::MAX),
@@ -191,13 +201,18 @@ fn unverified_tls(place: &str, store: &Store) -> Option<Finding> {
 
 fn target_needs(routing: &Routing, tables: Vec<(String, String)>) -> TargetNeeds {
     let together = |(database, table): &&(String, String)| {
-        routing.order == Order::Transaction || routing.partition_by(database, table) == PartitionBy::Table
+        routing.order == Order::Transaction
+            || routing.partition_by(database, table) == PartitionBy::Table
     };
     TargetNeeds {
         one_lane: tables.iter().filter(together).cloned().collect(),
         tables,
         ledger_database: INTERNAL_DATABASE.to_owned(),
-        ledger_tables: ledger::SCHEMA.iter().map(|(name, _)| (*name).to_owned()).filter(|name| !name.is_empty() && name != "lag").collect(),
+        ledger_tables: ledger::SCHEMA
+            .iter()
+            .map(|(name, _)| (*name).to_owned())
+            .filter(|name| !name.is_empty() && name != "lag")
+            .collect(),
     }
 }
 
@@ -264,7 +279,9 @@ async fn canary(conn: &mut Conn, store: &Store, place: &str) -> Result<Option<Fi
         "INSERT INTO unitflow.ledger (log, lane, seq, topic_id, topic_offset, origin) VALUES (?, ?, 0, '', 0, '')",
         "DELETE FROM unitflow.ledger WHERE log = ? AND lane = ?",
     ] {
-        conn.exec_drop(statement, CANARY).await.map_err(|error| fault(&error).at("unitflow.ledger"))?;
+        conn.exec_drop(statement, CANARY)
+            .await
+            .map_err(|error| fault(&error).at("unitflow.ledger"))?;
     }
     let seen = tokio::time::timeout(CANARY_WITHIN, async {
         loop {
@@ -284,8 +301,12 @@ async fn canary(conn: &mut Conn, store: &Store, place: &str) -> Result<Option<Fi
             warning: false,
             subject: "unitflow.ledger".to_owned(),
             expected: "its changes stand in the store's own binlog".to_owned(),
-            actual: format!("a row written to it did not appear within {} s", CANARY_WITHIN.as_secs()),
-            remedy: "remove binlog-ignore-db and binlog-do-db from the server's configuration".to_owned(),
+            actual: format!(
+                "a row written to it did not appear within {} s",
+                CANARY_WITHIN.as_secs()
+            ),
+            remedy: "remove binlog-ignore-db and binlog-do-db from the server's configuration"
+                .to_owned(),
         })),
     }
 }
@@ -293,7 +314,9 @@ async fn canary(conn: &mut Conn, store: &Store, place: &str) -> Result<Option<Fi
 fn print(findings: &[Finding], errors: usize) {
     if !findings.is_empty() {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+        table
+            .load_style(presets::UTF8_BORDERS_ONLY)
+            .set_content_arrangement(ContentArrangement::Dynamic);
         table.set_header(["", "where", "what", "expected", "actual", "remedy"]);
         for finding in findings {
             table.add_row([

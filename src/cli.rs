@@ -20,7 +20,8 @@ pub struct Cli {
     pub command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 fine, 1 differences or findings, 2 wrong use or configuration, 3 failed.
+const EXIT_CODES: &str =
+    "Exit codes: 0 fine, 1 differences or findings, 2 wrong use or configuration, 3 failed.
 The result goes to stdout, everything else to stderr. RUST_LOG sets the log level (default info).";
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -255,7 +255,9 @@ impl Mesh {
     /// The logs whose changes travel: what each unit's own store writes.
     pub fn logs(&self) -> impl Iterator<Item = (Log, &Flow)> {
         self.flows.iter().flat_map(|(store, flow)| {
-            flow.from.iter().map(move |unit| (Log { unit: unit.clone(), store: store.clone() }, flow))
+            flow.from
+                .iter()
+                .map(move |unit| (Log { unit: unit.clone(), store: store.clone() }, flow))
         })
     }
 
@@ -315,7 +317,8 @@ fn read_unit(name: &Name, unit: UnitFile) -> Result<Unit, Fault> {
 
 fn read_store(place: &str, file: StoreFile) -> Result<Store, Fault> {
     let StoreFile::Mysql { endpoints, user, password, tls } = file;
-    let endpoints = endpoints.iter().map(|text| endpoint(place, text)).collect::<Result<Vec<_>, _>>()?;
+    let endpoints =
+        endpoints.iter().map(|text| endpoint(place, text)).collect::<Result<Vec<_>, _>>()?;
     if endpoints.is_empty() {
         return Err(bad(format!("{place}.endpoints names no server")));
     }
@@ -363,15 +366,25 @@ impl Secret {
 fn refuse_readable_by_others(path: &Path) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = std::fs::metadata(path).map_err(|error| error.to_string())?.permissions().mode();
-    if mode & 0o077 == 0 { Ok(()) } else { Err(format!("others may read it (mode {:o})", mode & 0o777)) }
+    if mode & 0o077 == 0 {
+        Ok(())
+    } else {
+        Err(format!("others may read it (mode {:o})", mode & 0o777))
+    }
 }
 
 fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Result<Flow, Fault> {
     let place = format!("flows.{name}");
-    let with_store: Vec<Name> =
-        units.iter().filter(|(_, unit)| unit.stores.contains_key(name)).map(|(unit, _)| unit.clone()).collect();
+    let with_store: Vec<Name> = units
+        .iter()
+        .filter(|(_, unit)| unit.stores.contains_key(name))
+        .map(|(unit, _)| unit.clone())
+        .collect();
     if with_store.len() < 2 {
-        return Err(bad(format!("{place}: {} unit has a store of this name; a flow needs two", with_store.len())));
+        return Err(bad(format!(
+            "{place}: {} unit has a store of this name; a flow needs two",
+            with_store.len()
+        )));
     }
     for unit in flow.from.iter().chain(&flow.to).flatten() {
         ensure_known(unit, units, &place)?;
@@ -380,7 +393,10 @@ fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Resul
         }
     }
     if !(1..=PARTITIONS_MAX).contains(&flow.lanes) {
-        return Err(bad(format!("{place}.lanes must be 1 to {PARTITIONS_MAX}, not {}", flow.lanes)));
+        return Err(bad(format!(
+            "{place}.lanes must be 1 to {PARTITIONS_MAX}, not {}",
+            flow.lanes
+        )));
     }
     if flow.tables.is_empty() {
         return Err(bad(format!("{place}.tables is empty: name what travels, such as \"shop.*\"")));
@@ -406,15 +422,23 @@ fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Resul
 }
 
 fn ensure_known(unit: &Name, units: &BTreeMap<Name, Unit>, place: &str) -> Result<(), Fault> {
-    if units.contains_key(unit) { Ok(()) } else { Err(bad(format!("{place}: there is no unit {unit}"))) }
+    if units.contains_key(unit) {
+        Ok(())
+    } else {
+        Err(bad(format!("{place}: there is no unit {unit}")))
+    }
 }
 
 /// The hub's copies have the names of the originals.
 fn ensure_hub_has_its_own_kafka(hub: &Name, units: &BTreeMap<Name, Unit>) -> Result<(), Fault> {
-    let same = |(name, unit): &(&Name, &Unit)| *name != hub && unit.broker.bootstrap == units[hub].broker.bootstrap;
+    let same = |(name, unit): &(&Name, &Unit)| {
+        *name != hub && unit.broker.bootstrap == units[hub].broker.bootstrap
+    };
     match units.iter().find(same) {
         None => Ok(()),
-        Some((spoke, _)) => Err(bad(format!("units {hub} and {spoke} have the same Kafka: in a star the hub copies the spoke's topics, and needs a Kafka of its own"))),
+        Some((spoke, _)) => Err(bad(format!(
+            "units {hub} and {spoke} have the same Kafka: in a star the hub copies the spoke's topics, and needs a Kafka of its own"
+        ))),
     }
 }
 
@@ -423,7 +447,9 @@ fn ensure_names_differ(units: &BTreeMap<Name, Unit>) -> Result<(), Fault> {
     let mut seen = BTreeMap::new();
     for store in units.values().flat_map(|unit| unit.stores.values()) {
         for endpoint in &store.endpoints {
-            if let Some(other) = seen.insert(endpoint, &store.name).filter(|other| **other != store.name) {
+            if let Some(other) =
+                seen.insert(endpoint, &store.name).filter(|other| **other != store.name)
+            {
                 return Err(bad(format!(
                     "{} and {other} are the same server {}:{}: each store needs its own",
                     store.name, endpoint.0, endpoint.1
@@ -438,7 +464,9 @@ fn ensure_each_store_flows(
     units: &BTreeMap<Name, Unit>,
     flows: &BTreeMap<Name, Flow>,
 ) -> Result<(), Fault> {
-    for (unit, store) in units.iter().flat_map(|(name, unit)| unit.stores.keys().map(move |s| (name, s))) {
+    for (unit, store) in
+        units.iter().flat_map(|(name, unit)| unit.stores.keys().map(move |s| (name, s)))
+    {
         if !flows.contains_key(store) {
             return Err(bad(format!("units.{unit}.stores.{store}: there is no [flows.{store}]")));
         }

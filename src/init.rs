@@ -74,7 +74,8 @@ pub fn topic_specs(mesh: &Mesh, unit: &Name) -> Result<Vec<Spec>, Fault> {
         settings: Vec::new(),
     };
     let stages = i32::try_from(Stage::ALL.len()).unwrap_or(0);
-    let position = |log: &Log| positions::spec(mesh.topics.position(log), stages, at.replication, min_insync);
+    let position =
+        |log: &Log| positions::spec(mesh.topics.position(log), stages, at.replication, min_insync);
     let mut specs = vec![notes::spec(mesh.topics.heartbeat(unit), at.replication, min_insync)];
     for (log, flow) in mesh.logs().filter(|(log, _)| log.unit == *unit) {
         specs.push(data(mesh.topics.captured(&log), 1));
@@ -127,7 +128,8 @@ async fn start_log(mesh: &Mesh, log: &Log, flow: &Flow) -> Result<(), Fault> {
     if has_position(mesh, log).await? {
         return Ok(());
     }
-    let mut writer = Writer::open(broker, &mesh.topics.transactional_id(log, Stage::Connector)).await?;
+    let mut writer =
+        Writer::open(broker, &mesh.topics.transactional_id(log, Stage::Connector)).await?;
     if has_position(mesh, log).await? {
         return Ok(());
     }
@@ -170,7 +172,8 @@ async fn start_log(mesh: &Mesh, log: &Log, flow: &Flow) -> Result<(), Fault> {
 
 async fn has_position(mesh: &Mesh, log: &Log) -> Result<bool, Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
-    let known: Option<ConnectorState> = load_state(broker, &mesh.topics, log, Stage::Connector).await?;
+    let known: Option<ConnectorState> =
+        load_state(broker, &mesh.topics, log, Stage::Connector).await?;
     Ok(known.is_some())
 }
 

@@ -79,8 +79,13 @@ impl Board {
     }
 
     fn write(&self, role: &str, running: bool, fault: Option<Past>) {
-        let notice =
-            Notice { role: role.to_owned(), running, at_ms: now_ms(), pid: std::process::id(), fault };
+        let notice = Notice {
+            role: role.to_owned(),
+            running,
+            at_ms: now_ms(),
+            pid: std::process::id(),
+            fault,
+        };
         if let Ok(text) = serde_json::to_vec(&notice) {
             self.notes.write(role, &text);
         }

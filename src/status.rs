@@ -130,7 +130,8 @@ async fn read_log(mesh: &Mesh, log: &Log) -> LogStatus {
 
 async fn fill_log(mesh: &Mesh, log: &Log, found: &mut LogStatus) -> Result<(), Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
-    let connector: Option<ConnectorState> = load_state(broker, &mesh.topics, log, Stage::Connector).await?;
+    let connector: Option<ConnectorState> =
+        load_state(broker, &mesh.topics, log, Stage::Connector).await?;
     let Some(connector) = connector else {
         found.unknown = Some("not initialised: unitflow init".to_owned());
         return Ok(());
@@ -188,7 +189,8 @@ async fn read_faults(mesh: &Mesh, unit: &Name) -> Result<Vec<FaultStatus>, Fault
     let all = notes::read_all(broker, &mesh.topics.heartbeat(unit)).await?;
     let notices: Vec<Notice> =
         all.values().filter_map(|text| serde_json::from_slice(text).ok()).collect();
-    let begun = |role: &str| notices.iter().find(|notice| notice.role == role).map(|notice| notice.at_ms);
+    let begun =
+        |role: &str| notices.iter().find(|notice| notice.role == role).map(|notice| notice.at_ms);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     let current = |notice: &&Notice| match notice.role.split_once(" lane ") {
         // A lane's fault ends with the restart of its role.
@@ -220,7 +222,8 @@ fn json(status: &Status) -> String {
 fn table(status: &Status) -> String {
     let mut logs = new_table(&["log", "captured up to", "behind: transformer"]);
     for log in &status.logs {
-        let behind = log.transformer_lag_records.map_or("?".to_owned(), |lag| format!("{lag} records"));
+        let behind =
+            log.transformer_lag_records.map_or("?".to_owned(), |lag| format!("{lag} records"));
         let position = log.unknown.clone().unwrap_or_else(|| log.position.clone());
         logs.add_row([log.log.clone(), position, behind]);
     }
@@ -228,14 +231,21 @@ fn table(status: &Status) -> String {
     for flow in &status.flows {
         let name = format!("{} to {}", flow.log, flow.to);
         if let Some(unknown) = &flow.unknown {
-            flows.add_row([name.clone(), String::new(), unknown.clone(), String::new(), String::new()]);
+            flows.add_row([
+                name.clone(),
+                String::new(),
+                unknown.clone(),
+                String::new(),
+                String::new(),
+            ]);
         }
         for lane in &flow.lanes {
             flows.add_row([
                 name.clone(),
                 lane.lane.to_string(),
                 format!("{} records", lane.lag_records),
-                lane.last_lag_seconds.map_or("-".to_owned(), |lag| format!("{:.3} s", lag.max(0.0))),
+                lane.last_lag_seconds
+                    .map_or("-".to_owned(), |lag| format!("{:.3} s", lag.max(0.0))),
                 format!("{:.1} s", lane.idle_seconds),
             ]);
         }
@@ -245,7 +255,8 @@ fn table(status: &Status) -> String {
         text.push_str("\n\nno faults");
         return text;
     }
-    let mut faults = new_table(&["unit", "role", "state", "code", "what, and what mends it", "ago"]);
+    let mut faults =
+        new_table(&["unit", "role", "state", "code", "what, and what mends it", "ago"]);
     for fault in &status.faults {
         faults.add_row([
             fault.unit.clone(),
@@ -262,7 +273,9 @@ fn table(status: &Status) -> String {
 
 fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table
+        .load_style(presets::UTF8_BORDERS_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header.iter().copied());
     table
 }

@@ -1,16 +1,17 @@
 //! Keeps roles running: what may be tried again is tried again from durable state, what may not
 //! stops alone and is reported.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinSet;
+use crate::notice::Board;
+use crate::telemetry::Meters;
+use tokio::task::{self, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, error, info, info_span, warn};
 use unitflow_change::{Code, Fault};
-use crate::notice::Board;
-use crate::telemetry::Meters;
 
 /// The first pause before another attempt; doubled up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -19,9 +20,19 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// An attempt that lasted this long was a success, and the next pause is short again.
 const GOOD_RUN: Duration = Duration::from_secs(30);
 
+/// How an attempt begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// It takes the role over, from whoever has it.
+    AtOnce,
+    /// Another worker took the role over: it waits until that one is gone.
+    StandBy,
+}
+
 /// Runs roles side by side; each is owned here, none is detached.
 pub struct Supervisor {
     tasks: JoinSet<Result<(), Fault>>,
+    names: HashMap<task::Id, String>,
     cancel: CancellationToken,
     board: Arc<Board>,
     meters: Meters,
@@ -30,19 +41,22 @@ pub struct Supervisor {
 impl Supervisor {
     /// Stops its roles when `cancel` is cancelled; tells `board` how they fare.
     pub fn new(cancel: CancellationToken, board: Arc<Board>, meters: Meters) -> Self {
-        Self { tasks: JoinSet::new(), cancel, board, meters }
+        Self { tasks: JoinSet::new(), names: HashMap::new(), cancel, board, meters }
     }
 
     /// Adds a role. `attempt` runs until it is cancelled or fails; each call begins from durable
-    /// state.
+    /// state, and is told how.
     pub fn add<A, R>(&mut self, name: String, attempt: A)
     where
-        A: Fn(CancellationToken) -> R + Send + 'static,
+        A: Fn(Begin, CancellationToken) -> R + Send + 'static,
         R: Future<Output = Result<(), Fault>> + Send + 'static,
     {
-        let (cancel, board, meters) = (self.cancel.clone(), self.board.clone(), self.meters.clone());
+        let (cancel, board, meters) =
+            (self.cancel.clone(), self.board.clone(), self.meters.clone());
         let span = info_span!("role", name);
-        self.tasks.spawn(keep_running(name, attempt, cancel, board, meters).instrument(span));
+        let role = keep_running(name.clone(), attempt, cancel, board, meters).instrument(span);
+        let task = self.tasks.spawn(role);
+        self.names.insert(task.id(), name);
     }
 
     /// Waits for all roles. A role that stopped leaves the others running; the first fault is
@@ -53,7 +67,13 @@ impl Supervisor {
             let fault = match ended {
                 Ok(Ok(())) => continue,
                 Ok(Err(fault)) => fault,
-                Err(panic) => Fault::fatal(Code::Bug, format!("a role panicked: {panic}")),
+                Err(panic) => {
+                    let fault = Fault::fatal(Code::Bug, format!("a role panicked: {panic}"));
+                    error!(code = %fault.code, "{}", fault.what);
+                    let name = self.names.get(&panic.id()).map_or("?", String::as_str);
+                    self.board.fault(name, &fault);
+                    fault
+                }
             };
             first.get_or_insert(fault);
             if !self.tasks.is_empty() {
@@ -72,15 +92,16 @@ async fn keep_running<A, R>(
     meters: Meters,
 ) -> Result<(), Fault>
 where
-    A: Fn(CancellationToken) -> R,
+    A: Fn(Begin, CancellationToken) -> R,
     R: Future<Output = Result<(), Fault>>,
 {
     let mut pause = PAUSE_MIN;
+    let mut begin = Begin::AtOnce;
     loop {
         board.running(&name);
         info!("started");
         let begun = Instant::now();
-        let fault = match attempt(cancel.clone()).await {
+        let fault = match attempt(begin, cancel.clone()).await {
             Ok(()) => {
                 board.stopped(&name);
                 info!("stopped");
@@ -90,7 +111,8 @@ where
         };
         meters.fault(&name, fault.code);
         board.fault(&name, &fault);
-        if !fault.is_retry() {
+        begin = if fault.code == Code::Fenced { Begin::StandBy } else { Begin::AtOnce };
+        if !fault.is_retry() && begin == Begin::AtOnce {
             error!(code = %fault.code, hint = fault.hint, "{}", fault.what);
             return Err(fault);
         }

@@ -1,7 +1,7 @@
 //! Logs by `tracing` to stderr, metrics by OpenTelemetry with a Prometheus endpoint.
 
-use opentelemetry::metrics::{Counter, Meter, MeterProvider as _};
 use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Meter, MeterProvider as _};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use tokio_util::task::AbortOnDropHandle;
@@ -86,7 +86,10 @@ impl Meters {
         Self {
             faults: counter("unitflow.faults", "Faults by role and code"),
             captured: counter("unitflow.connector.rows", "Row changes captured"),
-            transformed: counter("unitflow.transformer.records", "Captured records by what became of them: put, echo, filtered, repeated"),
+            transformed: counter(
+                "unitflow.transformer.records",
+                "Captured records by what became of them: put, echo, filtered, repeated",
+            ),
             relayed: counter("unitflow.relay.records", "Records copied to the hub"),
             commits: counter("unitflow.kafka.commits", "Transactions committed to Kafka"),
             sinks: Instruments::new(meter),
@@ -120,7 +123,10 @@ impl Meters {
 
     /// Those of a relay.
     pub fn relay(&self, log: &Log) -> RelayMeters {
-        RelayMeters { records: self.relayed.clone(), labels: [KeyValue::new("log", log.to_string())] }
+        RelayMeters {
+            records: self.relayed.clone(),
+            labels: [KeyValue::new("log", log.to_string())],
+        }
     }
 
     /// Those of sinks.

@@ -27,7 +27,9 @@ pub async fn run(mesh: &Mesh, args: &WaitArgs) -> Result<Outcome, Fault> {
     mesh.unit(&args.from)?;
     mesh.unit(&args.to)?;
     let wanted = |log: &Log, to: &Name| {
-        log.unit == args.from && *to == args.to && args.store.as_ref().is_none_or(|store| *store == log.store)
+        log.unit == args.from
+            && *to == args.to
+            && args.store.as_ref().is_none_or(|store| *store == log.store)
     };
     let logs: Vec<Log> =
         mesh.ways().filter(|(log, to, _)| wanted(log, to)).map(|(log, ..)| log).collect();
@@ -44,7 +46,10 @@ pub async fn run(mesh: &Mesh, args: &WaitArgs) -> Result<Outcome, Fault> {
         match tokio::time::timeout(timeout, follow(mesh, &log, args, &mut stage)).await {
             Ok(result) => result?,
             Err(_) => {
-                println!("{log} to {}: not yet after {} s, waiting for the {stage}", args.to, args.timeout_seconds);
+                println!(
+                    "{log} to {}: not yet after {} s, waiting for the {stage}",
+                    args.to, args.timeout_seconds
+                );
                 return Ok(Outcome::Findings);
             }
         }
@@ -57,7 +62,8 @@ async fn follow(mesh: &Mesh, log: &Log, args: &WaitArgs, stage: &mut &str) -> Re
     let broker = &mesh.unit(&log.unit)?.broker;
     let goal = goal(mesh, log, args.gtid.as_deref()).await?;
     let captured = loop {
-        let state: ConnectorState = required(load_state(broker, &mesh.topics, log, Stage::Connector).await?, log)?;
+        let state: ConnectorState =
+            required(load_state(broker, &mesh.topics, log, Stage::Connector).await?, log)?;
         if goal.is_subset(&state.position.done) {
             break state.seq;
         }
@@ -84,9 +90,9 @@ async fn follow(mesh: &Mesh, log: &Log, args: &WaitArgs, stage: &mut &str) -> Re
 }
 
 fn reached(entries: &[ledger::Entry], tails: &[Seq]) -> bool {
-    (0..).zip(tails).all(|(lane, tail)| {
-        entries.iter().any(|entry| entry.lane == lane && entry.seq >= *tail)
-    })
+    (0..)
+        .zip(tails)
+        .all(|(lane, tail)| entries.iter().any(|entry| entry.lane == lane && entry.seq >= *tail))
 }
 
 /// What must have been captured: the GTIDs named, or all that are executed now.

@@ -111,6 +111,7 @@ impl Batch {
     /// Whether no more should be gathered before it is applied.
     #[must_use]
     pub fn is_full(&self, limits: &Limits) -> bool {
-        self.bytes.len() >= limits.bytes || (self.slots.len() >= limits.rows && self.ends_a_transaction())
+        self.bytes.len() >= limits.bytes
+            || (self.slots.len() >= limits.rows && self.ends_a_transaction())
     }
 }

@@ -227,8 +227,9 @@ impl Lane<'_> {
 
     /// Takes one record into the batch, or finds that it was seen, or that it can't be taken.
     async fn select(&mut self, record: &Record<'_>) -> Result<Action, Fault> {
-        let tag = Tag::parse(record.header(HEADER).unwrap_or_default())
-            .map_err(|fault| fault.at(format!("{} [{}] {}", self.way.topic, self.lane, record.offset())))?;
+        let tag = Tag::parse(record.header(HEADER).unwrap_or_default()).map_err(|fault| {
+            fault.at(format!("{} [{}] {}", self.way.topic, self.lane, record.offset()))
+        })?;
         match step(self.seen.seq, tag.seq, tag.prev) {
             Step::Seen if !inject::on("no_cas") => {
                 self.metrics.repeated();
@@ -273,7 +274,12 @@ impl Lane<'_> {
         while self.applier.seq_of(after.lane).await? < after.seq {
             if begun.elapsed() > LONG_WAIT && !told {
                 told = true;
-                warn!(lane = self.lane, other = after.lane, seq = after.seq.0, "waiting for another lane");
+                warn!(
+                    lane = self.lane,
+                    other = after.lane,
+                    seq = after.seq.0,
+                    "waiting for another lane"
+                );
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -296,8 +302,14 @@ impl Lane<'_> {
         loop {
             match self.applier.apply(&self.batch, part, self.at, self.seen).await {
                 Ok(()) => break,
-                Err(fault) if fault.kind == FaultKind::Retry && part == Part::Whole && attempt < ATTEMPTS
-                    && !matches!(fault.code, Code::LedgerMoved | Code::TargetLostCommits | Code::Unreachable) =>
+                Err(fault)
+                    if fault.kind == FaultKind::Retry
+                        && part == Part::Whole
+                        && attempt < ATTEMPTS
+                        && !matches!(
+                            fault.code,
+                            Code::LedgerMoved | Code::TargetLostCommits | Code::Unreachable
+                        ) =>
                 {
                     self.metrics.retried();
                     tokio::time::sleep(LOOK_EVERY * attempt).await;
@@ -335,7 +347,9 @@ impl Lane<'_> {
             Code::Looped,
             format!(
                 "a change of unit {} came to unit {} in log {}",
-                origin.escape_ascii(), self.way.to, self.way.log
+                origin.escape_ascii(),
+                self.way.to,
+                self.way.log
             ),
         )
         .hint("do not restart: find out who writes to the tagged topic, see the runbook"))

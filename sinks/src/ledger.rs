@@ -95,14 +95,23 @@ pub async fn read(conn: &mut Conn, log: &Log, lane: i32) -> Result<Entry, Fault>
 fn entry(row: Row) -> Result<Entry, Fault> {
     let (lane, seq, topic_id, topic_offset, idle_seconds, lag_seconds) =
         mysql_async::from_row_opt(row).map_err(|error| {
-            Fault::fatal(Code::LedgerMissing, format!("a row of unitflow.ledger can't be read: {error}"))
+            Fault::fatal(
+                Code::LedgerMissing,
+                format!("a row of unitflow.ledger can't be read: {error}"),
+            )
         })?;
     let seq: u64 = seq;
     Ok(Entry { lane, seq: Seq(seq), topic_id, topic_offset, idle_seconds, lag_seconds })
 }
 
 /// Creates a lane's first row, at `seq` and the topic's beginning. Only `init` and `join` may.
-pub async fn create(conn: &mut Conn, log: &Log, lane: i32, seq: Seq, topic_id: &str) -> Result<(), Fault> {
+pub async fn create(
+    conn: &mut Conn,
+    log: &Log,
+    lane: i32,
+    seq: Seq,
+    topic_id: &str,
+) -> Result<(), Fault> {
     conn.exec_drop(
         "INSERT INTO unitflow.ledger (log, lane, seq, topic_id, topic_offset, origin) VALUES (?, ?, ?, ?, 0, ?)",
         (log.to_string(), lane, seq.0, topic_id, log.unit.as_str()),
@@ -152,7 +161,10 @@ pub async fn explain(conn: &mut Conn, log: &Log, lane: i32, believed: Seq) -> Fa
         Err(fault) => fault,
         Ok(entry) if entry.seq < believed => Fault::retry(
             Code::TargetLostCommits,
-            format!("the ledger of {log}, lane {lane}, stands at {} but {believed} was committed: the target lost commits", entry.seq),
+            format!(
+                "the ledger of {log}, lane {lane}, stands at {} but {believed} was committed: the target lost commits",
+                entry.seq
+            ),
         ),
         Ok(entry) if entry.seq == believed => Fault::retry(
             Code::LedgerMoved,
@@ -160,7 +172,10 @@ pub async fn explain(conn: &mut Conn, log: &Log, lane: i32, believed: Seq) -> Fa
         ),
         Ok(entry) => Fault::retry(
             Code::LedgerMoved,
-            format!("the ledger of {log}, lane {lane}, stands at {} instead of {believed}: another worker applies this lane", entry.seq),
+            format!(
+                "the ledger of {log}, lane {lane}, stands at {} instead of {believed}: another worker applies this lane",
+                entry.seq
+            ),
         ),
     }
 }

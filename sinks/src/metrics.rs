@@ -2,8 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use unitflow_change::name::{Log, Name};
 
 use crate::batch::Batch;
@@ -24,10 +24,22 @@ impl Instruments {
     #[must_use]
     pub fn new(meter: &Meter) -> Self {
         Self {
-            rows: meter.u64_counter("unitflow.sink.rows").with_description("Records applied").build(),
-            commits: meter.u64_counter("unitflow.sink.commits").with_description("Transactions committed at the target").build(),
-            repeated: meter.u64_counter("unitflow.sink.repeated").with_description("Records read again and dropped").build(),
-            retried: meter.u64_counter("unitflow.sink.retried").with_description("Batches tried again after a deadlock or lock wait").build(),
+            rows: meter
+                .u64_counter("unitflow.sink.rows")
+                .with_description("Records applied")
+                .build(),
+            commits: meter
+                .u64_counter("unitflow.sink.commits")
+                .with_description("Transactions committed at the target")
+                .build(),
+            repeated: meter
+                .u64_counter("unitflow.sink.repeated")
+                .with_description("Records read again and dropped")
+                .build(),
+            retried: meter
+                .u64_counter("unitflow.sink.retried")
+                .with_description("Batches tried again after a deadlock or lock wait")
+                .build(),
             batch_rows: meter
                 .u64_histogram("unitflow.sink.batch_rows")
                 .with_description("Records in one commit")
@@ -36,7 +48,9 @@ impl Instruments {
             lag: meter
                 .f64_gauge("unitflow.lag")
                 .with_unit("s")
-                .with_description("From the source's commit of the last applied change to its commit here")
+                .with_description(
+                    "From the source's commit of the last applied change to its commit here",
+                )
                 .build(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use indicatif::{HumanBytes, HumanCount};
 
 use crate::demo::compare::Compared;
@@ -10,6 +10,9 @@ use crate::demo::crash::Crash;
 use crate::demo::load::Written;
 use crate::demo::seconds;
 use crate::demo::watch::Ages;
+
+/// Where the legend's lines end, in characters.
+const LEGEND_WIDTH: u16 = 110;
 
 /// All that is told.
 #[derive(Debug)]
@@ -47,37 +50,52 @@ impl Story {
 
 /// For people.
 pub fn text(story: &Story) -> String {
-    let mut text = format!("\nWhat happened\n\n{}\n\n", numbers(story));
-    let lines = [
-        "Arrived: rows of the other unit that are here now, counted in this unit's database.".to_owned(),
-        "Echoes: what Unitflow applies here, and the mark it puts into each of its transactions, stand in this server's"
-            .to_owned(),
-        "  binlog like any other change. This unit's transformer told them by the mark, and sent none of them back.".to_owned(),
+    format!(
+        "\nWhat happened\n\n{}\n\n{}\n\n\
+         What the servers' own clients print for SELECT … ORDER BY the primary key, compared byte for byte\n\n{}\n\n{}",
+        numbers(story),
+        legend(story),
+        tables(story),
+        verdict(story)
+    )
+}
+
+/// What the numbers mean, and why they matter.
+fn legend(story: &Story) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(LEGEND_WIDTH);
+    let mut row = |name: &str, text: String| _ = table.add_row([name.to_owned(), text]);
+    row(
+        "arrived",
+        "Rows of the other unit that are here now, counted in this unit's database.".to_owned(),
+    );
+    let echoes = "What Unitflow applies here stands in this server's binlog like any other change, heartbeats and the mark of \
+                  each transaction too. This unit's transformer tells them by that mark, and sends none of them back.";
+    row("echoes", echoes.to_owned());
+    row(
+        "lag",
         format!(
-            "Lag: the age of the newest order that had arrived here from the other unit, looked at 20 times a second \
-             \n  while both wrote ({} and {} looks). Unit B's includes the time without its sink. The rest took {} at the end.",
+            "The age of the newest order that had arrived here from the other unit, looked at 20 times a second while both \
+         wrote ({} and {} looks). Unit B's includes the time without its sink. What was on its way when the writing \
+         ended had arrived {} later.",
             story.ages[1].samples(),
             story.ages[0].samples(),
             seconds(story.waited)
         ),
-        crash(story),
-    ];
-    for line in lines {
-        text += &format!("  {line}\n");
-    }
-    text += &format!(
-        "\nBoth databases by their own clients, SELECT … ORDER BY the primary key\n\n{}\n\n",
-        tables(story)
     );
-    text + &verdict(story)
-}
-
-fn crash(story: &Story) -> String {
-    format!(
-        "Crash: unit B's sink was killed (kill -9) while {} rows of A were on their way, and started again. It read from\
-         \n  unitflow.ledger in B, written in the same transactions as the rows, where to go on.",
-        HumanCount(story.crash.behind)
-    )
+    row(
+        "crash",
+        format!(
+            "Unit B's sink was killed (kill -9) while {} rows of A were on their way{}, and started again. It went on from \
+         unitflow.ledger in B, which is written in the same transactions as the rows: nothing lost, nothing twice.",
+            HumanCount(story.crash.behind),
+            if story.crash.frozen { " (frozen before, for it kept up too well)" } else { "" }
+        ),
+    );
+    table
 }
 
 fn numbers(story: &Story) -> Table {

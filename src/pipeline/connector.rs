@@ -24,6 +24,7 @@ use super::grouping::Grouping;
 use super::heartbeat;
 use super::state::{ConnectorState, ensure_same_topic, ensure_tail, require};
 use crate::config::Mesh;
+use crate::supervisor::Begin;
 use crate::telemetry::{CaptureMeters, Meters};
 
 /// How often a watermark is written at most.
@@ -36,14 +37,20 @@ pub async fn run(
     mesh: Arc<Mesh>,
     log: Log,
     meters: Meters,
+    begin: Begin,
     cancel: CancellationToken,
 ) -> Result<(), Fault> {
     let flow = mesh.flows[&log.store].clone();
     let store = mesh.store(&log.unit, &log.store)?.clone();
     let beat = async {
-        if flow.heartbeat { heartbeat::run(&store, &log.unit).await } else { std::future::pending().await }
+        if flow.heartbeat && begin == Begin::AtOnce {
+            heartbeat::run(&store, &log.unit).await
+        } else {
+            std::future::pending().await
+        }
     };
     let capture = async {
+        begin.stand_by(&mesh, &log.unit, &log, Stage::Connector).await?;
         let mut capture = Capture::open(&mesh, &log, &meters).await?;
         capture.announce_routing(&flow.routing)?;
         let options = Options::new(replica_id(&log), log.to_string());
@@ -133,7 +140,10 @@ impl Capture {
 
     /// Puts the configured routing into the log if it is another than the log's last. What moves
     /// keys between lanes can't change in a running log.
-    fn announce_routing(&mut self, routing: &unitflow_change::routing::Routing) -> Result<(), Fault> {
+    fn announce_routing(
+        &mut self,
+        routing: &unitflow_change::routing::Routing,
+    ) -> Result<(), Fault> {
         if self.state.routing == *routing {
             return Ok(());
         }
@@ -154,8 +164,9 @@ impl Capture {
             )
             .hint("start once with the former tables and exclude, then change them"));
         }
-        let value = serde_json::to_vec(routing)
-            .map_err(|error| Fault::fatal(Code::Bug, format!("a routing can't be written: {error}")))?;
+        let value = serde_json::to_vec(routing).map_err(|error| {
+            Fault::fatal(Code::Bug, format!("a routing can't be written: {error}"))
+        })?;
         self.state.routing = routing.clone();
         self.lone_record(Kind::Routing, "", now_us(), &value)?;
         self.commit()
@@ -180,7 +191,12 @@ impl Capture {
             match waited {
                 Some(taken) => self.settle(stream, taken)?,
                 None if pause.is_some() => self.commit_with(stream)?,
-                None => self.watermark(stream)?,
+                None => {
+                    self.watermark(stream)?;
+                    if self.grouping.is_silent() {
+                        self.commit_with(stream)?;
+                    }
+                }
             }
         }
     }
@@ -286,7 +302,13 @@ impl Capture {
     }
 
     /// Writes a record that is no row and stands alone.
-    fn lone_record(&mut self, kind: Kind, transaction: &str, commit_us: u64, value: &[u8]) -> Result<(), Fault> {
+    fn lone_record(
+        &mut self,
+        kind: Kind,
+        transaction: &str,
+        commit_us: u64,
+        value: &[u8],
+    ) -> Result<(), Fault> {
         let seq = self.state.seq.next_captured();
         let tag = Tag {
             kind,
@@ -301,7 +323,14 @@ impl Capture {
         };
         self.header.clear();
         tag.write(&mut self.header);
-        self.writer.send(&self.captured, 0, None, Some(value), &[(HEADER, &self.header)], millis(commit_us))?;
+        self.writer.send(
+            &self.captured,
+            0,
+            None,
+            Some(value),
+            &[(HEADER, &self.header)],
+            millis(commit_us),
+        )?;
         self.state.seq = seq;
         self.grouping.pending();
         Ok(())
@@ -311,7 +340,7 @@ impl Capture {
     /// wrote here begets no watermark, or two units would keep each other awake.
     fn watermark(&mut self, stream: &Stream) -> Result<(), Fault> {
         if !self.moved || self.open.is_some() || self.watermark_at.elapsed() < WATERMARK_EVERY {
-            return self.writer.check();
+            return Ok(());
         }
         self.moved = false;
         self.watermark_at = Instant::now();
@@ -330,9 +359,15 @@ impl Capture {
     }
 
     fn commit(&mut self) -> Result<(), Fault> {
-        let state = serde_json::to_vec(&self.state)
-            .map_err(|error| Fault::fatal(Code::Bug, format!("a position can't be written: {error}")))?;
-        positions::store(&mut self.writer, &self.position_topic, Stage::Connector.partition(), &state)?;
+        let state = serde_json::to_vec(&self.state).map_err(|error| {
+            Fault::fatal(Code::Bug, format!("a position can't be written: {error}"))
+        })?;
+        positions::store(
+            &mut self.writer,
+            &self.position_topic,
+            Stage::Connector.partition(),
+            &state,
+        )?;
         inject::die_at("die_before_kafka_commit");
         block_in_place(|| self.writer.commit())?;
         self.meters.commits.add(1, &self.meters.labels);

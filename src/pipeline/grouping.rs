@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use unitflow_kafka::Writer;
 
+use super::stand_by::ALIVE_EVERY;
+
 /// The shortest time between two commits. One costs the broker about as much as 300 rows.
 const COMMIT_EVERY: Duration = Duration::from_millis(10);
 /// The longest time a record waits for its commit in a stream that does not pause.
@@ -40,6 +42,11 @@ impl Grouping {
     pub fn pause(&self) -> Option<Duration> {
         self.pending_since?;
         Some(COMMIT_EVERY.saturating_sub(self.committed.elapsed()))
+    }
+
+    /// Whether a stage that has nothing to commit must show that it is alive.
+    pub fn is_silent(&self) -> bool {
+        self.committed.elapsed() >= ALIVE_EVERY
     }
 
     /// Everything is committed.

@@ -5,6 +5,7 @@ mod grouping;
 mod heartbeat;
 mod relay;
 mod sink;
+mod stand_by;
 mod state;
 mod transformer;
 
@@ -65,15 +66,15 @@ fn add_roles(
     for log in own.map(|(log, _)| log) {
         if wanted(Role::Connector) {
             let (mesh, meters, log) = (mesh.clone(), meters.clone(), log.clone());
-            supervisor.add(format!("connector {log}"), move |cancel| {
-                connector::run(mesh.clone(), log.clone(), meters.clone(), cancel)
+            supervisor.add(format!("connector {log}"), move |begin, cancel| {
+                connector::run(mesh.clone(), log.clone(), meters.clone(), begin, cancel)
             });
             added += 1;
         }
         if wanted(Role::Transformer) {
             let (mesh, meters) = (mesh.clone(), meters.clone());
-            supervisor.add(format!("transformer {log}"), move |cancel| {
-                transformer::run(mesh.clone(), log.clone(), meters.clone(), cancel)
+            supervisor.add(format!("transformer {log}"), move |begin, cancel| {
+                transformer::run(mesh.clone(), log.clone(), meters.clone(), begin, cancel)
             });
             added += 1;
         }
@@ -81,8 +82,8 @@ fn add_roles(
     for log in relayed_at(mesh, unit) {
         if wanted(Role::Relay) {
             let (mesh, meters) = (mesh.clone(), meters.clone());
-            supervisor.add(format!("relay {log}"), move |cancel| {
-                relay::run(mesh.clone(), log.clone(), meters.clone(), cancel)
+            supervisor.add(format!("relay {log}"), move |begin, cancel| {
+                relay::run(mesh.clone(), log.clone(), meters.clone(), begin, cancel)
             });
             added += 1;
         }
@@ -91,8 +92,15 @@ fn add_roles(
         if wanted(Role::Sink) {
             let (mesh, meters, board) = (mesh.clone(), meters.clone(), board.clone());
             let unit = unit.clone();
-            supervisor.add(format!("sink {log}"), move |cancel| {
-                sink::run(mesh.clone(), log.clone(), unit.clone(), meters.clone(), board.clone(), cancel)
+            supervisor.add(format!("sink {log}"), move |_, cancel| {
+                sink::run(
+                    mesh.clone(),
+                    log.clone(),
+                    unit.clone(),
+                    meters.clone(),
+                    board.clone(),
+                    cancel,
+                )
             });
             added += 1;
         }
@@ -101,7 +109,10 @@ fn add_roles(
 }
 
 /// The logs that a unit copies into its own Kafka for others.
-pub fn relayed_at<'a>(mesh: &'a Mesh, unit: &Name) -> impl Iterator<Item = unitflow_change::Log> + 'a {
+pub fn relayed_at<'a>(
+    mesh: &'a Mesh,
+    unit: &Name,
+) -> impl Iterator<Item = unitflow_change::Log> + 'a {
     let hub = matches!(&mesh.topology, Topology::Star(hub) if hub == unit).then(|| unit.clone());
     let logs = mesh.logs().map(|(log, _)| log);
     logs.filter(move |log| hub.as_ref().is_some_and(|hub| log.unit != *hub))

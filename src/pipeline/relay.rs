@@ -14,11 +14,12 @@ use unitflow_change::seq::{Seq, Step, step};
 use unitflow_change::tag::{HEADER, Tag};
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::reader::{Item, QUEUE_BYTES, Reader, Record};
-use unitflow_kafka::{Writer, positions};
+use unitflow_kafka::{Writer, positions, topics};
 
 use super::grouping::Grouping;
 use super::state::{RelayState, ensure_same_topic, ensure_tail, load};
 use crate::config::Mesh;
+use crate::supervisor::Begin;
 use crate::telemetry::{Meters, RelayMeters};
 
 /// How many records are taken before the clock is looked at.
@@ -31,13 +32,21 @@ pub async fn run(
     mesh: Arc<Mesh>,
     log: Log,
     meters: Meters,
+    begin: Begin,
     cancel: CancellationToken,
 ) -> Result<(), Fault> {
     let work = async {
+        begin.stand_by(&mesh, mesh.read_at(&log), &log, Stage::Relay).await?;
         let mut copy = Copy::open(&mesh, &log, &meters).await?;
         let source = &mesh.unit(&log.unit)?.broker;
-        let starts: Vec<(i32, i64)> = (0..).zip(copy.state.offsets.iter().copied()).collect();
-        let reader = Reader::open(source, &mesh.topics.tagged(&log), &starts, QUEUE_BYTES).await?;
+        let tagged = mesh.topics.tagged(&log);
+        let mut starts = Vec::new();
+        for (partition, offset) in (0..).zip(copy.state.offsets.iter().copied()) {
+            // What retention took was read; whether something is missing is proved by `prev`.
+            let (low, _) = topics::bounds(source, &tagged, partition).await?;
+            starts.push((partition, offset.max(low)));
+        }
+        let reader = Reader::open(source, &tagged, &starts, QUEUE_BYTES).await?;
         info!(%log, "relaying");
         copy.run(&reader).await
     };
@@ -63,7 +72,8 @@ impl Copy {
         let topic = mesh.topics.tagged(log);
         let writer = Writer::open(hub, &mesh.topics.transactional_id(log, Stage::Relay)).await?;
         let known: Option<RelayState> = load(hub, &mesh.topics, log, Stage::Relay).await?;
-        let known_ids = known.as_ref().map(|state| (state.source_id.as_str(), state.copy_id.as_str()));
+        let known_ids =
+            known.as_ref().map(|state| (state.source_id.as_str(), state.copy_id.as_str()));
         let source_id = ensure_same_topic(source, &topic, known_ids.map(|ids| ids.0)).await?;
         let copy_id = ensure_same_topic(hub, &topic, known_ids.map(|ids| ids.1)).await?;
         let lanes = usize::try_from(mesh.flows[&log.store].routing.partitions).unwrap_or(0);
@@ -99,7 +109,8 @@ impl Copy {
                 item = reader.next() => self.take(&item?)?,
                 () = tokio::time::sleep(pause.unwrap_or(LOOK_EVERY)) => match pause {
                     Some(_) => self.commit()?,
-                    None => self.writer.check()?,
+                    None if self.grouping.is_silent() => self.commit()?,
+                    None => {},
                 },
             }
         }
@@ -137,14 +148,22 @@ impl Copy {
     fn put(&mut self, record: &Record<'_>) -> Result<(), Fault> {
         let headers: Vec<(&str, &[u8])> = record.headers().collect();
         let at = record.timestamp_ms().unwrap_or(0);
-        self.writer.send(&self.topic, record.partition(), record.key(), record.value(), &headers, at)?;
+        self.writer.send(
+            &self.topic,
+            record.partition(),
+            record.key(),
+            record.value(),
+            &headers,
+            at,
+        )?;
         self.meters.records.add(1, &self.meters.labels);
         Ok(())
     }
 
     fn commit(&mut self) -> Result<(), Fault> {
-        let state = serde_json::to_vec(&self.state)
-            .map_err(|error| Fault::fatal(Code::Bug, format!("a state can't be written: {error}")))?;
+        let state = serde_json::to_vec(&self.state).map_err(|error| {
+            Fault::fatal(Code::Bug, format!("a state can't be written: {error}"))
+        })?;
         positions::store(&mut self.writer, &self.position_topic, Stage::Relay.partition(), &state)?;
         block_in_place(|| self.writer.commit())?;
         self.grouping.done();
@@ -156,7 +175,11 @@ impl Copy {
             Code::Gap,
             format!(
                 "{}[{}]: record {} at offset {} follows {}, but the last one copied is {last}",
-                self.topic, record.partition(), tag.seq, record.offset(), tag.prev
+                self.topic,
+                record.partition(),
+                tag.seq,
+                record.offset(),
+                tag.prev
             ),
         )
         .hint("the spoke's topic lost records that the hub has not copied: resync, see the runbook")

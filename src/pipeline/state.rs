@@ -101,7 +101,10 @@ pub async fn ensure_same_topic(
     match expected {
         Some(expected) if expected != found.id.as_str() => Err(Fault::fatal(
             Code::TopicRecreated,
-            format!("{topic} has the id {}, but was written with {expected}: it was created again", found.id),
+            format!(
+                "{topic} has the id {}, but was written with {expected}: it was created again",
+                found.id
+            ),
         )
         .hint("what the old topic held may not have reached all units: resync, see the runbook")),
         _ => Ok(found.id.as_str().to_owned()),
@@ -109,7 +112,12 @@ pub async fn ensure_same_topic(
 }
 
 /// Sees that a partition ends with the record that the stage stored as its last.
-pub async fn ensure_tail(broker: &Broker, topic: &str, partition: i32, tail: Seq) -> Result<(), Fault> {
+pub async fn ensure_tail(
+    broker: &Broker,
+    topic: &str,
+    partition: i32,
+    tail: Seq,
+) -> Result<(), Fault> {
     let truncated = |found: String| {
         Fault::fatal(
             Code::TopicTruncated,

@@ -12,12 +12,13 @@ use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, ORIGIN, Tag};
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::reader::{Item, QUEUE_BYTES, Reader, Record};
-use unitflow_kafka::{Writer, positions};
+use unitflow_kafka::{Writer, positions, topics};
 use unitflow_transformer::{Captured, Output, Transformer};
 
 use super::grouping::Grouping;
 use super::state::{TransformerState, ensure_same_topic, ensure_tail, load};
 use crate::config::Mesh;
+use crate::supervisor::Begin;
 use crate::telemetry::{Meters, TransformMeters};
 
 /// How many records are taken before the clock is looked at.
@@ -30,13 +31,18 @@ pub async fn run(
     mesh: Arc<Mesh>,
     log: Log,
     meters: Meters,
+    begin: Begin,
     cancel: CancellationToken,
 ) -> Result<(), Fault> {
     let work = async {
+        begin.stand_by(&mesh, &log.unit, &log, Stage::Transformer).await?;
         let mut stage = Stager::open(&mesh, &log, &meters).await?;
         let broker = &mesh.unit(&log.unit)?.broker;
-        let start = stage.function.state().offset;
-        let reader = Reader::open(broker, &mesh.topics.captured(&log), &[(0, start)], QUEUE_BYTES).await?;
+        let captured = mesh.topics.captured(&log);
+        // What retention took was read; whether something is missing is proved by `prev`.
+        let (low, _) = topics::bounds(broker, &captured, 0).await?;
+        let start = stage.function.state().offset.max(low);
+        let reader = Reader::open(broker, &captured, &[(0, start)], QUEUE_BYTES).await?;
         info!(%log, offset = start, "transforming");
         stage.run(&reader).await
     };
@@ -62,14 +68,17 @@ impl Stager {
         let broker = &mesh.unit(&log.unit)?.broker;
         let id = mesh.topics.transactional_id(log, Stage::Transformer);
         let writer = Writer::open(broker, &id).await?;
-        let state: Option<TransformerState> = load(broker, &mesh.topics, log, Stage::Transformer).await?;
+        let state: Option<TransformerState> =
+            load(broker, &mesh.topics, log, Stage::Transformer).await?;
         let (captured, tagged) = (mesh.topics.captured(log), mesh.topics.tagged(log));
         let known = state.as_ref();
         let captured_id =
-            ensure_same_topic(broker, &captured, known.map(|state| state.captured_id.as_str())).await?;
+            ensure_same_topic(broker, &captured, known.map(|state| state.captured_id.as_str()))
+                .await?;
         let tagged_id =
             ensure_same_topic(broker, &tagged, known.map(|state| state.tagged_id.as_str())).await?;
-        let function = state.map_or_else(unitflow_transformer::State::start, |state| state.function);
+        let function =
+            state.map_or_else(unitflow_transformer::State::start, |state| state.function);
         for (partition, tail) in (0..).zip(&function.tails) {
             ensure_tail(broker, &tagged, partition, *tail).await?;
         }
@@ -78,7 +87,12 @@ impl Stager {
         }
         Ok(Self {
             function: Transformer::new(function),
-            out: ToTopic { writer, topic: tagged, origin: log.unit.to_string(), header: Vec::new() },
+            out: ToTopic {
+                writer,
+                topic: tagged,
+                origin: log.unit.to_string(),
+                header: Vec::new(),
+            },
             position_topic: mesh.topics.position(log),
             captured_id,
             tagged_id,
@@ -100,7 +114,8 @@ impl Stager {
                 item = reader.next() => self.take(&item?)?,
                 () = tokio::time::sleep(pause.unwrap_or(LOOK_EVERY)) => match pause {
                     Some(_) => self.commit()?,
-                    None => self.out.writer.check()?,
+                    None if self.grouping.is_silent() => self.commit()?,
+                    None => {},
                 },
             }
         }
@@ -135,9 +150,15 @@ impl Stager {
             captured_id: self.captured_id.clone(),
             tagged_id: self.tagged_id.clone(),
         };
-        let state = serde_json::to_vec(&state)
-            .map_err(|error| Fault::fatal(Code::Bug, format!("a state can't be written: {error}")))?;
-        positions::store(&mut self.out.writer, &self.position_topic, Stage::Transformer.partition(), &state)?;
+        let state = serde_json::to_vec(&state).map_err(|error| {
+            Fault::fatal(Code::Bug, format!("a state can't be written: {error}"))
+        })?;
+        positions::store(
+            &mut self.out.writer,
+            &self.position_topic,
+            Stage::Transformer.partition(),
+            &state,
+        )?;
         block_in_place(|| self.out.writer.commit())?;
         self.meters.transformed(self.function.counts());
         self.grouping.done();
@@ -165,7 +186,13 @@ struct ToTopic {
 }
 
 impl Output for ToTopic {
-    fn put(&mut self, partition: i32, tag: &Tag<'_>, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+    fn put(
+        &mut self,
+        partition: i32,
+        tag: &Tag<'_>,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), Fault> {
         self.header.clear();
         tag.write(&mut self.header);
         let headers = [(HEADER, self.header.as_slice()), (ORIGIN, self.origin.as_bytes())];

@@ -23,6 +23,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 const QUIET: Duration = Duration::from_secs(120);
 /// After a worker was started again, its flow moves on within this.
 const BACK: Duration = Duration::from_secs(10);
+/// A server hangs up on a client that was frozen inside a transaction after this.
+const LOCKED: Duration = Duration::from_secs(60);
 /// And has caught up with writers that went on within this.
 const CAUGHT_UP: Duration = Duration::from_secs(40);
 /// Transactions a second that each unit's writers aim at, and what both have to reach together.
@@ -201,8 +203,10 @@ impl Scene {
             with_records_in_flight += usize::from(in_flight > 0);
             self.let_run(600).await;
             self.mesh.start_worker(unit, role, "")?;
-            let back = self.come_back(from, to).await?;
-            println!("  {role} of {unit} killed with {in_flight} transactions in flight, back after {back:.1?}");
+            let back = self.come_back((from, to), BACK).await?;
+            println!(
+                "  {role} of {unit} killed with {in_flight} transactions in flight, back after {back:.1?}"
+            );
         }
         println!("  {with_records_in_flight} of {kills} kills with records in flight");
         ensure!(
@@ -212,15 +216,19 @@ impl Scene {
         Ok(())
     }
 
-    /// Waits until the flow moves again, and then until all that is written by then has arrived.
-    /// Gives the time until it moved.
-    async fn come_back(&mut self, from: &str, to: &str) -> anyhow::Result<Duration> {
-        let next = self.mesh.pulses(from, to).await? + 1;
-        let back = self.mesh.wait_for_pulses(from, to, next, BACK).await;
+    /// Waits until something has arrived that is written only now, and then until the target has
+    /// caught up. Gives the time that the former took.
+    async fn come_back(
+        &mut self,
+        (from, to): (&str, &str),
+        within: Duration,
+    ) -> anyhow::Result<Duration> {
+        let now = self.mesh.pulses(from, from).await?;
+        let back = self.mesh.wait_for_pulses(from, to, now + 1, within).await;
         self.mesh.ensure_alive()?;
         let back = back?;
-        let goal = self.mesh.pulses(from, from).await?;
-        let caught_up = self.mesh.wait_for_pulses(from, to, goal, CAUGHT_UP).await;
+        let now = self.mesh.pulses(from, from).await?;
+        let caught_up = self.mesh.wait_for_pulses(from, to, now, CAUGHT_UP).await;
         self.mesh.ensure_alive()?;
         caught_up?;
         Ok(back)
@@ -234,28 +242,30 @@ impl Scene {
         let status = self.mesh.worker(unit, role)?.wait(CAUGHT_UP).await?;
         ensure!(status.code().is_none(), "{role} of {unit} ended with {status}, not at {point}");
         self.mesh.start_worker(unit, role, "")?;
-        let back = self.come_back(from, to).await?;
+        let back = self.come_back((from, to), BACK).await?;
         println!("  {role} of {unit} died at {point}, back after {back:.1?}");
         Ok(())
     }
 
     /// Freezes a worker, lets another take over, and wakes the frozen one up.
     async fn zombie(&mut self, unit: &'static str, role: &str) -> anyhow::Result<()> {
-        let (from, to) = Self::way(unit, role);
+        let way = Self::way(unit, role);
+        // A frozen sink holds its locks until the server hangs up on it.
+        let patience = if role == "sink" { LOCKED + BACK } else { BACK };
         self.let_run(800).await;
         let mut zombie: Worker = self.mesh.take_worker(unit, role)?;
         zombie.suspend().await?;
         self.mesh.start_worker(unit, role, "")?;
-        let back = self.come_back(from, to).await?;
+        let back = self.come_back(way, patience).await?;
         zombie.resume()?;
         // Long enough for all that it held back to be tried.
         self.let_run(3000).await;
-        let after = self.come_back(from, to).await?;
+        self.come_back(way, BACK).await?;
         let fate = zombie.ended().map_or("lives".to_owned(), |status| format!("ended: {status}"));
-        println!("  {role} of {unit} replaced after {back:.1?}; the zombie {fate}; then {after:.1?} behind");
+        println!("  {role} of {unit} replaced after {back:.1?}; woken up, the zombie {fate}");
         // A sink that woke up is a member of the group again and may have its share of the lanes.
         zombie.kill()?;
-        self.come_back(from, to).await?;
+        self.come_back(way, BACK).await?;
         Ok(())
     }
 
@@ -285,7 +295,10 @@ impl Scene {
                 watch::ensure_positions(&snapshots, &bootstrap, &topic)
             });
             let states = states.await??;
-            println!("  {from}'s ledger was seen at {states} positions, the data with it ({:?})", self.mix);
+            println!(
+                "  {from}'s ledger was seen at {states} positions, the data with it ({:?})",
+                self.mix
+            );
             ensure!(states > 20, "the ledger was seen at {states} positions only");
         }
         self.mesh.finish();

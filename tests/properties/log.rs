@@ -45,8 +45,12 @@ pub struct Wish {
 
 /// Logs of up to `longest` items.
 pub fn items(longest: usize) -> impl Strategy<Value = Vec<Item>> {
-    let wish = (0..9_u8, 0..KEYS, 0..6_u8, 0..KEYS)
-        .prop_map(|(table, key, action, other)| Wish { table, key, action, other });
+    let wish = (0..9_u8, 0..KEYS, 0..6_u8, 0..KEYS).prop_map(|(table, key, action, other)| Wish {
+        table,
+        key,
+        action,
+        other,
+    });
     let item = prop_oneof![
         8 => (proptest::bool::weighted(0.3), proptest::collection::vec(wish, 1..8))
             .prop_map(|(applied, changes)| Item::Transaction { applied, changes }),
@@ -205,7 +209,8 @@ impl Source {
                 self.alone(Kind::Watermark, seq, b"", b"", true);
             }
             Item::Statement { travels } => {
-                let ddl = if *travels { "ALTER TABLE orders ADD x int" } else { "GRANT ALL ON *.* TO x" };
+                let ddl =
+                    if *travels { "ALTER TABLE orders ADD x int" } else { "GRANT ALL ON *.* TO x" };
                 let value = format!(r#"{{"database":"shop","ddl":"{ddl}"}}"#);
                 let seq = self.seq.next_captured();
                 self.alone(Kind::Ddl, seq, b"", value.as_bytes(), *travels);

@@ -52,11 +52,20 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 /// What happens next to the sinks; lanes are taken modulo their number.
 #[derive(Clone, Debug)]
 enum Move {
-    Take { lane: usize, count: usize },
+    Take {
+        lane: usize,
+        count: usize,
+    },
     /// The worker of the lane dies; the next begins some records too early.
-    Kill { lane: usize, back: usize },
+    Kill {
+        lane: usize,
+        back: usize,
+    },
     /// The worker of the lane is stopped, and another takes over.
-    Replace { lane: usize, back: usize },
+    Replace {
+        lane: usize,
+        back: usize,
+    },
     /// The worker stopped last tries to go on.
     ZombieTakes(usize),
 }

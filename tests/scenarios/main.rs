@@ -60,10 +60,8 @@ async fn everybody_writes(setup: MeshSetup) -> anyhow::Result<()> {
     let random = Random::new(seed("scenario"));
     let mut mesh = setup.start().await?;
     mesh.start_workers()?;
-    let watches = [
-        watch::versions(mesh.server("A")).await?,
-        watch::versions(mesh.server("B")).await?,
-    ];
+    let watches =
+        [watch::versions(mesh.server("A")).await?, watch::versions(mesh.server("B")).await?];
     let load = Load::shop().transactions(transactions());
     let written = write_everywhere(&mesh, &load, 0, &random).await?;
     mesh.ensure_done(&written, QUIET).await?;

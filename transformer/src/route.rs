@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use unitflow_change::Fault;
 use unitflow_change::envelope::Row;
 use unitflow_change::key::Key;
-use unitflow_change::routing::{HEARTBEAT_TABLE, INTERNAL_DATABASE, Order, PartitionBy, Routing, lane_of};
+use unitflow_change::routing::{
+    HEARTBEAT_TABLE, INTERNAL_DATABASE, Order, PartitionBy, Routing, lane_of,
+};
 
 use crate::mark::{Whose, whose};
 

@@ -197,7 +197,10 @@ pub fn judge_code(code: RDKafkaErrorCode, place: impl fmt::Display, detail: &str
         | E::IllegalGeneration
         | E::UnknownMemberId
         | E::AssignmentLost
-        | E::PollExceeded => (Kind::Retry, Code::Kafka, ""),
+        | E::PollExceeded
+        | E::Unknown
+        | E::ListenerNotFound
+        | E::InProgress => (Kind::Retry, Code::Kafka, ""),
 
         E::Fenced | E::ProducerFenced | E::InvalidProducerEpoch | E::FencedInstanceId => (
             Kind::Fatal,

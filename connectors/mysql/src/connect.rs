@@ -345,7 +345,7 @@ fn judge(error: &ServerError) -> (Kind, Code) {
     let says = |text: &str| error.message.to_ascii_lowercase().contains(text);
     match error.code {
         // Lock wait, deadlock, changed since read, certification lost: roll back and try again.
-        1020 | 1205 | 1213 | 1614 | 3058 | 3101 | 3572 => (Kind::Retry, Code::Apply),
+        1020 | 1180 | 1205 | 1206 | 1213 | 1412 | 1614 | 1637 | 1969 | 3024 | 3058 | 3101 | 3572 => (Kind::Retry, Code::Apply),
         // Shutting down, killed, network, too many connections, not yet ready.
         1040
         | 1053
@@ -359,12 +359,14 @@ fn judge(error: &ServerError) -> (Kind, Code) {
         | 1927
         | 3169
         | 4031
+        | 1135
+        | 3032
         | 1047 => (Kind::Retry, Code::Unreachable),
         // Read-only for a while: a failover under way.
         1290 if says("read-only") || says("read_only") => (Kind::Retry, Code::Apply),
         1836 | 3100 => (Kind::Retry, Code::Apply),
         // Disk full, out of memory, table full.
-        1021 | 1037 | 1038 | 1041 | 1114 => (Kind::Retry, Code::Apply),
+        1021 | 1026 | 1030 | 1037 | 1038 | 1041 | 1114 => (Kind::Retry, Code::Apply),
         1045 | 1129 | 1130 | 1251 | 1524 | 1698 | 1820 | 1862 | 3118 | 3955 | 4151 => {
             (Kind::Fatal, Code::Denied)
         }

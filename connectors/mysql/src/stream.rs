@@ -27,6 +27,7 @@ use mysql_async::binlog::events;
 use mysql_async::prelude::Queryable;
 use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, Sid};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use unitflow_change::envelope::Op;
 use unitflow_change::fault::{Code, Fault};
@@ -160,6 +161,8 @@ struct Source {
     waited: Duration,
     /// For questions about columns (MariaDB).
     questions: Option<Conn>,
+    /// The question under way: it goes on where whoever waits for it gives up and comes again.
+    asking: Option<AbortOnDropHandle<Result<(Conn, Disguises), Fault>>>,
     store: Store,
 }
 
@@ -453,6 +456,7 @@ impl Source {
             silence: (options.heartbeat * HEARTBEATS_MISSED_MAX).max(SILENCE_MIN),
             waited: Duration::ZERO,
             questions: None,
+            asking: None,
             store: store.clone(),
         })
     }
@@ -465,7 +469,20 @@ impl Source {
                 return Ok(Found::End);
             }
             if let Some((database, table)) = self.decoder.veiled() {
-                let types = ask_types(&mut self.questions, &self.store, database, table).await?;
+                let asking = self.asking.get_or_insert_with(|| {
+                    let question = ask_types(
+                        self.questions.take(),
+                        self.store.clone(),
+                        database.to_owned(),
+                        table.to_owned(),
+                    );
+                    AbortOnDropHandle::new(tokio::spawn(question))
+                });
+                let answer = asking.await;
+                self.asking = None;
+                let (conn, types) = answer
+                    .map_err(|error| Fault::fatal(Code::Bug, format!("a question ended: {error}")))??;
+                self.questions = Some(conn);
                 self.decoder.unveil(types)?;
             }
             if let Some(event) = &self.event {
@@ -521,10 +538,15 @@ impl Source {
 
     fn judge(&self, error: &mysql_async::Error) -> Fault {
         let mut fault = connect::fault(error);
+        // The server went away in the middle of a packet; the framing says it in these words.
+        let cut = "bytes remaining on stream";
         // What the driver's own reading of events refuses comes as an I/O error that no socket
         // gives.
         if let mysql_async::Error::Io(mysql_async::IoError::Io(io)) = error {
             use std::io::ErrorKind;
+            if io.to_string().contains(cut) {
+                return Fault::retry(Code::Unreachable, "the server closed the connection in the middle of an event");
+            }
             if matches!(
                 io.kind(),
                 ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::Other
@@ -698,25 +720,20 @@ fn before(done: &GtidSet, gtid: &Gtid) -> Option<Gtid> {
 /// Asks MariaDB which columns of a table are UUIDs or addresses. A table that is gone has none:
 /// its rows are then written as the bytes they are.
 async fn ask_types(
-    questions: &mut Option<Conn>,
-    store: &Store,
-    database: &str,
-    table: &str,
-) -> Result<Disguises, Fault> {
-    if questions.as_ref().is_none_or(Conn::is_disconnected) {
-        *questions = None;
-        *questions = Some(connect::connect(store).await?);
-    }
-    // Taken out, so that a cancelled question leaves no half-read answer behind.
-    let Some(mut conn) = questions.take() else {
-        return Err(Fault::fatal(Code::Bug, "a connection was opened and is not there"));
+    conn: Option<Conn>,
+    store: Store,
+    database: String,
+    table: String,
+) -> Result<(Conn, Disguises), Fault> {
+    let mut conn = match conn.filter(|conn| !conn.is_disconnected()) {
+        Some(conn) => conn,
+        None => connect::connect(&store).await?,
     };
     let query = "SELECT column_name, data_type, column_type FROM information_schema.columns \
                  WHERE table_schema = ? AND table_name = ? AND data_type IN ('uuid', 'inet6', 'inet4')";
     let rows: Vec<(String, String, String)> =
         conn.exec(query, (database, table)).await.map_err(|error| connect::fault(&error))?;
-    *questions = Some(conn);
-    Ok(rows
+    let types = rows
         .into_iter()
         .map(|(name, kind, full)| {
             let kind = match kind.to_ascii_lowercase().as_str() {
@@ -727,5 +744,6 @@ async fn ask_types(
             };
             (name, kind)
         })
-        .collect())
+        .collect();
+    Ok((conn, types))
 }

@@ -81,7 +81,14 @@ impl Applier {
             conn.query_drop(statement).await.map_err(|error| judge(&error))?;
         }
         let flavor = Server::read(&mut conn).await?.flavor;
-        Ok(Self { conn, flavor, log, lane, tables: Tables::default(), statements: Statements::default() })
+        Ok(Self {
+            conn,
+            flavor,
+            log,
+            lane,
+            tables: Tables::default(),
+            statements: Statements::default(),
+        })
     }
 
     /// The lane's ledger row.
@@ -97,7 +104,13 @@ impl Applier {
     /// Applies a batch of a lane that stands at `from`, and if the part is the last one commits it
     /// with the ledger at `to`. After a fault nothing of the transaction is
     /// left, unless the fault is ambiguous: then only the ledger knows.
-    pub async fn apply(&mut self, batch: &Batch, part: Part, from: End, to: End) -> Result<(), Fault> {
+    pub async fn apply(
+        &mut self,
+        batch: &Batch,
+        part: Part,
+        from: End,
+        to: End,
+    ) -> Result<(), Fault> {
         let result = self.attempt(batch, part, (from, to), false).await;
         let Err(fault) = result else { return Ok(()) };
         if fault.kind == Kind::Ambiguous {
@@ -131,7 +144,13 @@ impl Applier {
         within(self.conn.query_drop("ROLLBACK")).await
     }
 
-    async fn attempt(&mut self, batch: &Batch, part: Part, (from, to): (End, End), singly: bool) -> Result<(), Fault> {
+    async fn attempt(
+        &mut self,
+        batch: &Batch,
+        part: Part,
+        (from, to): (End, End),
+        singly: bool,
+    ) -> Result<(), Fault> {
         let keys = batch.slots().iter().map(|slot| batch.key(slot));
         self.tables.load(&mut self.conn, self.flavor, keys.filter(|key| !key.is_empty())).await?;
         let apart = inject::on("ledger_apart");
@@ -172,14 +191,16 @@ impl Applier {
         }
     }
 
-    async fn commit(&mut self, batch: &Batch, from: End, to: End, apart: bool) -> Result<(), Fault> {
+    async fn commit(
+        &mut self,
+        batch: &Batch,
+        from: End,
+        to: End,
+        apart: bool,
+    ) -> Result<(), Fault> {
         if inject::on("die_after_commit_sent") {
             // The answer is never read: the process ends while the server commits.
-            let _ = tokio::time::timeout(
-                std::time::Duration::from_millis(1),
-                self.conn.query_drop("COMMIT"),
-            )
-            .await;
+            let _ = timeout(Duration::from_millis(1), self.conn.query_drop("COMMIT")).await;
             inject::die_at("die_after_commit_sent");
         }
         match timeout(ANSWER_WITHIN, self.conn.query_drop("COMMIT")).await {
@@ -218,14 +239,17 @@ impl Applier {
             result.drop_result().await
         });
         let Ok(outcome) = outcome.await else { return Err(no_answer()) };
-        let failed = call.expected.get(wrong.unwrap_or(statement)).copied().unwrap_or(bookkeeping(0));
+        let failed =
+            call.expected.get(wrong.unwrap_or(statement)).copied().unwrap_or(bookkeeping(0));
         match (outcome, wrong) {
             (Ok(()), None) => Ok(()),
             (_, Some(_)) if failed.table.is_none() => {
                 self.roll_back().await?;
                 Err(ledger::explain(&mut self.conn, &self.log, self.lane, from).await)
             }
-            (_, Some(_)) => Err(self.conflict(batch, failed, "did not find the row as the source had it")),
+            (_, Some(_)) => {
+                Err(self.conflict(batch, failed, "did not find the row as the source had it"))
+            }
             (Err(error), None) if is_duplicate(&error) => {
                 Err(self.conflict(batch, failed, "found a row with this key"))
             }
@@ -259,7 +283,9 @@ impl Applier {
 }
 
 /// Waits for the server, but not for ever.
-async fn within<T>(answer: impl Future<Output = Result<T, mysql_async::Error>>) -> Result<T, Fault> {
+async fn within<T>(
+    answer: impl Future<Output = Result<T, mysql_async::Error>>,
+) -> Result<T, Fault> {
     match timeout(ANSWER_WITHIN, answer).await {
         Ok(answer) => answer.map_err(|error| judge(&error)),
         Err(_) => Err(no_answer()),

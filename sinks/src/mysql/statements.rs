@@ -84,8 +84,9 @@ impl Statements {
         self.groups.clear();
         for (number, slot) in batch.slots().iter().enumerate() {
             if slot.kind == Kind::Row {
-                self.add(batch, slot, number, tables, singly)
-                    .map_err(|fault| fault.at(format!("record {} at offset {}", slot.seq, slot.offset)))?;
+                self.add(batch, slot, number, tables, singly).map_err(|fault| {
+                    fault.at(format!("record {} at offset {}", slot.seq, slot.offset))
+                })?;
             }
         }
         for group in self.plan.in_order() {
@@ -134,7 +135,9 @@ impl Statements {
             (Op::Update, Some(before), Some(after)) => {
                 group.update(target, columns, before, after, expected)
             }
-            (Op::Delete, Some(before), _) => group.delete(target, columns, before, expected, singly),
+            (Op::Delete, Some(before), _) => {
+                group.delete(target, columns, before, expected, singly)
+            }
             _ => Err(Fault::fatal(Code::Bug, "an envelope lacks an image")),
         }
     }
@@ -185,7 +188,9 @@ impl Group {
     ) -> Result<(), Fault> {
         let sql = self.start(format!("UPDATE {} SET ", target.name), expected);
         let length = sql.len();
-        for ((place, (_, old)), (_, new)) in columns.places.iter().zip(before.iter()).zip(after.iter()) {
+        for ((place, (_, old)), (_, new)) in
+            columns.places.iter().zip(before.iter()).zip(after.iter())
+        {
             let Some(place) = place.filter(|_| old != new) else { continue };
             if sql.len() > length {
                 sql.push(b',');

@@ -109,7 +109,12 @@ impl Tables {
     }
 }
 
-async fn read(conn: &mut Conn, flavor: Flavor, database: &str, table: &str) -> Result<Target, Fault> {
+async fn read(
+    conn: &mut Conn,
+    flavor: Flavor,
+    database: &str,
+    table: &str,
+) -> Result<Target, Fault> {
     let name = (database.to_owned(), table.to_owned());
     let table = schema::load(conn, flavor, &[name]).await?.swap_remove(0);
     if table.primary_key.is_empty() {
@@ -120,8 +125,7 @@ async fn read(conn: &mut Conn, flavor: Flavor, database: &str, table: &str) -> R
         .hint("give it a primary key in every unit, or exclude it from the flow"));
     }
     refuse_side_effects(&table)?;
-    let in_key =
-        (0..table.columns.len()).map(|place| table.primary_key.contains(&place)).collect();
+    let in_key = (0..table.columns.len()).map(|place| table.primary_key.contains(&place)).collect();
     let quoted = table.columns.iter().map(|column| quote(&column.name)).collect();
     Ok(Target {
         name: table.quoted(),
@@ -139,14 +143,23 @@ fn refuse_side_effects(table: &Table) -> Result<(), Fault> {
         Err(Fault::fatal(Code::Table, format!("{}: {what}", table.quoted())).hint(hint))
     };
     if !table.engine.eq_ignore_ascii_case("InnoDB") {
-        return refuse(format!("its engine is {}, which has no transactions", table.engine), "ALTER TABLE … ENGINE=InnoDB");
+        return refuse(
+            format!("its engine is {}, which has no transactions", table.engine),
+            "ALTER TABLE … ENGINE=InnoDB",
+        );
     }
     if let Some(trigger) = table.triggers.first() {
-        return refuse(format!("the trigger {trigger} would fire here as it did at the source"), "drop it in this unit, or exclude the table");
+        return refuse(
+            format!("the trigger {trigger} would fire here as it did at the source"),
+            "drop it in this unit, or exclude the table",
+        );
     }
     if let Some(key) = table.parents.iter().chain(&table.children).find(|key| key.cascades()) {
         return refuse(
-            format!("the foreign key {} changes rows by itself, which the source's log does not hold", key.name),
+            format!(
+                "the foreign key {} changes rows by itself, which the source's log does not hold",
+                key.name
+            ),
             "make it RESTRICT and change the children explicitly, or exclude both tables",
         );
     }

@@ -56,10 +56,9 @@ pub(super) async fn guards(
         findings.extend(ensure_primary_key(&table));
         findings.extend(ensure_no_triggers(facts, &table));
         findings.extend(ensure_types(&table));
+        findings.extend(ensure_no_cascades(&table));
         if !one_lane {
-            findings.extend(ensure_no_cascades(&table));
             findings.extend(ensure_no_unique_keys(&table));
-            findings.extend(ensure_no_parents(&table));
         }
     }
     Ok(findings)
@@ -195,14 +194,15 @@ fn ensure_no_cascades(table: &Table) -> Vec<Finding> {
     table
         .children
         .iter()
+        .chain(&table.parents)
         .filter(|key| key.cascades())
         .map(|key| {
             of_table(
                 table,
                 Code::Table,
-                "no cascading foreign keys, or parent and child in one lane",
+                "no cascading foreign keys: the log does not hold what they do",
                 format!("{} cascades to {}.{}", key.name, key.child.0, key.child.1),
-                "keep both tables in one lane (partition_by), or let the foreign key restrict",
+                "let the foreign key restrict and change the children explicitly, or exclude both tables",
             )
         })
         .collect()
@@ -223,18 +223,6 @@ fn ensure_no_unique_keys(table: &Table) -> Vec<Finding> {
             )
         })
         .collect()
-}
-
-fn ensure_no_parents(table: &Table) -> Option<Finding> {
-    let key = table.parents.first()?;
-    let finding = of_table(
-        table,
-        Code::Table,
-        "no foreign keys, or parent and child in one lane",
-        format!("{} refers to {}.{}", key.name, key.parent.0, key.parent.1),
-        "keep both tables in one lane (partition_by); else a row may wait for its parent",
-    );
-    Some(Finding { severity: Severity::Warning, ..finding })
 }
 
 fn ensure_types(table: &Table) -> Vec<Finding> {
