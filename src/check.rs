@@ -1,17 +1,17 @@
 //! `unitflow check`: servers, grants, tables and topics, every fault with its remedy.
 //!
 //! All guards run and all findings are printed; what can't be reached is a finding too. Nothing is
-//! changed, but for the canary: a row that is put into the ledger and taken out again, to see that
-//! both stand in the store's own log.
+//! changed, but for the canary: a row that is put into the ledger and taken out again in one
+//! transaction, to see that both stand in the store's own log.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use comfy_table::{ContentArrangement, Table, presets};
+use futures_util::future::join_all;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use serde::Serialize;
-use unitflow_change::name::{Log, Name};
+use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::position::Position;
 use unitflow_change::routing::{INTERNAL_DATABASE, LEDGER_TABLE, Order, PartitionBy, Routing};
 use unitflow_change::{Code, Fault};
@@ -25,8 +25,10 @@ use unitflow_sinks::ledger;
 
 use crate::Outcome;
 use crate::cli::CheckArgs;
-use crate::config::Mesh;
-use crate::init::topic_specs;
+use crate::config::{Flow, Mesh};
+use crate::init::{identity, topic_specs};
+use crate::output::say;
+use crate::pipeline::{ConnectorState, load_state};
 
 /// How long the canary may take to appear in the store's log.
 const CANARY_WITHIN: Duration = Duration::from_secs(5);
@@ -34,9 +36,9 @@ const CANARY_WITHIN: Duration = Duration::from_secs(5);
 const CANARY: (&str, i32) = ("unitflow-check", -1);
 
 /// One thing that is not as it should be.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 struct Finding {
-    /// `unit A`, `A.shop`.
+    /// `Kafka of A`, `A.shop`, `A.shop to B`.
     place: String,
     code: &'static str,
     /// A warning does not make the command fail.
@@ -48,28 +50,45 @@ struct Finding {
 }
 
 impl Finding {
-    fn of(place: &str, finding: preflight::Finding) -> Self {
+    fn new(place: &str, code: Code, subject: impl Into<String>) -> Self {
         Self {
             place: place.to_owned(),
-            code: finding.code.as_str(),
-            warning: finding.severity == Severity::Warning,
-            subject: finding.subject,
-            expected: finding.expected,
-            actual: finding.actual,
-            remedy: finding.remedy,
+            code: code.as_str(),
+            warning: false,
+            subject: subject.into(),
+            expected: String::new(),
+            actual: String::new(),
+            remedy: String::new(),
         }
     }
 
+    fn expected(mut self, expected: impl Into<String>, actual: impl Into<String>) -> Self {
+        (self.expected, self.actual) = (expected.into(), actual.into());
+        self
+    }
+
+    fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = remedy.into();
+        self
+    }
+
+    fn warning(self) -> Self {
+        Self { warning: true, ..self }
+    }
+
+    fn of(place: &str, finding: preflight::Finding) -> Self {
+        let warning = finding.severity == Severity::Warning;
+        Self { warning, ..Self::new(place, finding.code, finding.subject) }
+            .expected(finding.expected, finding.actual)
+            .remedy(finding.remedy)
+    }
+
     fn fault(place: &str, subject: &str, fault: &Fault) -> Self {
-        Self {
-            place: place.to_owned(),
-            code: fault.code.as_str(),
-            warning: false,
-            subject: subject.to_owned(),
-            expected: "an answer".to_owned(),
-            actual: fault.what.clone(),
-            remedy: fault.hint.clone(),
-        }
+        let remedy = match fault.hint.as_str() {
+            "" => format!("see [{}] in deploy/runbook.md", fault.code),
+            hint => hint.to_owned(),
+        };
+        Self::new(place, fault.code, subject).expected("an answer", &fault.what).remedy(remedy)
     }
 }
 
@@ -78,66 +97,115 @@ pub async fn run(mesh: &Mesh, args: &CheckArgs) -> Result<Outcome, Fault> {
     if let Some(unit) = &args.unit {
         mesh.unit(unit)?;
     }
-    let mut findings = Vec::new();
-    for unit in mesh.units.keys().filter(|unit| args.unit.as_ref().is_none_or(|only| only == *unit))
-    {
-        check_topics(mesh, unit, &mut findings).await;
-        for (name, store) in &mesh.units[unit].stores {
-            let place = format!("{unit}.{name}");
-            let log = Log { unit: unit.clone(), store: name.clone() };
-            if let Err(fault) = check_store(mesh, &log, store, &mut findings).await {
-                findings.push(Finding::fault(&place, "store", &fault));
-            }
-        }
-    }
+    let wanted = |unit: &&Name| args.unit.as_ref().is_none_or(|only| only == *unit);
+    let units = mesh.units.keys().filter(wanted).map(|unit| check_unit(mesh, unit));
+    let (mut findings, across) = tokio::join!(join_all(units), check_across(mesh));
+    findings.push(across);
+    let findings: Vec<Finding> = findings.into_iter().flatten().collect();
     let errors = findings.iter().filter(|finding| !finding.warning).count();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&findings).unwrap_or_default());
+        say(&serde_json::to_string_pretty(&findings).unwrap_or_default());
     } else {
         print(&findings, errors);
     }
     Ok(if errors > 0 { Outcome::Findings } else { Outcome::Fine })
 }
 
-async fn check_topics(mesh: &Mesh, unit: &Name, findings: &mut Vec<Finding>) {
-    let place = format!("{unit} kafka");
-    if let Err(fault) = check_topics_of(mesh, unit, &place, findings).await {
-        findings.push(Finding::fault(&place, "broker", &fault));
+async fn check_unit(mesh: &Mesh, unit: &Name) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let place = format!("Kafka of {unit}");
+    if let Err(fault) = check_topics(mesh, unit, &place, &mut findings).await {
+        let bootstrap = &mesh.units[unit].broker.bootstrap;
+        findings.push(Finding::fault(&place, bootstrap, &fault));
     }
+    for (name, store) in &mesh.units[unit].stores {
+        let log = Log { unit: unit.clone(), store: name.clone() };
+        if let Err(fault) = check_store(mesh, &log, store, &mut findings).await {
+            findings.push(Finding::fault(&log.to_string(), "server", &fault));
+        }
+    }
+    findings
 }
 
-async fn check_topics_of(
+async fn check_topics(
     mesh: &Mesh,
     unit: &Name,
     place: &str,
     findings: &mut Vec<Finding>,
 ) -> Result<(), Fault> {
+    let broker = &mesh.unit(unit)?.broker;
     let specs = topic_specs(mesh, unit)?;
     let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-    let found = topics::describe(&mesh.unit(unit)?.broker, &names).await?;
-    for (spec, topic) in specs.iter().zip(found) {
-        match topic {
-            None => findings.push(Finding {
-                place: place.to_owned(),
-                code: Code::TopicMissing.as_str(),
-                warning: false,
-                subject: spec.name.clone(),
-                expected: "exists".to_owned(),
-                actual: "does not".to_owned(),
-                remedy: "a new mesh: unitflow init; one that has run: see the runbook".to_owned(),
-            }),
-            Some(topic) => {
-                findings.extend(topics::check(spec, &topic).into_iter().map(|finding| Finding {
-                    place: place.to_owned(),
-                    code: Code::TopicSetting.as_str(),
-                    warning: false,
-                    subject: format!("{} {}", finding.topic, finding.setting),
-                    expected: finding.expected,
-                    actual: finding.actual,
-                    remedy: finding.remedy,
-                }))
+    let found = topics::describe(broker, &names).await?;
+    let missing: Vec<&str> = names
+        .iter()
+        .zip(&found)
+        .filter(|(_, topic)| topic.is_none())
+        .map(|(name, _)| *name)
+        .collect();
+    if missing.len() == names.len() {
+        let finding = Finding::new(place, Code::TopicMissing, "all topics of this unit");
+        findings.push(finding.expected(names.join(", "), "none").remedy("unitflow init"));
+        return Ok(());
+    }
+    findings.extend(missing.into_iter().map(|name| {
+        Finding::new(place, Code::TopicMissing, name)
+            .expected("exists", "does not")
+            .remedy("a new mesh: unitflow init; one that has run: see the runbook")
+    }));
+    for (spec, topic) in specs.iter().zip(&found) {
+        let found = topic.as_ref().map(|topic| topics::check(spec, topic)).unwrap_or_default();
+        findings.extend(found.into_iter().map(|finding| {
+            Finding::new(
+                place,
+                Code::TopicSetting,
+                format!("{} {}", finding.topic, finding.setting),
+            )
+            .expected(finding.expected, finding.actual)
+            .remedy(with_server(&finding.remedy, &broker.bootstrap))
+        }));
+    }
+    for (log, flow) in mesh.logs().filter(|(log, _)| log.unit == *unit) {
+        check_log(mesh, &log, flow, findings).await?;
+    }
+    Ok(())
+}
+
+/// A remedy that can be run as it stands names the server.
+fn with_server(remedy: &str, bootstrap: &str) -> String {
+    match remedy.split_once(' ') {
+        Some((tool, rest)) if tool == "kafka-configs" => {
+            format!("{tool} --bootstrap-server {bootstrap} {rest}")
+        }
+        _ => remedy.to_owned(),
+    }
+}
+
+/// Whether the log that runs is the one that the configuration names.
+async fn check_log(
+    mesh: &Mesh,
+    log: &Log,
+    flow: &Flow,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Fault> {
+    let broker = &mesh.unit(&log.unit)?.broker;
+    let place = log.to_string();
+    let state = load_state::<ConnectorState>(broker, &mesh.topics, log, Stage::Connector).await;
+    match state {
+        Ok(Some(state)) => {
+            if let Err(fault) = state.ensure_leads_to(log, &flow.routing) {
+                let finding = Finding::new(&place, fault.code, "lanes, order, partition_by");
+                findings.push(finding.expected("as the log runs", fault.what).remedy(fault.hint));
             }
         }
+        Ok(None) => findings.push(
+            Finding::new(&place, Code::PositionMissing, mesh.topics.position(log))
+                .expected("the position of its connector", "none")
+                .remedy("a new mesh: unitflow init; one that has run: see the runbook"),
+        ),
+        // The topic is a finding already.
+        Err(fault) if fault.code == Code::TopicMissing => {}
+        Err(fault) => findings.push(Finding::fault(&place, "position", &fault)),
     }
     Ok(())
 }
@@ -153,33 +221,51 @@ async fn check_store(
     let mut conn = connect(store).await?;
     let flow = &mesh.flows[&log.store];
     let tables = list_tables(&mut conn, &flow.routing).await?;
+    let mut found = Vec::new();
     if flow.from.contains(&log.unit) {
-        let index = flow.from.iter().position(|unit| *unit == log.unit).unwrap_or(0);
-        let needs = SourceNeeds {
-            databases: tables
-                .iter()
-                .map(|(database, _)| database.clone())
-                .collect::<BTreeSet<_>>()
-                .into_iter()
-                .collect(),
-            ledger_database: INTERNAL_DATABASE.to_owned(),
-            outage_seconds_max: mesh.outage_longest.as_secs(),
-            units: u16::try_from(flow.from.len()).unwrap_or(u16::MAX),
-            unit_index: u16::try_from(index).unwrap_or(u16::MAX),
-        };
-        let found = check_source(&mut conn, &needs).await?;
-        findings.extend(found.into_iter().map(|finding| Finding::of(&place, finding)));
+        found = check_source(&mut conn, &source_needs(mesh, log, &tables)).await?;
     }
+    // What the log itself lacks would only make the canary's answer doubtful.
+    let log_is_sound = found.iter().all(|finding| finding.severity == Severity::Warning);
     let ready = has_ledger(&mut conn).await?;
     if flow.to.contains(&log.unit) {
         check_missing_tables(mesh, log, &tables, findings).await;
-        let found = check_target(&mut conn, &target_needs(&flow.routing, tables)).await?;
-        findings.extend(found.into_iter().map(|finding| Finding::of(&place, finding)));
+        let target = check_target(&mut conn, &target_needs(&flow.routing, tables)).await?;
+        found = both(found, target, flow.from.contains(&log.unit));
+        if ready {
+            check_lanes(mesh, log, &mut conn, findings).await?;
+        }
     }
-    if ready && !findings.iter().any(|finding| finding.place == place && !finding.warning) {
+    findings.extend(found.into_iter().map(|finding| Finding::of(&place, finding)));
+    if ready && log_is_sound && flow.from.contains(&log.unit) {
         findings.extend(canary(&mut conn, store, &place).await?);
     }
     Ok(())
+}
+
+/// Where one user captures and applies, what one role needs is no excess of the other, and what
+/// neither needs is said once.
+fn both(
+    source: Vec<preflight::Finding>,
+    target: Vec<preflight::Finding>,
+    captures: bool,
+) -> Vec<preflight::Finding> {
+    let is_excess = |finding: &preflight::Finding| {
+        finding.code == Code::Grant && finding.expected.starts_with("only what ")
+    };
+    let mut all = source;
+    for finding in target {
+        let needed = captures && finding.actual == "REPLICATION SLAVE ON *.*";
+        let said = all.iter().any(|one| is_excess(one) && one.actual == finding.actual);
+        if !(is_excess(&finding) && (needed || said)) && !all.contains(&finding) {
+            all.push(finding);
+        }
+    }
+    for finding in all.iter_mut().filter(|finding| is_excess(finding)) {
+        finding.expected = "only what Unitflow needs".to_owned();
+        finding.remedy = finding.remedy.split(", or give").next().unwrap_or_default().to_owned();
+    }
+    all
 }
 
 fn unverified_tls(place: &str, store: &Store) -> Option<Finding> {
@@ -188,30 +274,41 @@ fn unverified_tls(place: &str, store: &Store) -> Option<Finding> {
         Tls::NoVerify => "no-verify: encrypted, to whoever answers",
         Tls::Verify { .. } => return None,
     };
-    Some(Finding {
-        place: place.to_owned(),
-        code: Code::Tls.as_str(),
-        warning: true,
-        subject: "tls".to_owned(),
-        expected: "verify".to_owned(),
-        actual: actual.to_owned(),
-        remedy: "set tls = \"verify\" or { ca = \"…\" } unless the network is trusted".to_owned(),
-    })
+    let finding = Finding::new(place, Code::Tls, "tls").expected("verify", actual);
+    Some(
+        finding
+            .remedy("set tls = \"verify\" or { ca = \"…\" } unless the network is trusted")
+            .warning(),
+    )
+}
+
+fn source_needs(mesh: &Mesh, log: &Log, tables: &[(String, String)]) -> SourceNeeds {
+    let from = &mesh.flows[&log.store].from;
+    let databases: BTreeSet<String> = tables.iter().map(|(database, _)| database.clone()).collect();
+    let index = from.iter().position(|unit| *unit == log.unit).unwrap_or(0);
+    SourceNeeds {
+        databases: databases.into_iter().collect(),
+        ledger_database: INTERNAL_DATABASE.to_owned(),
+        outage_seconds_max: mesh.outage_longest.as_secs(),
+        units: u16::try_from(from.len()).unwrap_or(u16::MAX),
+        unit_index: u16::try_from(index).unwrap_or(u16::MAX),
+    }
 }
 
 fn target_needs(routing: &Routing, tables: Vec<(String, String)>) -> TargetNeeds {
     let together = |(database, table): &&(String, String)| {
         routing.order == Order::Transaction
+            || routing.partitions == 1
             || routing.partition_by(database, table) == PartitionBy::Table
     };
+    let ledger_tables = ledger::SCHEMA.iter().map(|(name, _)| *name);
     TargetNeeds {
         one_lane: tables.iter().filter(together).cloned().collect(),
         tables,
         ledger_database: INTERNAL_DATABASE.to_owned(),
-        ledger_tables: ledger::SCHEMA
-            .iter()
-            .map(|(name, _)| (*name).to_owned())
-            .filter(|name| !name.is_empty() && name != "lag")
+        ledger_tables: ledger_tables
+            .filter(|name| !name.is_empty() && *name != "lag")
+            .map(str::to_owned)
             .collect(),
     }
 }
@@ -223,26 +320,89 @@ async fn check_missing_tables(
     here: &[(String, String)],
     findings: &mut Vec<Finding>,
 ) {
+    let mut wanted: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     for (from, flow) in mesh.logs_to(&log.unit).filter(|(from, _)| from.store == log.store) {
         let there = async {
             let mut conn = connect(mesh.store(&from.unit, &from.store)?).await?;
             list_tables(&mut conn, &flow.routing).await
         };
         // A source that can't be reached is a finding of its own.
-        for (database, table) in there.await.unwrap_or_default() {
-            if !here.contains(&(database.clone(), table.clone())) {
-                findings.push(Finding {
-                    place: log.to_string(),
-                    code: Code::Table.as_str(),
-                    warning: false,
-                    subject: format!("{database}.{table}"),
-                    expected: format!("exists, as in {from}"),
-                    actual: "does not".to_owned(),
-                    remedy: "create it as in the source, or exclude it from the flow".to_owned(),
-                });
+        for table in there.await.unwrap_or_default() {
+            wanted.entry(table).or_default().push(from.to_string());
+        }
+    }
+    findings.extend(wanted.into_iter().filter(|(table, _)| !here.contains(table)).map(
+        |((database, table), from)| {
+            Finding::new(&log.to_string(), Code::Table, format!("{database}.{table}"))
+                .expected(
+                    format!("exists, as in {}", from.join(", ")),
+                    "does not, or the user may not see it",
+                )
+                .remedy("create it as in the source and grant its use, or exclude it from the flow")
+        },
+    ));
+}
+
+/// Whether each lane into this unit has its ledger row, and reads the topic that is there.
+async fn check_lanes(
+    mesh: &Mesh,
+    log: &Log,
+    conn: &mut Conn,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Fault> {
+    for (from, flow) in mesh.logs_to(&log.unit).filter(|(from, _)| from.store == log.store) {
+        let place = format!("{from} to {}", log.unit);
+        let entries = ledger::read_all(conn, &from).await?;
+        let missing: Vec<String> = (0..flow.routing.partitions)
+            .filter(|lane| entries.iter().all(|entry| entry.lane != *lane))
+            .map(|lane| lane.to_string())
+            .collect();
+        if !missing.is_empty() {
+            findings.push(
+                Finding::new(&place, Code::LedgerMissing, "unitflow.ledger")
+                    .expected("a row for each lane", format!("none for lanes {}", missing.join(", ")))
+                    .remedy("a flow that never ran: unitflow init; one that ran: restore the rows or resync, see the runbook"),
+            );
+        }
+        // A broker or a topic that is not there is a finding of its unit.
+        let topic = mesh.topics.tagged(&from);
+        let broker = &mesh.unit(mesh.read_at(&from))?.broker;
+        let Ok(Some(Some(topic))) =
+            topics::describe(broker, &[&topic]).await.map(|mut found| found.pop())
+        else {
+            continue;
+        };
+        if entries.iter().any(|entry| entry.topic_id != topic.id.as_str()) {
+            findings.push(
+                Finding::new(&place, Code::TopicRecreated, topic.name)
+                    .expected("the topic that the ledger names", "another one of this name")
+                    .remedy("what the old one held may not have arrived: resync, see the runbook"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What no store shows by itself: two names for one server, and generated keys that collide.
+async fn check_across(mesh: &Mesh) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut servers: BTreeMap<String, String> = BTreeMap::new();
+    for (unit, at) in &mesh.units {
+        for (name, store) in &at.stores {
+            let place = format!("{unit}.{name}");
+            // One that can't be reached is a finding of its unit.
+            let Ok(mut conn) = connect(store).await else { continue };
+            let Ok(identity) = identity(&mut conn).await else { continue };
+            if let Some(other) = servers.insert(identity, place.clone()) {
+                findings.push(
+                    Finding::new(&place, Code::Config, "server")
+                        .expected("one of its own", format!("the server of {other}"))
+                        .remedy("give each store a server of its own; two copies of one data folder need other UUIDs (auto.cnf)"),
+                );
             }
         }
     }
+    findings
 }
 
 /// The tables whose changes travel, the clock aside.
@@ -268,20 +428,25 @@ async fn has_ledger(conn: &mut Conn) -> Result<bool, Fault> {
     Ok(found.is_some())
 }
 
-/// Puts a row into the ledger and takes it out again, and looks for it in the store's log.
+/// Puts a row into the ledger and takes it out again, and looks for it in the store's log. Both
+/// in one transaction, so that nothing stays whatever happens.
 async fn canary(conn: &mut Conn, store: &Store, place: &str) -> Result<Option<Finding>, Fault> {
     let server = Server::read(conn).await?;
     // An id that no worker has, so that none is displaced.
     let id = 0x6000_0000 | (std::process::id() & 0x0fff_ffff);
     let options = Options::new(id, place.to_owned());
     let mut stream = Stream::open(store, Position::after(server.executed), options).await?;
-    for statement in [
-        "INSERT INTO unitflow.ledger (log, lane, seq, topic_id, topic_offset, origin) VALUES (?, ?, 0, '', 0, '')",
-        "DELETE FROM unitflow.ledger WHERE log = ? AND lane = ?",
-    ] {
-        conn.exec_drop(statement, CANARY)
-            .await
-            .map_err(|error| fault(&error).at("unitflow.ledger"))?;
+    let insert = "INSERT INTO unitflow.ledger (log, lane, seq, topic_id, topic_offset, origin) VALUES (?, ?, 0, '', 0, '')";
+    let delete = "DELETE FROM unitflow.ledger WHERE log = ? AND lane = ?";
+    let written = async {
+        conn.query_drop("BEGIN").await?;
+        conn.exec_drop(insert, CANARY).await?;
+        conn.exec_drop(delete, CANARY).await?;
+        conn.query_drop("COMMIT").await
+    };
+    if let Err(error) = written.await {
+        stream.close().await;
+        return Err(fault(&error).at("unitflow.ledger"));
     }
     let seen = tokio::time::timeout(CANARY_WITHIN, async {
         loop {
@@ -292,43 +457,48 @@ async fn canary(conn: &mut Conn, store: &Store, place: &str) -> Result<Option<Fi
                 return Ok::<(), Fault>(());
             }
         }
-    });
-    match seen.await {
+    })
+    .await;
+    stream.close().await;
+    match seen {
         Ok(result) => result.map(|()| None),
-        Err(_) => Ok(Some(Finding {
-            place: place.to_owned(),
-            code: Code::LedgerHidden.as_str(),
-            warning: false,
-            subject: "unitflow.ledger".to_owned(),
-            expected: "its changes stand in the store's own binlog".to_owned(),
-            actual: format!(
-                "a row written to it did not appear within {} s",
-                CANARY_WITHIN.as_secs()
-            ),
-            remedy: "remove binlog-ignore-db and binlog-do-db from the server's configuration"
-                .to_owned(),
-        })),
+        Err(_) => Ok(Some(
+            Finding::new(place, Code::LedgerHidden, "unitflow.ledger")
+                .expected(
+                    "its changes stand in the store's own binlog",
+                    format!(
+                        "a row written to it did not appear within {} s",
+                        CANARY_WITHIN.as_secs()
+                    ),
+                )
+                .remedy("remove binlog-ignore-db and binlog-do-db from the server's configuration"),
+        )),
     }
 }
 
+/// Each finding as a block of its own, errors first, so that remedies can be copied.
 fn print(findings: &[Finding], errors: usize) {
-    if !findings.is_empty() {
-        let mut table = Table::new();
-        table
-            .load_style(presets::UTF8_BORDERS_ONLY)
-            .set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_header(["", "where", "what", "expected", "actual", "remedy"]);
-        for finding in findings {
-            table.add_row([
-                if finding.warning { "warning".to_owned() } else { finding.code.to_owned() },
-                finding.place.clone(),
-                finding.subject.clone(),
-                finding.expected.clone(),
-                finding.actual.clone(),
-                finding.remedy.clone(),
-            ]);
+    let mut text = String::new();
+    for wanted in [false, true] {
+        for finding in findings.iter().filter(|finding| finding.warning == wanted) {
+            let word = if finding.warning { "warning" } else { "error" };
+            text.push_str(&format!(
+                "{word} [{}] {}: {}\n  expected: {}\n  actual:   {}\n  remedy:   {}\n\n",
+                finding.code,
+                finding.place,
+                finding.subject,
+                finding.expected,
+                finding.actual,
+                finding.remedy,
+            ));
         }
-        println!("{table}");
     }
-    println!("{errors} errors, {} warnings", findings.len() - errors);
+    let plural = |count: usize| if count == 1 { "" } else { "s" };
+    let warnings = findings.len() - errors;
+    text.push_str(&format!(
+        "{errors} error{}, {warnings} warning{}",
+        plural(errors),
+        plural(warnings)
+    ));
+    say(&text);
 }

@@ -55,7 +55,7 @@ pub async fn run(args: &DemoArgs) -> Result<Outcome, Fault> {
         listening = interrupted() => {
             listening?;
             screen.stopping();
-            close(scene).await?;
+            close(scene, &screen).await?;
             return Err(stopped());
         }
     };
@@ -67,7 +67,7 @@ pub async fn run(args: &DemoArgs) -> Result<Outcome, Fault> {
                 println!("{}", scene.keep()?);
                 return Ok(outcome);
             }
-            close(scene).await.map(|()| outcome)
+            close(scene, &screen).await.map(|()| outcome)
         }
         Err(fault) => {
             screen.clear();
@@ -137,7 +137,9 @@ async fn install(screen: &Screen) -> Result<(), Fault> {
 }
 
 /// Workers in order, then the servers; a second Ctrl-C takes the short way.
-async fn close(scene: Scene) -> Result<(), Fault> {
+async fn close(scene: Scene, screen: &Screen) -> Result<(), Fault> {
+    // Its line goes when it is done: the result has the last word.
+    let _step = screen.step("stopping workers and servers");
     tokio::select! {
         () = scene.close() => Ok(()),
         listening = interrupted() => listening.and_then(|()| Err(stopped())),

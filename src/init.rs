@@ -1,15 +1,20 @@
 //! `unitflow init`: what a new mesh needs before its first change.
 //!
-//! Safe to repeat: what exists is left as it is. It creates a lane's ledger row only for a flow
-//! that never ran, since a row that is missing later means that its place was lost.
+//! Safe to repeat, also beside running workers: what exists is left as it is. It creates a lane's
+//! ledger row only for a flow that never ran, since a row that is missing later means that its
+//! place was lost. All that can be looked at beforehand is, so that what can't be finished is not
+//! begun.
 
-use std::fmt::Write as _;
+mod plan;
+
+use std::collections::BTreeMap;
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use tokio::task::block_in_place;
 use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::position::Position;
+use unitflow_change::routing::INTERNAL_DATABASE;
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault};
@@ -17,12 +22,14 @@ use unitflow_kafka::members::committed;
 use unitflow_kafka::notes;
 use unitflow_kafka::topics::{self, Retention, Spec};
 use unitflow_kafka::{Writer, positions};
-use unitflow_mysql::connect::{Server, connect, fault};
+use unitflow_mysql::connect::{Server, Store, connect, fault};
+use unitflow_mysql::preflight::{Grants, SourceNeeds, check_source};
 use unitflow_sinks::ledger;
 
 use crate::Outcome;
 use crate::cli::InitArgs;
 use crate::config::{Flow, Mesh};
+use crate::output::say;
 use crate::pipeline::{ConnectorState, load_state, relayed_at};
 
 /// The largest record of a data topic, compressed, in bytes.
@@ -34,23 +41,51 @@ const FIRST_GENERATION: u16 = 1;
 pub async fn run(mesh: &Mesh, args: &InitArgs) -> Result<Outcome, Fault> {
     let units = units(mesh, args.unit.as_ref())?;
     if args.print {
-        print!("{}", plan(mesh, &units));
+        say(plan::of(mesh, &units)?.trim_end());
         return Ok(Outcome::Fine);
     }
+    ensure_possible(mesh, &units).await?;
+    let mut done = Vec::new();
     // In this order, so that a position is never older than what it stands on, and a sink's first
     // place never older than the log.
     for unit in &units {
-        create_schema(mesh, unit).await?;
-        create_topics(mesh, unit).await?;
+        let created = create_topics(mesh, unit).await?;
+        done.extend(created.iter().map(|topic| format!("{unit}: topic {topic}")));
+        for (name, store) in &mesh.unit(unit)?.stores {
+            let created = create_schema(mesh, store).await?;
+            done.extend(created.iter().map(|object| format!("{unit}.{name}: {object}")));
+        }
     }
     for (log, flow) in mesh.logs().filter(|(log, _)| units.contains(&log.unit)) {
-        start_log(mesh, &log, flow).await?;
+        let begun = start_log(mesh, &log, flow).await?;
+        done.extend(begun.map(|position| format!("{log}: captured from {position} on")));
     }
+    let mut waiting = Vec::new();
     for (log, to, flow) in mesh.ways().filter(|(_, to, _)| units.contains(to)) {
-        create_lanes(mesh, &log, &to, flow).await?;
+        let place = mesh.read_at(&log);
+        if !units.contains(place) && !has_topic(mesh, &log).await? {
+            waiting.push(format!("{log} to {to}: unit {place} has no topics yet"));
+            continue;
+        }
+        let lanes = create_lanes(mesh, &log, &to, flow).await?;
+        done.extend((lanes > 0).then(|| format!("{log} to {to}: {lanes} lanes in the ledger")));
     }
-    println!("initialised: {}", units.iter().map(Name::as_str).collect::<Vec<_>>().join(", "));
-    Ok(Outcome::Fine)
+    Ok(report(&units, &done, &waiting))
+}
+
+fn report(units: &[Name], done: &[String], waiting: &[String]) -> Outcome {
+    let units = units.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
+    done.iter().for_each(|line| say(&format!("created  {line}")));
+    if !waiting.is_empty() {
+        waiting.iter().for_each(|line| say(&format!("waiting  {line}")));
+        say("not complete: run unitflow init for the units named, then this again");
+        return Outcome::Findings;
+    }
+    match done.len() {
+        0 => say(&format!("initialised before: {units}; nothing was changed")),
+        _ => say(&format!("initialised: {units}")),
+    }
+    Outcome::Fine
 }
 
 fn units(mesh: &Mesh, only: Option<&Name>) -> Result<Vec<Name>, Fault> {
@@ -58,6 +93,110 @@ fn units(mesh: &Mesh, only: Option<&Name>) -> Result<Vec<Name>, Fault> {
         Some(unit) => mesh.unit(unit).map(|_| vec![unit.clone()]),
         None => Ok(mesh.units.keys().cloned().collect()),
     }
+}
+
+/// Whether each server and broker answers, and lets the rest be done.
+async fn ensure_possible(mesh: &Mesh, units: &[Name]) -> Result<(), Fault> {
+    let mut servers = BTreeMap::new();
+    for unit in units {
+        for (name, store) in &mesh.unit(unit)?.stores {
+            let mut conn = connect(store).await?;
+            if let Some(other) = servers.insert(identity(&mut conn).await?, &store.name) {
+                return Err(Fault::fatal(
+                    Code::Config,
+                    format!("{} and {other} are the same server", store.name),
+                )
+                .hint("give each store a server of its own"));
+            }
+            ensure_created_or_creatable(&mut conn).await.map_err(|fault| fault.at(&store.name))?;
+            if mesh.flows[name].from.contains(unit) {
+                ensure_positions(&mut conn).await.map_err(|fault| fault.at(&store.name))?;
+            }
+        }
+    }
+    for unit in units {
+        for (log, flow) in mesh.logs().filter(|(log, _)| log.unit == *unit) {
+            ensure_same_routing(mesh, &log, flow).await?;
+        }
+        ensure_topics_fit(mesh, unit).await?;
+    }
+    Ok(())
+}
+
+/// What tells one server from all others, whatever address it was reached by.
+pub async fn identity(conn: &mut Conn) -> Result<String, Fault> {
+    if let Some(uuid) = Server::read(conn).await?.uuid {
+        return Ok(uuid.to_string());
+    }
+    let own: Option<String> = conn
+        .query_first("SELECT CONCAT_WS(' ', @@hostname, @@port, @@datadir)")
+        .await
+        .map_err(|error| fault(&error))?;
+    Ok(own.unwrap_or_default())
+}
+
+/// Rights that come by roles are not seen, so a user with roles is left to the server.
+async fn ensure_created_or_creatable(conn: &mut Conn) -> Result<(), Fault> {
+    let mut missing = false;
+    for (object, _) in ledger::SCHEMA {
+        missing |= !exists(conn, object).await?;
+    }
+    let lines: Vec<String> = conn.query("SHOW GRANTS").await.map_err(|error| fault(&error))?;
+    let has_roles = lines.iter().any(|line| !line.contains(" ON "));
+    let grants = Grants::parse(&lines);
+    let lacks = |right| !grants.has_on_database(right, INTERNAL_DATABASE);
+    if missing && !has_roles && (lacks("CREATE") || lacks("CREATE VIEW")) {
+        return Err(Fault::fatal(Code::Grant, "the user may not create the schema unitflow")
+            .hint("let an administrator run what unitflow init --print shows, then init again"));
+    }
+    Ok(())
+}
+
+/// Whether the server names positions that a log can be gone on from.
+async fn ensure_positions(conn: &mut Conn) -> Result<(), Fault> {
+    let needs = SourceNeeds {
+        databases: Vec::new(),
+        ledger_database: INTERNAL_DATABASE.to_owned(),
+        outage_seconds_max: 0,
+        units: 1,
+        unit_index: 0,
+    };
+    let found = check_source(conn, &needs).await?;
+    match found
+        .into_iter()
+        .find(|finding| ["log_bin", "gtid_mode"].contains(&finding.subject.as_str()))
+    {
+        None => Ok(()),
+        Some(finding) => Err(Fault::fatal(
+            finding.code,
+            format!("{} is {}, expected {}", finding.subject, finding.actual, finding.expected),
+        )
+        .hint(finding.remedy)),
+    }
+}
+
+/// What moves keys between lanes can't change in a log that runs.
+async fn ensure_same_routing(mesh: &Mesh, log: &Log, flow: &Flow) -> Result<(), Fault> {
+    match connector_state(mesh, log).await? {
+        Some(state) => state.ensure_leads_to(log, &flow.routing),
+        None => Ok(()),
+    }
+}
+
+/// Topics that were there before, as a broker that creates topics by itself makes them, must be
+/// usable.
+async fn ensure_topics_fit(mesh: &Mesh, unit: &Name) -> Result<(), Fault> {
+    let specs = topic_specs(mesh, unit)?;
+    let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    let found = topics::describe(&mesh.unit(unit)?.broker, &names).await?;
+    for (spec, topic) in specs.iter().zip(found) {
+        let findings = topic.map(|topic| topics::check(spec, &topic)).unwrap_or_default();
+        let breaks = |setting: &str| ["partitions", "cleanup.policy"].contains(&setting);
+        if let Some(finding) = findings.iter().find(|finding| breaks(&finding.setting)) {
+            return Err(finding.fault());
+        }
+    }
+    Ok(())
 }
 
 /// The topics that stand in a unit's Kafka, as they have to be.
@@ -89,18 +228,26 @@ pub fn topic_specs(mesh: &Mesh, unit: &Name) -> Result<Vec<Spec>, Fault> {
     Ok(specs)
 }
 
-async fn create_schema(mesh: &Mesh, unit: &Name) -> Result<(), Fault> {
-    for store in mesh.unit(unit)?.stores.values() {
-        let mut conn = connect(store).await?;
-        for (object, statement) in ledger::SCHEMA {
-            if !exists(&mut conn, object).await? {
-                conn.query_drop(*statement).await.map_err(|error| fault(&error).at(&store.name))?;
-            }
+/// Creates what the store lacks of our schema; says what.
+async fn create_schema(mesh: &Mesh, store: &Store) -> Result<Vec<String>, Fault> {
+    let mut conn = connect(store).await?;
+    let mut created = Vec::new();
+    for (object, statement) in ledger::SCHEMA {
+        if !exists(&mut conn, object).await? {
+            conn.query_drop(*statement).await.map_err(|error| {
+                fault(&error)
+                    .at(&store.name)
+                    .hint("or let an administrator run what unitflow init --print shows")
+            })?;
+            created.push(match *object {
+                "" => "schema unitflow".to_owned(),
+                object => format!("unitflow.{object}"),
+            });
         }
-        let units: Vec<Name> = mesh.units.keys().cloned().collect();
-        ledger::create_heartbeats(&mut conn, &units).await?;
     }
-    Ok(())
+    let units: Vec<Name> = mesh.units.keys().cloned().collect();
+    ledger::create_heartbeats(&mut conn, &units).await?;
+    Ok(created)
 }
 
 async fn exists(conn: &mut Conn, object: &str) -> Result<bool, Fault> {
@@ -115,23 +262,23 @@ async fn exists(conn: &mut Conn, object: &str) -> Result<bool, Fault> {
     Ok(found.is_some())
 }
 
-async fn create_topics(mesh: &Mesh, unit: &Name) -> Result<(), Fault> {
+async fn create_topics(mesh: &Mesh, unit: &Name) -> Result<Vec<String>, Fault> {
     let broker = &mesh.unit(unit)?.broker;
-    topics::create_missing(broker, &topic_specs(mesh, unit)?).await.map(drop)
+    topics::create_missing(broker, &topic_specs(mesh, unit)?).await
 }
 
 /// The log's first record and the position it is captured from: all that the store has executed so
-/// far is taken to be in every unit.
-async fn start_log(mesh: &Mesh, log: &Log, flow: &Flow) -> Result<(), Fault> {
+/// far is taken to be in every unit. Gives the position of a log that is new.
+async fn start_log(mesh: &Mesh, log: &Log, flow: &Flow) -> Result<Option<String>, Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
     // Looked at first without the fence, which would stop a connector that runs; then behind it.
-    if has_position(mesh, log).await? {
-        return Ok(());
+    if connector_state(mesh, log).await?.is_some() {
+        return Ok(None);
     }
     let mut writer =
         Writer::open(broker, &mesh.topics.transactional_id(log, Stage::Connector)).await?;
-    if has_position(mesh, log).await? {
-        return Ok(());
+    if connector_state(mesh, log).await?.is_some() {
+        return Ok(None);
     }
     let captured = mesh.topics.captured(log);
     let (_, end) = topics::bounds(broker, &captured, 0).await?;
@@ -167,18 +314,28 @@ async fn start_log(mesh: &Mesh, log: &Log, flow: &Flow) -> Result<(), Fault> {
     writer.send(&captured, 0, None, Some(&json(&flow.routing)?), &[(HEADER, &header)], 0)?;
     let stage = Stage::Connector.partition();
     positions::store(&mut writer, &mesh.topics.position(log), stage, &json(&state)?)?;
-    block_in_place(|| writer.commit())
+    block_in_place(|| writer.commit())?;
+    Ok(Some(state.position.done.to_string()))
 }
 
-async fn has_position(mesh: &Mesh, log: &Log) -> Result<bool, Fault> {
+/// What the connector stored last; nothing where its topic is still to be created.
+async fn connector_state(mesh: &Mesh, log: &Log) -> Result<Option<ConnectorState>, Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
-    let known: Option<ConnectorState> =
-        load_state(broker, &mesh.topics, log, Stage::Connector).await?;
-    Ok(known.is_some())
+    match load_state(broker, &mesh.topics, log, Stage::Connector).await {
+        Err(fault) if fault.code == Code::TopicMissing => Ok(None),
+        state => state,
+    }
 }
 
-/// The ledger rows of a flow into a unit, unless it has run before.
-async fn create_lanes(mesh: &Mesh, log: &Log, to: &Name, flow: &Flow) -> Result<(), Fault> {
+/// Whether the topic that other units read this log from is there.
+async fn has_topic(mesh: &Mesh, log: &Log) -> Result<bool, Fault> {
+    let broker = &mesh.unit(mesh.read_at(log))?.broker;
+    let found = topics::describe(broker, &[&mesh.topics.tagged(log)]).await?;
+    Ok(found.iter().all(Option::is_some))
+}
+
+/// The ledger rows of a flow into a unit, unless it has run before. Says how many are new.
+async fn create_lanes(mesh: &Mesh, log: &Log, to: &Name, flow: &Flow) -> Result<usize, Fault> {
     let broker = &mesh.unit(mesh.read_at(log))?.broker;
     let topic = mesh.topics.tagged(log);
     let mut conn = connect(mesh.store(to, &log.store)?).await?;
@@ -187,7 +344,7 @@ async fn create_lanes(mesh: &Mesh, log: &Log, to: &Name, flow: &Flow) -> Result<
     let missing: Vec<i32> =
         lanes.clone().filter(|lane| known.iter().all(|entry| entry.lane != *lane)).collect();
     if missing.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let mirrored = committed(broker, &mesh.topics.group(log, to), &topic, lanes.end).await?;
     let start = Seq::start_of(FIRST_GENERATION);
@@ -209,10 +366,10 @@ async fn create_lanes(mesh: &Mesh, log: &Log, to: &Name, flow: &Flow) -> Result<
         }
     }
     let id = topic_id(broker, &topic).await?;
-    for lane in missing {
-        ledger::create(&mut conn, log, lane, start, &id).await?;
+    for lane in &missing {
+        ledger::create(&mut conn, log, *lane, start, &id).await?;
     }
-    Ok(())
+    Ok(missing.len())
 }
 
 async fn topic_id(broker: &unitflow_kafka::Broker, topic: &str) -> Result<String, Fault> {
@@ -227,37 +384,3 @@ fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Fault> {
     serde_json::to_vec(value)
         .map_err(|error| Fault::fatal(Code::Bug, format!("a state can't be written: {error}")))
 }
-
-/// What `init` would do, as SQL and topics for others to read and run.
-fn plan(mesh: &Mesh, units: &[Name]) -> String {
-    let mut text = String::new();
-    for unit in units {
-        // Writing to a String can't fail.
-        let _ = writeln!(text, "-- unit {unit}: on each of its stores");
-        for (_, statement) in ledger::SCHEMA {
-            let _ = writeln!(text, "{statement};");
-        }
-        let _ = writeln!(text, "-- the user that Unitflow logs in with, instead of <user>");
-        for grant in GRANTS {
-            let _ = writeln!(text, "{grant};");
-        }
-        if let Ok(specs) = topic_specs(mesh, unit) {
-            for spec in specs {
-                let _ = writeln!(
-                    text,
-                    "-- topic {} partitions={} replication={} {:?}",
-                    spec.name, spec.partitions, spec.replication, spec.retention
-                );
-            }
-        }
-    }
-    text
-}
-
-/// What the stores' user needs. MariaDB's word for the second is BINLOG MONITOR.
-const GRANTS: &[&str] = &[
-    "GRANT REPLICATION SLAVE ON *.* TO <user>",
-    "GRANT REPLICATION CLIENT ON *.* TO <user>",
-    "GRANT SELECT, INSERT, UPDATE, DELETE ON <each replicated database>.* TO <user>",
-    "GRANT SELECT, INSERT, UPDATE, DELETE ON unitflow.* TO <user>",
-];

@@ -8,6 +8,7 @@
 //! | `pipeline/` | the roles of `run`, one file each |
 //! | `supervisor` | keeps roles running, reports what stopped |
 //! | `notice` | what a worker says of its roles |
+//! | `output` | how results are put on stdout |
 //! | `telemetry` | logs and metrics |
 
 mod check;
@@ -16,6 +17,7 @@ mod config;
 mod demo;
 mod init;
 mod notice;
+mod output;
 mod pipeline;
 mod status;
 mod supervisor;
@@ -23,6 +25,7 @@ mod telemetry;
 mod wait;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 use unitflow_change::{Code, Fault};
@@ -35,22 +38,28 @@ use config::Mesh;
 enum Outcome {
     Fine,
     Findings,
-    Failed,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(dispatch(&cli)),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(dispatch(&cli));
+            // A question to a server that is away may still be under way on a thread of its own.
+            runtime.shutdown_timeout(Duration::from_millis(500));
+            outcome
+        }
         Err(error) => Err(Fault::fatal(Code::Local, format!("no runtime: {error}"))),
     };
     match outcome {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
         Ok(Outcome::Findings) => ExitCode::from(1),
-        Ok(Outcome::Failed) => ExitCode::from(3),
         Err(fault) => {
             eprintln!("unitflow: {fault}");
+            if fault.hint.is_empty() {
+                eprintln!("  see [{}] in deploy/runbook.md", fault.code);
+            }
             ExitCode::from(if matches!(fault.code, Code::Config | Code::Secret) { 2 } else { 3 })
         }
     }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use unitflow_change::Fault;
+use unitflow_change::{Code, Fault};
 use unitflow_kafka::broker::Broker;
 use unitflow_kafka::notes::Notes;
 
@@ -57,6 +57,10 @@ impl Board {
 
     /// A role met a fault; it is tried again if the fault allows it.
     pub fn fault(&self, role: &str, fault: &Fault) {
+        // Whoever took the role over has said already that it runs.
+        if fault.code == Code::Fenced {
+            return;
+        }
         let past = Past {
             code: fault.code.to_string(),
             what: fault.what.clone(),

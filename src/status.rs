@@ -1,13 +1,15 @@
 //! `unitflow status`: where every flow stands.
 //!
 //! Read from the positions that stages store with their records and from the ledgers, so a worker
-//! that hangs shows as a position that does not move. What workers say of themselves is used for
-//! the last fault only.
+//! that hangs shows as a position that does not move. What workers say of themselves tells when a
+//! role was started or stopped, and its last fault; one that was killed says nothing more.
 
+use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use comfy_table::{ContentArrangement, Table, presets};
+use futures_util::future::join_all;
 use serde::Serialize;
+use tokio::time::timeout;
 use unitflow_change::Fault;
 use unitflow_change::name::{Log, Name, Stage};
 use unitflow_kafka::{notes, topics};
@@ -18,18 +20,24 @@ use crate::Outcome;
 use crate::cli::StatusArgs;
 use crate::config::Mesh;
 use crate::notice::Notice;
-use crate::pipeline::{ConnectorState, TransformerState, load_state};
+use crate::output::{columns, say};
+use crate::pipeline::{ConnectorState, TransformerState, load_state, relayed_at};
+
+/// How long each part may take: at night nobody waits for a Kafka that is away.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// A fault this old is no longer what the role is doing.
+const FAILING_FOR: Duration = Duration::from_secs(10);
 
 /// Everything, as `--json` prints it.
 #[derive(Debug, Serialize)]
 struct Status {
     logs: Vec<LogStatus>,
     flows: Vec<FlowStatus>,
-    faults: Vec<FaultStatus>,
+    roles: Vec<RoleStatus>,
 }
 
 /// One log at its origin.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct LogStatus {
     log: String,
     /// The source's transactions captured so far.
@@ -65,13 +73,37 @@ struct LaneStatus {
     idle_seconds: f64,
 }
 
-/// A role's last fault.
+/// What is known of one role.
+#[derive(Debug, Serialize)]
+struct RoleStatus {
+    unit: String,
+    /// `connector A.shop`, `sink B.shop`, `sink B.shop lane 3`.
+    role: String,
+    state: State,
+    /// Since it said so.
+    seconds_ago: Option<u64>,
+    /// The last fault since its process started.
+    fault: Option<FaultStatus>,
+}
+
+/// What a role said last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    /// Nothing yet.
+    Never,
+    /// That it starts. It runs unless it was killed.
+    Started,
+    /// That it failed and is tried again by itself.
+    Failing,
+    /// That it failed and waits for a person.
+    Failed,
+    /// That it was told to stop.
+    Stopped,
+}
+
 #[derive(Debug, Serialize)]
 struct FaultStatus {
-    unit: String,
-    role: String,
-    /// Whether the role is tried again by itself.
-    running: bool,
     code: String,
     what: String,
     hint: String,
@@ -80,50 +112,59 @@ struct FaultStatus {
 
 /// Prints the status, once or over and over.
 pub async fn run(mesh: &Mesh, args: &StatusArgs) -> Result<Outcome, Fault> {
+    let Some(seconds) = args.watch else {
+        let status = read(mesh).await;
+        say(&if args.json { json(&status, true) } else { text(&status) });
+        return Ok(status.outcome());
+    };
     loop {
         let status = read(mesh).await;
-        let text = if args.json { json(&status) } else { table(&status) };
-        match args.watch {
-            None => {
-                println!("{text}");
-                let stopped = status.faults.iter().any(|fault| !fault.running);
-                let unknown = status.logs.iter().any(|log| log.unknown.is_some())
-                    || status.flows.iter().any(|flow| flow.unknown.is_some());
-                return Ok(if stopped || unknown { Outcome::Findings } else { Outcome::Fine });
-            }
-            Some(seconds) => {
-                // Clear the screen and begin at its top.
-                println!("\x1b[2J\x1b[H{text}");
-                tokio::time::sleep(Duration::from_secs(seconds.max(1))).await;
-            }
+        match (args.json, std::io::stdout().is_terminal()) {
+            // One document a line, for programs.
+            (true, _) => say(&json(&status, false)),
+            // Clear the screen and begin at its top.
+            (false, true) => say(&format!("\x1b[2J\x1b[H{}", text(&status))),
+            (false, false) => say(&format!("{}\n", text(&status))),
         }
+        tokio::time::sleep(Duration::from_secs(seconds.max(1))).await;
+    }
+}
+
+impl Status {
+    fn outcome(&self) -> Outcome {
+        let failed = self.roles.iter().any(|role| role.state == State::Failed);
+        let unknown = self.logs.iter().any(|log| log.unknown.is_some())
+            || self.flows.iter().any(|flow| flow.unknown.is_some());
+        if failed || unknown { Outcome::Findings } else { Outcome::Fine }
     }
 }
 
 async fn read(mesh: &Mesh) -> Status {
-    let mut status = Status { logs: Vec::new(), flows: Vec::new(), faults: Vec::new() };
-    for (log, _) in mesh.logs() {
-        status.logs.push(read_log(mesh, &log).await);
+    let logs: Vec<Log> = mesh.logs().map(|(log, _)| log).collect();
+    let ways: Vec<(Log, Name)> = mesh.ways().map(|(log, to, _)| (log, to)).collect();
+    let (logs, flows, roles) = tokio::join!(
+        join_all(logs.iter().map(|log| read_log(mesh, log))),
+        join_all(ways.iter().map(|(log, to)| read_flow(mesh, log, to))),
+        join_all(mesh.units.keys().map(|unit| read_roles(mesh, unit))),
+    );
+    Status { logs, flows, roles: roles.into_iter().flatten().collect() }
+}
+
+/// What a part gave, or in one line why it gave nothing.
+async fn answer<T>(part: impl Future<Output = Result<T, Fault>>) -> Result<T, String> {
+    match timeout(ANSWER_WITHIN, part).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(fault)) => Err(format!("[{}] {}", fault.code, fault.what)),
+        Err(_) => Err(format!("[unreachable] no answer within {} s", ANSWER_WITHIN.as_secs())),
     }
-    for (log, to, _) in mesh.ways() {
-        status.flows.push(read_flow(mesh, &log, &to).await);
-    }
-    for unit in mesh.units.keys() {
-        status.faults.extend(read_faults(mesh, unit).await.unwrap_or_default());
-    }
-    status
 }
 
 async fn read_log(mesh: &Mesh, log: &Log) -> LogStatus {
-    let mut found = LogStatus {
-        log: log.to_string(),
-        position: String::new(),
-        captured_seq: None,
-        transformer_lag_records: None,
-        unknown: None,
-    };
-    if let Err(fault) = fill_log(mesh, log, &mut found).await {
-        found.unknown = Some(fault.to_string());
+    let mut found = LogStatus { log: log.to_string(), ..LogStatus::default() };
+    let filled = answer(fill_log(mesh, log, &mut found)).await;
+    if let Err(why) = filled {
+        let kafka = mesh.units.get(&log.unit).map_or("", |unit| &unit.broker.bootstrap);
+        found.unknown = Some(format!("Kafka of {} at {kafka}: {why}", log.unit));
     }
     found
 }
@@ -133,7 +174,7 @@ async fn fill_log(mesh: &Mesh, log: &Log, found: &mut LogStatus) -> Result<(), F
     let connector: Option<ConnectorState> =
         load_state(broker, &mesh.topics, log, Stage::Connector).await?;
     let Some(connector) = connector else {
-        found.unknown = Some("not initialised: unitflow init".to_owned());
+        found.unknown = Some("[position_missing] not initialised: unitflow init".to_owned());
         return Ok(());
     };
     found.position = connector.position.seen().to_string();
@@ -148,12 +189,24 @@ async fn fill_log(mesh: &Mesh, log: &Log, found: &mut LogStatus) -> Result<(), F
 }
 
 async fn read_flow(mesh: &Mesh, log: &Log, to: &Name) -> FlowStatus {
-    let lanes = read_lanes(mesh, log, to).await;
-    let (lanes, unknown) = match lanes {
-        Ok(lanes) => (lanes, None),
-        Err(fault) => (Vec::new(), Some(fault.to_string())),
+    let (lanes, unknown) = match answer(read_lanes(mesh, log, to)).await {
+        Ok(lanes) => {
+            let unknown = missing_lanes(mesh, log, &lanes);
+            (lanes, unknown)
+        }
+        Err(why) => (Vec::new(), Some(why)),
     };
     FlowStatus { log: log.to_string(), to: to.to_string(), lanes, unknown }
+}
+
+fn missing_lanes(mesh: &Mesh, log: &Log, found: &[LaneStatus]) -> Option<String> {
+    let missing: Vec<String> = (0..mesh.flows[&log.store].routing.partitions)
+        .filter(|lane| found.iter().all(|row| row.lane != *lane))
+        .map(|lane| lane.to_string())
+        .collect();
+    (!missing.is_empty()).then(|| {
+        format!("[ledger_missing] unitflow.ledger has no row for lane {}", missing.join(", "))
+    })
 }
 
 async fn read_lanes(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<LaneStatus>, Fault> {
@@ -171,6 +224,7 @@ async fn read_lanes(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<LaneStatus>
         // Behind the last record stands the marker of its transaction.
         let lag = match tail {
             Some(tail) if entry.seq >= *tail => 0,
+            _ if end == 0 => 0,
             _ => (end - entry.topic_offset - 1).max(1),
         };
         lanes.push(LaneStatus {
@@ -184,98 +238,160 @@ async fn read_lanes(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<LaneStatus>
     Ok(lanes)
 }
 
-async fn read_faults(mesh: &Mesh, unit: &Name) -> Result<Vec<FaultStatus>, Fault> {
-    let broker = &mesh.unit(unit)?.broker;
-    let all = notes::read_all(broker, &mesh.topics.heartbeat(unit)).await?;
+/// The roles that a unit has, and what is known of each. Where its Kafka can't be asked the logs
+/// say so.
+async fn read_roles(mesh: &Mesh, unit: &Name) -> Vec<RoleStatus> {
+    let Ok(at) = mesh.unit(unit) else { return Vec::new() };
+    let topic = mesh.topics.heartbeat(unit);
+    let Ok(all) = answer(notes::read_all(&at.broker, &topic)).await else { return Vec::new() };
     let notices: Vec<Notice> =
         all.values().filter_map(|text| serde_json::from_slice(text).ok()).collect();
-    let begun =
-        |role: &str| notices.iter().find(|notice| notice.role == role).map(|notice| notice.at_ms);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-    let current = |notice: &&Notice| match notice.role.split_once(" lane ") {
+    let mut roles = Vec::new();
+    for name in role_names(mesh, unit) {
+        let notice = notices.iter().find(|notice| notice.role == name);
+        roles.push(role(unit, &name, notice));
         // A lane's fault ends with the restart of its role.
-        Some((role, _)) => begun(role).is_none_or(|begun| begun <= notice.at_ms),
-        None => true,
-    };
-    Ok(notices
-        .iter()
-        .filter(current)
-        .filter_map(|notice| {
-            let past = notice.fault.clone()?;
-            Some(FaultStatus {
-                unit: unit.to_string(),
-                role: notice.role.clone(),
-                running: notice.running,
-                code: past.code,
-                what: past.what,
-                hint: past.hint,
-                seconds_ago: now.saturating_sub(past.at_ms) / 1000,
-            })
-        })
-        .collect())
-}
-
-fn json(status: &Status) -> String {
-    serde_json::to_string_pretty(status).unwrap_or_default()
-}
-
-fn table(status: &Status) -> String {
-    let mut logs = new_table(&["log", "captured up to", "behind: transformer"]);
-    for log in &status.logs {
-        let behind =
-            log.transformer_lag_records.map_or("?".to_owned(), |lag| format!("{lag} records"));
-        let position = log.unknown.clone().unwrap_or_else(|| log.position.clone());
-        logs.add_row([log.log.clone(), position, behind]);
+        let of_lane = |lane: &&Notice| {
+            lane.role.strip_prefix(&name).is_some_and(|rest| rest.starts_with(" lane "))
+                && notice.is_none_or(|notice| notice.at_ms <= lane.at_ms || !notice.running)
+        };
+        roles.extend(notices.iter().filter(of_lane).map(|lane| role(unit, &lane.role, Some(lane))));
     }
-    let mut flows = new_table(&["flow", "lane", "behind", "last lag", "idle"]);
-    for flow in &status.flows {
-        let name = format!("{} to {}", flow.log, flow.to);
-        if let Some(unknown) = &flow.unknown {
-            flows.add_row([
-                name.clone(),
-                String::new(),
-                unknown.clone(),
-                String::new(),
-                String::new(),
-            ]);
+    roles
+}
+
+fn role_names(mesh: &Mesh, unit: &Name) -> Vec<String> {
+    let own = mesh.logs().map(|(log, _)| log).filter(|log| log.unit == *unit);
+    let mut names: Vec<String> =
+        own.flat_map(|log| [format!("connector {log}"), format!("transformer {log}")]).collect();
+    names.extend(relayed_at(mesh, unit).map(|log| format!("relay {log}")));
+    names.extend(mesh.logs_to(unit).map(|(log, _)| format!("sink {log}")));
+    names
+}
+
+fn role(unit: &Name, name: &str, notice: Option<&Notice>) -> RoleStatus {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let since = |at_ms: u64| u64::try_from(now).unwrap_or(0).saturating_sub(at_ms) / 1000;
+    let fault = notice.and_then(|notice| notice.fault.clone()).map(|past| FaultStatus {
+        code: past.code,
+        what: past.what,
+        hint: past.hint,
+        seconds_ago: since(past.at_ms),
+    });
+    let state = match (notice, &fault) {
+        (None, _) => State::Never,
+        (Some(notice), Some(fault)) if notice.running => {
+            let is_recent = fault.seconds_ago < FAILING_FOR.as_secs();
+            if is_recent { State::Failing } else { State::Started }
         }
-        for lane in &flow.lanes {
-            flows.add_row([
+        (Some(notice), None) if notice.running => State::Started,
+        (Some(_), Some(_)) => State::Failed,
+        (Some(_), None) => State::Stopped,
+    };
+    RoleStatus {
+        unit: unit.to_string(),
+        role: name.to_owned(),
+        state,
+        seconds_ago: notice.map(|notice| since(notice.at_ms)),
+        fault,
+    }
+}
+
+fn json(status: &Status, pretty: bool) -> String {
+    let write = if pretty { serde_json::to_string_pretty } else { serde_json::to_string };
+    write(status).unwrap_or_default()
+}
+
+fn text(status: &Status) -> String {
+    let mut parts = vec![logs(&status.logs), flows(&status.flows), roles(&status.roles)];
+    let faults = faults(&status.roles);
+    parts.push(if faults.is_empty() { "no faults".to_owned() } else { faults });
+    parts.retain(|part| !part.is_empty());
+    parts.join("\n\n")
+}
+
+fn logs(logs: &[LogStatus]) -> String {
+    let rows: Vec<[String; 3]> = logs
+        .iter()
+        .map(|log| {
+            let behind = log.transformer_lag_records.map_or("?".to_owned(), |lag| lag.to_string());
+            let position = log.unknown.as_ref().unwrap_or(&log.position);
+            [log.log.clone(), behind, position.clone()]
+        })
+        .collect();
+    columns(["LOG", "TO TRANSFORM", "CAPTURED UP TO"], &rows)
+}
+
+fn flows(flows: &[FlowStatus]) -> String {
+    let mut rows = Vec::new();
+    for flow in flows {
+        let name = format!("{} to {}", flow.log, flow.to);
+        rows.extend(flow.lanes.iter().map(|lane| {
+            [
                 name.clone(),
                 lane.lane.to_string(),
-                format!("{} records", lane.lag_records),
+                lane.lag_records.to_string(),
                 lane.last_lag_seconds
                     .map_or("-".to_owned(), |lag| format!("{:.3} s", lag.max(0.0))),
-                format!("{:.1} s", lane.idle_seconds),
-            ]);
+                ago(lane.idle_seconds.max(0.0) as u64),
+            ]
+        }));
+        if let Some(unknown) = &flow.unknown {
+            let dash = || "?".to_owned();
+            rows.push([name, dash(), dash(), dash(), unknown.clone()]);
         }
     }
-    let mut text = format!("{logs}\n\n{flows}");
-    if status.faults.is_empty() {
-        text.push_str("\n\nno faults");
-        return text;
-    }
-    let mut faults =
-        new_table(&["unit", "role", "state", "code", "what, and what mends it", "ago"]);
-    for fault in &status.faults {
-        faults.add_row([
-            fault.unit.clone(),
-            fault.role.clone(),
-            if fault.running { "runs" } else { "stopped" }.to_owned(),
-            fault.code.clone(),
-            format!("{}\n{}", fault.what, fault.hint),
-            format!("{} s", fault.seconds_ago),
-        ]);
-    }
-    text.push_str(&format!("\n\n{faults}"));
-    text
+    columns(["FLOW", "LANE", "TO APPLY", "LAST LAG", "LAST APPLIED"], &rows)
 }
 
-fn new_table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_BORDERS_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(header.iter().copied());
-    table
+fn roles(roles: &[RoleStatus]) -> String {
+    let rows: Vec<[String; 3]> = roles
+        .iter()
+        .map(|role| {
+            let when = role.seconds_ago.map(ago).unwrap_or_default();
+            let said = match role.state {
+                State::Never => "never started".to_owned(),
+                State::Started => format!("started {when}"),
+                State::Failing => "failing, tried again by itself".to_owned(),
+                State::Failed => format!("FAILED {when}"),
+                State::Stopped => format!("stopped {when}"),
+            };
+            [role.unit.clone(), role.role.clone(), said]
+        })
+        .collect();
+    if rows.is_empty() { String::new() } else { columns(["UNIT", "ROLE", "LAST SAID"], &rows) }
+}
+
+/// Each fault as a block of its own: texts are long, and hold what is to be copied.
+fn faults(roles: &[RoleStatus]) -> String {
+    let blocks: Vec<String> = roles
+        .iter()
+        .filter_map(|role| {
+            let fault = role.fault.as_ref()?;
+            let state = match role.state {
+                State::Failing => "failing",
+                State::Failed => "FAILED",
+                _ => "mended",
+            };
+            let hint = match fault.hint.as_str() {
+                "" => format!("see [{}] in deploy/runbook.md", fault.code),
+                hint => format!("to mend it: {hint}"),
+            };
+            let when = ago(fault.seconds_ago);
+            Some(format!(
+                "{state} [{}] {}, {when}\n  {}\n  {hint}",
+                fault.code, role.role, fault.what
+            ))
+        })
+        .collect();
+    blocks.join("\n")
+}
+
+fn ago(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7_200 => format!("{} min ago", seconds / 60),
+        7_200..172_800 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} d ago", seconds / 86_400),
+    }
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use unitflow_change::gtid::GtidSet;
 use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::seq::Seq;
@@ -17,6 +17,7 @@ use unitflow_sinks::ledger;
 use crate::Outcome;
 use crate::cli::WaitArgs;
 use crate::config::Mesh;
+use crate::output::say;
 use crate::pipeline::{ConnectorState, TransformerState, load_state};
 
 /// How often a position is looked at.
@@ -36,24 +37,29 @@ pub async fn run(mesh: &Mesh, args: &WaitArgs) -> Result<Outcome, Fault> {
     if logs.is_empty() {
         return Err(Fault::fatal(
             Code::Config,
-            format!("nothing flows from {} to {}", args.from, args.to),
-        ));
+            match &args.store {
+                None => format!("nothing flows from {} to {}", args.from, args.to),
+                Some(store) => format!("no store {store} flows from {} to {}", args.from, args.to),
+            },
+        )
+        .hint("see the flows in the configuration: from, to"));
     }
-    let timeout = Duration::from_secs(args.timeout_seconds);
+    let begun = Instant::now();
+    let until = begun + Duration::from_secs(args.timeout_seconds);
     for log in logs {
-        let begun = Instant::now();
         let mut stage = "connector";
-        match tokio::time::timeout(timeout, follow(mesh, &log, args, &mut stage)).await {
+        match timeout_at(until, follow(mesh, &log, args, &mut stage)).await {
             Ok(result) => result?,
             Err(_) => {
-                println!(
-                    "{log} to {}: not yet after {} s, waiting for the {stage}",
+                say(&format!(
+                    "{log} to {}: not yet after {} s; the {stage} is behind, unitflow status shows more",
                     args.to, args.timeout_seconds
-                );
+                ));
                 return Ok(Outcome::Findings);
             }
         }
-        println!("{log} to {}: applied after {:.1} s", args.to, begun.elapsed().as_secs_f64());
+        let took = begun.elapsed().as_secs_f64();
+        say(&format!("{log} to {}: applied after {took:.1} s", args.to));
     }
     Ok(Outcome::Fine)
 }
@@ -104,7 +110,12 @@ async fn goal(mesh: &Mesh, log: &Log, gtid: Option<&str>) -> Result<GtidSet, Fau
         Flavor::Mysql => GtidSet::parse_mysql(text),
         Flavor::Mariadb => GtidSet::parse_mariadb(text),
     };
-    parsed.map_err(|error| Fault::fatal(Code::Config, format!("--gtid {text:?}: {error}")))
+    parsed.map_err(|error| {
+        Fault::fatal(Code::Config, format!("--gtid {text:?}: {error}")).hint(match server.flavor {
+            Flavor::Mysql => "MySQL: 3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5",
+            Flavor::Mariadb => "MariaDB: 0-1-5",
+        })
+    })
 }
 
 fn required(state: Option<ConnectorState>, log: &Log) -> Result<ConnectorState, Fault> {

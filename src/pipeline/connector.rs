@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use unitflow_change::name::{Log, Stage};
 use unitflow_change::position::Open;
-use unitflow_change::routing::INTERNAL_DATABASE;
+use unitflow_change::routing::{INTERNAL_DATABASE, Routing};
 use unitflow_change::tag::{HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::{Writer, positions};
@@ -52,7 +52,7 @@ pub async fn run(
     let capture = async {
         begin.stand_by(&mesh, &log.unit, &log, Stage::Connector).await?;
         let mut capture = Capture::open(&mesh, &log, &meters).await?;
-        capture.announce_routing(&flow.routing)?;
+        capture.announce_routing(&log, &flow.routing)?;
         let options = Options::new(replica_id(&log), log.to_string());
         let mut stream = Stream::open(&store, capture.state.position.clone(), options).await?;
         info!(%log, position = %capture.state.position.seen(), "capturing");
@@ -140,23 +140,11 @@ impl Capture {
 
     /// Puts the configured routing into the log if it is another than the log's last. What moves
     /// keys between lanes can't change in a running log.
-    fn announce_routing(
-        &mut self,
-        routing: &unitflow_change::routing::Routing,
-    ) -> Result<(), Fault> {
+    fn announce_routing(&mut self, log: &Log, routing: &Routing) -> Result<(), Fault> {
         if self.state.routing == *routing {
             return Ok(());
         }
-        if !self.state.routing.leads_to(routing) {
-            return Err(Fault::fatal(
-                Code::Routing,
-                format!(
-                    "lanes, order or partition_by of {} changed in the configuration, but the log runs with lanes = {}, order = {:?}, partition_by = {:?}",
-                    self.captured, self.state.routing.partitions, self.state.routing.order, self.state.routing.partition_by
-                ),
-            )
-            .hint("restore these settings: keys would change lanes and overtake themselves; only tables and exclude may change in a running flow"));
-        }
+        self.state.ensure_leads_to(log, routing)?;
         if self.state.position.open.is_some() {
             return Err(Fault::fatal(
                 Code::Routing,

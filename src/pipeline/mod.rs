@@ -12,9 +12,10 @@ mod transformer;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 use unitflow_change::name::Name;
 use unitflow_change::{Code, Fault};
+use unitflow_kafka::broker::Broker;
 
 use crate::Outcome;
 use crate::cli::{Role, RunArgs};
@@ -28,28 +29,51 @@ pub use state::{ConnectorState, TransformerState, load as load_state};
 /// Runs the named roles of one unit until the process is told to stop.
 pub async fn run(mesh: Mesh, args: &RunArgs) -> Result<Outcome, Fault> {
     let unit = mesh.unit(&args.unit)?;
-    let address = args.prometheus.as_ref().or(mesh.telemetry.prometheus.as_ref());
-    let (meter, server) = telemetry::serve_metrics(address).await?;
-    let cancel = CancellationToken::new();
-    cancel_on_signal(cancel.clone())?;
-    let topic = mesh.topics.heartbeat(&args.unit);
-    let board = Arc::new(Board::open(&unit.broker, &topic)?);
-    let mesh = Arc::new(mesh);
-    let meters = Meters::new(&meter);
-    let mut supervisor = Supervisor::new(cancel, board.clone(), meters.clone());
-    let added = add_roles(&mut supervisor, &mesh, args, &meters, &board);
-    if added == 0 {
+    if !has_work(&mesh, args) {
         return Err(Fault::fatal(
             Code::Config,
             format!("unit {} has nothing to do in these roles", args.unit),
         )
         .hint("see the flows of this unit and --role"));
     }
+    let address = args.prometheus.as_ref().or(mesh.telemetry.prometheus.as_ref());
+    let (meter, server) = telemetry::serve_metrics(address).await?;
+    let cancel = CancellationToken::new();
+    cancel_on_signal(cancel.clone())?;
+    let topic = mesh.topics.heartbeat(&args.unit);
+    ensure_notice_topic(&unit.broker, &topic).await?;
+    let board = Arc::new(Board::open(&unit.broker, &topic)?);
+    let mesh = Arc::new(mesh);
+    let meters = Meters::new(&meter);
+    let mut supervisor = Supervisor::new(cancel, board.clone(), meters.clone());
+    let added = add_roles(&mut supervisor, &mesh, args, &meters, &board);
     info!(unit = %args.unit, roles = added, "running");
     let result = supervisor.wait().await;
     board.close().await;
     drop(server);
     result.map(|()| Outcome::Fine)
+}
+
+fn wanted(args: &RunArgs, role: Role) -> bool {
+    args.role.is_empty() || args.role.contains(&role)
+}
+
+fn has_work(mesh: &Mesh, args: &RunArgs) -> bool {
+    let captures = mesh.logs().any(|(log, _)| log.unit == args.unit);
+    (captures && (wanted(args, Role::Connector) || wanted(args, Role::Transformer)))
+        || (wanted(args, Role::Relay) && relayed_at(mesh, &args.unit).next().is_some())
+        || (wanted(args, Role::Sink) && mesh.logs_to(&args.unit).next().is_some())
+}
+
+/// A broker that creates topics by itself would make one from the first notice, as none should be.
+async fn ensure_notice_topic(broker: &Broker, topic: &str) -> Result<(), Fault> {
+    match state::ensure_same_topic(broker, topic, None).await {
+        Err(fault) if fault.is_retry() => {
+            warn!(code = %fault.code, "{}", fault.what);
+            Ok(())
+        }
+        outcome => outcome.map(drop),
+    }
 }
 
 fn add_roles(
@@ -59,7 +83,7 @@ fn add_roles(
     meters: &Meters,
     board: &Arc<Board>,
 ) -> usize {
-    let wanted = |role| args.role.is_empty() || args.role.contains(&role);
+    let wanted = |role| wanted(args, role);
     let unit = &args.unit;
     let mut added = 0;
     let own = mesh.logs().filter(|(log, _)| log.unit == *unit);

@@ -25,6 +25,27 @@ pub struct ConnectorState {
     pub captured_id: String,
 }
 
+impl ConnectorState {
+    /// Whether the log may go on with this routing. What moves keys between lanes can't change in
+    /// a running log.
+    pub fn ensure_leads_to(&self, log: &Log, routing: &Routing) -> Result<(), Fault> {
+        if self.routing.leads_to(routing) {
+            return Ok(());
+        }
+        let told = |routing: &Routing| {
+            format!(
+                "lanes = {}, order = {:?}, partition_by = {:?}",
+                routing.partitions, routing.order, routing.partition_by
+            )
+        };
+        Err(Fault::fatal(
+            Code::Routing,
+            format!("log {log} runs with {}; the configuration says {}", told(&self.routing), told(routing)),
+        )
+        .hint("restore these settings: keys would change lanes and overtake themselves; only tables and exclude may change in a running flow"))
+    }
+}
+
 /// The transformer's state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,9 +80,12 @@ pub async fn load<S: DeserializeOwned>(
     stage: Stage,
 ) -> Result<Option<S>, Fault> {
     let topic = topics.position(log);
-    let Some(bytes) = positions::load(broker, &topic, stage.partition()).await? else {
-        return Ok(None);
-    };
+    let loaded = positions::load(broker, &topic, stage.partition()).await;
+    let loaded = loaded.map_err(|fault| match fault.code {
+        Code::TopicMissing => missing(&topic),
+        _ => at_broker(fault, broker),
+    })?;
+    let Some(bytes) = loaded else { return Ok(None) };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
         Fault::fatal(
             Code::PositionUnreadable,
@@ -93,11 +117,9 @@ pub async fn ensure_same_topic(
     topic: &str,
     expected: Option<&str>,
 ) -> Result<String, Fault> {
-    let found = topics::describe(broker, &[topic]).await?.pop().flatten();
-    let found = found.ok_or_else(|| {
-        Fault::fatal(Code::TopicMissing, format!("the topic {topic} does not exist"))
-            .hint("a new flow: unitflow init; one that has run: resync, see the runbook")
-    })?;
+    let found = topics::describe(broker, &[topic]).await;
+    let found = found.map_err(|fault| at_broker(fault, broker))?.pop().flatten();
+    let found = found.ok_or_else(|| missing(topic))?;
     match expected {
         Some(expected) if expected != found.id.as_str() => Err(Fault::fatal(
             Code::TopicRecreated,
@@ -137,5 +159,18 @@ pub async fn ensure_tail(
             let (low, _) = topics::bounds(broker, topic, partition).await?;
             if low > 0 { Ok(()) } else { Err(truncated("nothing".to_owned())) }
         }
+    }
+}
+
+fn missing(topic: &str) -> Fault {
+    Fault::fatal(Code::TopicMissing, format!("the topic {topic} does not exist"))
+        .hint("a new flow: unitflow init; one that has run: resync, see the runbook")
+}
+
+/// Says which Kafka it is that does not answer.
+fn at_broker(fault: Fault, broker: &Broker) -> Fault {
+    match fault.code {
+        Code::Unreachable => fault.at(format_args!("Kafka at {}", broker.bootstrap)),
+        _ => fault,
     }
 }

@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("drain: {error:?}");
+            eprintln!("drain: {error:#}");
             ExitCode::from(3)
         }
     }

@@ -3,12 +3,15 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use tokio::time::timeout;
 use unitflow_harness::{Flavor, Mysql};
 
 use crate::report::progress;
 use crate::servers::query;
 use crate::usage::{Meter, Usage};
 
+/// A replica tells how it is in this time.
+const ANSWER: Duration = Duration::from_secs(60);
 /// No drain takes longer.
 const LIMIT: Duration = Duration::from_secs(300);
 /// How long one wait lasts before errors are looked for, in seconds.
@@ -30,7 +33,7 @@ pub async fn drain(source: &Mysql, target: &Mysql, workers: u32) -> anyhow::Resu
         if reached == "1" {
             break;
         }
-        let status = query(target, begin.status).await?;
+        let status = status(target).await?;
         let errors: Vec<&str> = status
             .lines()
             .map(str::trim)
@@ -51,7 +54,6 @@ pub async fn drain(source: &Mysql, target: &Mysql, workers: u32) -> anyhow::Resu
 struct Statements {
     prepare: String,
     start: &'static str,
-    status: &'static str,
     stop: &'static str,
 }
 
@@ -65,7 +67,6 @@ fn begin(source: &Mysql, workers: u32) -> Statements {
                  SOURCE_PASSWORD = '', SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1;"
             ),
             start: "START REPLICA",
-            status: "SHOW REPLICA STATUS\\G",
             stop: "STOP REPLICA",
         },
         Flavor::Mariadb => Statements {
@@ -75,10 +76,22 @@ fn begin(source: &Mysql, workers: u32) -> Statements {
                  MASTER_USE_GTID = slave_pos;"
             ),
             start: "START SLAVE",
-            status: "SHOW SLAVE STATUS\\G",
             stop: "STOP SLAVE",
         },
     }
+}
+
+/// What the replica says of itself, a line for each thing.
+async fn status(target: &Mysql) -> anyhow::Result<String> {
+    let statement = match target.flavor() {
+        Flavor::Mysql9 => "SHOW REPLICA STATUS",
+        Flavor::Mariadb => "SHOW SLAVE STATUS",
+    };
+    let mut client = target.client()?;
+    let output = client.args(["--vertical", "--execute", statement]).output();
+    let output = timeout(ANSWER, output).await.context("the replica does not answer")??;
+    ensure!(output.status.success(), "{statement}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// What the source has executed.

@@ -21,7 +21,7 @@ const QUIET: Duration = Duration::from_secs(90);
 const PEAK_MIB_MOST: u64 = 256;
 
 fn transactions() -> u64 {
-    if is_full() { 40_000 } else { 4_000 }
+    if is_full() { 40_000 } else { 2_500 }
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn the_judge_fails_where_nothing_compares_and_sets() {
 
 /// Two units with broken workers, whole topics delivered again; the judge has to find it.
 async fn must_fail(inject: &str, mix: Mix) -> anyhow::Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const PATIENCE: Duration = Duration::from_secs(5);
     let random = Random::new(seed("mutant"));
     let mut mesh = setup(&[Mysql9, Mariadb]).kafka_shared().start().await?;
     mesh.start_workers_broken(inject)?;

@@ -129,6 +129,12 @@ impl Topics {
         Self { prefix: prefix.into() }
     }
 
+    /// What all names begin with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// What the connector saw, in order; one partition.
     #[must_use]
     pub fn captured(&self, log: &Log) -> String {

@@ -76,7 +76,8 @@ pub struct Spec {
 
 impl Spec {
     /// What Kafka is told at creation.
-    fn configs(&self) -> Vec<(String, String)> {
+    #[must_use]
+    pub fn configs(&self) -> Vec<(String, String)> {
         let mut configs = match self.retention {
             Retention::ForAtLeast(time) => vec![
                 ("cleanup.policy", "delete".to_owned()),

@@ -252,7 +252,14 @@ impl Writer {
                 }
                 Err(error) => {
                     self.serve();
-                    return Err(self.die(error.code, &error.text));
+                    let mut fault = self.die(error.code, &error.text);
+                    // A slice that ends before the library has begun leaves an answer behind, which
+                    // the next one takes for its own: the commit is under way, and no more is known.
+                    if fault.code == Code::Kafka && error.code == RDKafkaErrorCode::State {
+                        fault.kind = Kind::Ambiguous;
+                        self.dead = Some(fault.clone());
+                    }
+                    return Err(fault);
                 }
             }
         }

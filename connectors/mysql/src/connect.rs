@@ -230,7 +230,17 @@ fn refused(error: &Error) -> Fault {
         .hint(
             "check the server's certificate, the trusted CA and the host name in the configuration",
         ),
-        error => fault(error),
+        // MySQL asks a user whom it does not know for a method that it picks at random.
+        Error::Driver(DriverError::UnknownAuthPlugin { .. }) => fault(error).hint(
+            "does the user exist at this server? One that does needs caching_sha2_password or \
+             mysql_native_password",
+        ),
+        error => match fault(error) {
+            denied if denied.code == Code::Denied => denied.hint(
+                "check user and password of the store, and the host that the user may come from",
+            ),
+            fault => fault,
+        },
     }
 }
 
@@ -345,7 +355,8 @@ fn judge(error: &ServerError) -> (Kind, Code) {
     let says = |text: &str| error.message.to_ascii_lowercase().contains(text);
     match error.code {
         // Lock wait, deadlock, changed since read, certification lost: roll back and try again.
-        1020 | 1180 | 1205 | 1206 | 1213 | 1412 | 1614 | 1637 | 1969 | 3024 | 3058 | 3101 | 3572 => (Kind::Retry, Code::Apply),
+        1020 | 1180 | 1205 | 1206 | 1213 | 1412 | 1614 | 1637 | 1969 | 3024 | 3058 | 3101
+        | 3572 => (Kind::Retry, Code::Apply),
         // Shutting down, killed, network, too many connections, not yet ready.
         1040
         | 1053
@@ -428,6 +439,10 @@ mod tests {
             (1213, "Deadlock found", Kind::Retry, Code::Apply),
             (1205, "Lock wait timeout exceeded", Kind::Retry, Code::Apply),
             (1053, "Server shutdown in progress", Kind::Retry, Code::Unreachable),
+            (1135, "Can't create a new thread", Kind::Retry, Code::Unreachable),
+            (3032, "The server is currently in offline mode", Kind::Retry, Code::Unreachable),
+            (1836, "Running in read-only mode", Kind::Retry, Code::Apply),
+            (1114, "The table is full", Kind::Retry, Code::Apply),
             (1045, "Access denied", Kind::Fatal, Code::Denied),
             (1142, "SELECT command denied", Kind::Fatal, Code::Grant),
             (1227, "Access denied; you need REPLICATION SLAVE", Kind::Fatal, Code::Grant),

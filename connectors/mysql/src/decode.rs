@@ -1,13 +1,12 @@
-//! From events to transactions, and from row images to records.
+//! From events to transactions.
 //!
 //! The decoder is a state machine without I/O: [`Decoder::feed`] takes one event and says what
-//! came of it, [`Decoder::next_row`] then writes one row at a time into buffers that are reused.
+//! came of it, [`Decoder::next_row`] then writes one row at a time as a record.
 //! What it does not know, or what does not fit where it stands, is a fault; nothing is skipped
 //! that could change data.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use unitflow_change::envelope::Op;
 use unitflow_change::fault::{Code, Fault};
@@ -17,13 +16,9 @@ use unitflow_change::position::Digest;
 use crate::bytes::{Broken, Bytes, Parsed};
 use crate::connect::Flavor;
 use crate::event::{self, Begin, FLAG_IGNORABLE, Header, Raw, kind};
-use crate::json;
+use crate::record::{Place, Record};
 use crate::stream::Transaction;
-use crate::table::{Disguises, Kind, Parsing, Table};
-use crate::value;
-
-/// Buffers above this are given back after a large row.
-const BUFFER_BYTES_KEPT: usize = 8 << 20;
+use crate::table::{Disguises, Parsing, Table};
 
 /// How many table maps are kept; more come and go with partitions and rebuilt tables.
 const TABLES_MAX: usize = 4096;
@@ -99,30 +94,12 @@ pub(crate) struct Decoder {
     /// Bytes of events that are still to come out of a compressed transaction.
     packed: u64,
     rows: Option<Rows>,
-    moves: bool,
     ddl: (String, String),
-    /// `,"source":{"version":…,"ts_ms":`
-    head: Vec<u8>,
-    /// `,"gtid":…,"file":…,"pos":`
-    names: Vec<u8>,
-    now_ms: u64,
-    key: Vec<u8>,
-    value: Vec<u8>,
-    scratch: Vec<u8>,
-    spans: Vec<(usize, usize)>,
-    spans_after: Vec<(usize, usize)>,
+    record: Record,
 }
 
 impl Decoder {
     pub fn new(flavor: Flavor, connector_name: &str) -> Self {
-        let mut head = format!(
-            ",\"source\":{{\"version\":\"{}\",\"connector\":\"{}\",\"name\":",
-            env!("CARGO_PKG_VERSION"),
-            flavor.as_str()
-        )
-        .into_bytes();
-        value::write_string(&mut head, connector_name);
-        head.extend_from_slice(b",\"ts_ms\":");
         Self {
             flavor,
             state: State::Idle,
@@ -143,16 +120,8 @@ impl Decoder {
             beat: (0, 0),
             packed: 0,
             rows: None,
-            moves: false,
             ddl: (String::new(), String::new()),
-            head,
-            names: Vec::new(),
-            now_ms: 0,
-            key: Vec::new(),
-            value: Vec::new(),
-            scratch: Vec::new(),
-            spans: Vec::new(),
-            spans_after: Vec::new(),
+            record: Record::new(flavor, connector_name),
         }
     }
 
@@ -180,13 +149,14 @@ impl Decoder {
     pub fn row(&self) -> Option<crate::stream::Row<'_>> {
         let rows = self.rows?;
         let table = self.tables.get(&rows.table)?;
+        let (key, value, moves) = self.record.parts();
         Some(crate::stream::Row {
             database: &table.database,
             table: &table.name,
             op: rows.op,
-            key: &self.key,
-            value: &self.value,
-            moves: self.moves,
+            key,
+            value,
+            moves,
         })
     }
 
@@ -398,12 +368,7 @@ impl Decoder {
         transaction.commit_us = begin.commit_us;
         transaction.timestamp = header.timestamp;
         transaction.server_id = header.server_id;
-        self.names.clear();
-        self.names.extend_from_slice(b",\"gtid\":\"");
-        self.names.extend_from_slice(transaction.gtid_text.as_bytes());
-        self.names.extend_from_slice(b"\",\"file\":");
-        value::write_string(&mut self.names, &self.file);
-        self.names.extend_from_slice(b",\"pos\":");
+        self.record.begin(&transaction.gtid_text, &self.file);
         Ok(Step::Nothing)
     }
 
@@ -541,9 +506,7 @@ impl Decoder {
             }
         }
         self.rows = Some(Rows { table: id, op, at: bytes.at() });
-        self.now_ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64);
+        self.record.stamp();
         Ok(Step::Rows)
     }
 
@@ -564,59 +527,13 @@ impl Decoder {
             .tables
             .get(&rows.table)
             .ok_or_else(|| bytes.corrupt("rows of a table that was not described"))?;
-        let Self { key, value, scratch, spans, spans_after, .. } = self;
-        for buffer in [&mut *key, &mut *value, &mut *scratch] {
-            if buffer.capacity() > BUFFER_BYTES_KEPT {
-                *buffer = Vec::new();
-            }
-            buffer.clear();
-        }
-        value.extend_from_slice(b"{\"before\":");
-        self.moves = false;
-        match rows.op {
-            Op::Insert => {
-                value.extend_from_slice(b"null,\"after\":");
-                write_image(table, &mut bytes, value, scratch, spans)?;
-            }
-            Op::Delete => {
-                write_image(table, &mut bytes, value, scratch, spans)?;
-                value.extend_from_slice(b",\"after\":null");
-            }
-            Op::Update => {
-                write_image(table, &mut bytes, value, scratch, spans)?;
-                value.extend_from_slice(b",\"after\":");
-                write_image(table, &mut bytes, value, scratch, spans_after)?;
-                self.moves = spans
-                    .iter()
-                    .zip(spans_after.iter())
-                    .any(|(before, after)| value[before.0..before.1] != value[after.0..after.1]);
-            }
-        }
-        key.extend_from_slice(&table.key_head);
-        if table.key.is_empty() {
-            key.extend_from_slice(b"null]");
-        } else {
-            for (place, (&column, &(start, end))) in table.key.iter().zip(spans.iter()).enumerate()
-            {
-                key.push(if place == 0 { b'{' } else { b',' });
-                key.extend_from_slice(&table.columns[column].lead[1..]);
-                key.extend_from_slice(&value[start..end]);
-            }
-            key.extend_from_slice(b"}]");
-        }
-        value.extend_from_slice(&self.head);
-        value::write_integer(value, self.transaction.commit_us / 1000);
-        value.extend_from_slice(&table.source);
-        value::write_integer(value, self.transaction.server_id);
-        value.extend_from_slice(&self.names);
-        value::write_integer(value, self.at);
-        value.extend_from_slice(b",\"row\":");
-        value::write_integer(value, self.count);
-        value.extend_from_slice(b",\"thread\":null,\"query\":null},\"op\":\"");
-        value.extend_from_slice(rows.op.as_str().as_bytes());
-        value.extend_from_slice(b"\",\"ts_ms\":");
-        value::write_integer(value, self.now_ms);
-        value.extend_from_slice(b",\"transaction\":null}");
+        let place = Place {
+            commit_us: self.transaction.commit_us,
+            server_id: self.transaction.server_id,
+            at: self.at,
+            row: self.count,
+        };
+        self.record.write(table, rows.op, &mut bytes, place)?;
         self.digest.add(table.digest, rows.op.as_str().as_bytes()[0], bytes.since(rows.at));
         self.count += 1;
         self.rows = Some(Rows { at: bytes.at(), ..rows });
@@ -628,165 +545,8 @@ impl Decoder {
 const STATEMENT_HINT: &str = "set binlog_format=ROW at the source, globally and in all sessions; \
                               what was logged before needs a resynchronisation";
 
-/// Appends a row image as a JSON object, and notes where the key columns' values stand.
-fn write_image(
-    table: &Table,
-    bytes: &mut Bytes<'_>,
-    out: &mut Vec<u8>,
-    scratch: &mut Vec<u8>,
-    spans: &mut Vec<(usize, usize)>,
-) -> Parsed<()> {
-    let nulls = bytes.take(table.columns.len().div_ceil(8))?;
-    spans.clear();
-    spans.resize(table.key.len(), (0, 0));
-    if table.columns.is_empty() {
-        out.push(b'{');
-    }
-    for (i, column) in table.columns.iter().enumerate() {
-        out.extend_from_slice(&column.lead);
-        let start = out.len();
-        if nulls[i / 8] >> (i % 8) & 1 == 1 {
-            out.extend_from_slice(b"null");
-        } else if let Err(broken) = write_value(&column.kind, bytes, out, scratch) {
-            let place = format!("{}.{}.{}", table.database, table.name, column.name);
-            return Err(Broken { what: format!("{place}: {}", broken.what).into(), ..broken });
-        }
-        if let Some(span) = column.key.and_then(|place| spans.get_mut(place)) {
-            *span = (start, out.len());
-        }
-    }
-    out.push(b'}');
-    Ok(())
-}
-
-fn write_value(
-    kind: &Kind,
-    bytes: &mut Bytes<'_>,
-    out: &mut Vec<u8>,
-    scratch: &mut Vec<u8>,
-) -> Parsed<()> {
-    fn prefixed<'a>(bytes: &mut Bytes<'a>, prefix: u8) -> Parsed<&'a [u8]> {
-        let length = bytes.unsigned(prefix.into())?;
-        bytes.take(usize::try_from(length).unwrap_or(usize::MAX))
-    }
-    match kind {
-        Kind::Integer { bytes: size, unsigned } => {
-            let raw = bytes.unsigned((*size).into())?;
-            if *unsigned {
-                value::write_integer(out, raw);
-            } else {
-                let shift = 64 - 8 * u32::from(*size);
-                value::write_integer(out, (raw << shift).cast_signed() >> shift);
-            }
-        }
-        Kind::Float => value::write_float(out, f32::from_bits(bytes.u32()?), bytes.at())?,
-        Kind::Double => value::write_double(out, f64::from_bits(bytes.u64()?), bytes.at())?,
-        Kind::Decimal(shape) => {
-            out.push(b'"');
-            shape.write(out, bytes)?;
-            out.push(b'"');
-        }
-        Kind::Year => match bytes.u8()? {
-            0 => out.push(b'0'),
-            year => value::write_integer(out, 1900 + u16::from(year)),
-        },
-        Kind::Date => value::write_date(out, bytes)?,
-        Kind::Time { fraction } => value::write_time(out, bytes, *fraction)?,
-        Kind::Datetime { fraction } => value::write_datetime(out, bytes, *fraction)?,
-        Kind::Timestamp { fraction } => value::write_timestamp(out, bytes, *fraction)?,
-        Kind::Bit { single: true, .. } => match bytes.u8()? {
-            0 => out.extend_from_slice(b"false"),
-            1 => out.extend_from_slice(b"true"),
-            _ => return Err(bytes.corrupt("a single bit is neither 0 nor 1")),
-        },
-        Kind::Bit { bytes: size, .. } => {
-            let size = usize::from(*size);
-            let raw = bytes.unsigned_big(size)?;
-            value::write_base64(out, &raw.to_le_bytes()[..size]);
-        }
-        Kind::Text { prefix, charset } => {
-            let raw = prefixed(bytes, *prefix)?;
-            out.push(b'"');
-            value::write_text(out, *charset, raw, bytes.at() - raw.len())?;
-            out.push(b'"');
-        }
-        Kind::Blob { prefix } => value::write_base64(out, prefixed(bytes, *prefix)?),
-        Kind::Binary { prefix, length } => {
-            let raw = prefixed(bytes, *prefix)?;
-            if raw.len() > *length {
-                return Err(bytes.corrupt("a BINARY is longer than its column"));
-            }
-            if raw.len() == *length {
-                value::write_base64(out, raw);
-            } else {
-                scratch.clear();
-                scratch.extend_from_slice(raw);
-                scratch.resize(*length, 0);
-                value::write_base64(out, scratch);
-            }
-        }
-        Kind::Enum { bytes: size, values } => match bytes.unsigned((*size).into())? {
-            0 => out.extend_from_slice(b"\"\""),
-            index => {
-                let text = values.get(index as usize - 1).ok_or_else(|| {
-                    bytes.corrupt("an ENUM has a number that its column does not have")
-                })?;
-                out.extend_from_slice(text);
-            }
-        },
-        Kind::Set { bytes: size, values } => {
-            let mut left = bytes.unsigned((*size).into())?;
-            out.push(b'"');
-            while left != 0 {
-                let text = values.get(left.trailing_zeros() as usize).ok_or_else(|| {
-                    bytes.corrupt("a SET has a member that its column does not have")
-                })?;
-                out.extend_from_slice(text);
-                left &= left - 1;
-                if left != 0 {
-                    out.push(b',');
-                }
-            }
-            out.push(b'"');
-        }
-        Kind::Json { prefix } => {
-            let raw = prefixed(bytes, *prefix)?;
-            let offset = bytes.at() - raw.len();
-            scratch.clear();
-            json::write_document(scratch, raw)
-                .map_err(|broken| Broken { offset: offset + broken.offset, ..broken })?;
-            out.push(b'"');
-            value::write_escaped(out, scratch);
-            out.push(b'"');
-        }
-        Kind::Geometry { prefix } => {
-            let raw = prefixed(bytes, *prefix)?;
-            value::write_geometry(out, raw, bytes.at())?;
-        }
-        Kind::Vector { prefix } => {
-            let raw = prefixed(bytes, *prefix)?;
-            value::write_vector(out, raw, bytes.at())?;
-        }
-        Kind::Uuid { prefix, swapped } => {
-            let raw = prefixed(bytes, *prefix)?;
-            value::write_uuid(out, raw, *swapped, bytes.at())?;
-        }
-        Kind::Inet6 { prefix } => {
-            let raw = prefixed(bytes, *prefix)?;
-            value::write_inet::<16>(out, raw, bytes.at())?;
-        }
-        Kind::Inet4 { prefix } => {
-            let raw = prefixed(bytes, *prefix)?;
-            value::write_inet::<4>(out, raw, bytes.at())?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use proptest::prelude::Rng as _;
     use proptest::test_runner::{RngAlgorithm, TestRng};
     use unitflow_local::{Flavor as Kind, Mysql};
@@ -813,10 +573,10 @@ mod tests {
         (flavor, events)
     }
 
-    /// Decodes events, and returns how many rows they held and how long their records are.
-    fn decode(flavor: Flavor, events: &[Vec<u8>], checksums: bool) -> Result<(u64, u64), Fault> {
+    /// Decodes events, and returns how many rows they held.
+    fn decode(flavor: Flavor, events: &[Vec<u8>], checksums: bool) -> Result<u64, Fault> {
         let mut decoder = Decoder::new(flavor, "A.shop");
-        let (mut rows, mut bytes) = (0, 0);
+        let mut rows = 0;
         for event in events {
             let raw = Raw::parse(event, checksums).map_err(Broken::into_fault)?;
             match decoder.feed(&raw)? {
@@ -825,15 +585,13 @@ mod tests {
                 Step::Rows => {
                     while decoder.next_row(raw.header.kind, raw.body)? {
                         rows += 1;
-                        bytes +=
-                            decoder.row().map_or(0, |row| (row.key.len() + row.value.len()) as u64);
                     }
                 }
                 Step::Veiled => decoder.unveil(Disguises::new())?,
                 _ => {}
             }
         }
-        Ok((rows, bytes))
+        Ok(rows)
     }
 
     const EVERYTHING: &str = "create database shop; create table shop.t (id int primary key, a decimal(30,10), b json, \
@@ -847,7 +605,7 @@ mod tests {
     async fn damaged_logs_are_refused_and_never_panic() {
         for kind in [Kind::Mysql9, Kind::Mariadb] {
             let (flavor, events) = record(kind, EVERYTHING).await;
-            assert_eq!(decode(flavor, &events, true).unwrap().0, 7);
+            assert_eq!(decode(flavor, &events, true).unwrap(), 7);
             let mut random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
             let mut below = |limit: usize| random.next_u32() as usize % limit;
             for round in 0..20_000 {
@@ -880,47 +638,6 @@ mod tests {
                     .collect();
                 let _ = decode(flavor, &without, false);
             }
-        }
-    }
-
-    /// `cargo test --release -p unitflow-mysql --lib decode_speed -- --ignored --nocapture`
-    #[tokio::test]
-    #[ignore = "a measurement"]
-    async fn decode_speed() {
-        const ROWS: u64 = 200_000;
-        let series = format!("set cte_max_recursion_depth = {ROWS}; ");
-        let seq = format!(
-            "(with recursive s(n) as (select 1 union all select n + 1 from s where n < {ROWS}) select n from s) q"
-        );
-        let four = format!(
-            "create database shop; create table shop.t (id int primary key, amount decimal(12,2), name varchar(40), at datetime(3)); {series} \
-             insert into shop.t select n, n / 7, concat('name of ', n), '2026-01-02 03:04:05.678' from {seq};"
-        );
-        let twelve = format!(
-            "create database shop; create table shop.t (id bigint primary key, a int, b int unsigned, c decimal(12,2), d varchar(40), e varchar(100), \
-             f datetime(6), g timestamp(3) null, h double, i char(10), j tinyint, k text); {series} \
-             insert into shop.t select n, n * 3, n, n / 7, concat('name of ', n), repeat('abcdefgh', 8), '2026-01-02 03:04:05.678901', \
-             '2026-01-02 03:04:05', n / 3, 'x', 1, 'some text that is a little longer' from {seq};"
-        );
-        for (columns, statements) in [(4, four), (12, twelve)] {
-            let (flavor, events) = record(Kind::Mysql9, &statements).await;
-            let size: usize = events.iter().map(Vec::len).sum();
-            let mut best = f64::MAX;
-            let mut bytes = 0;
-            for _ in 0..5 {
-                let since = Instant::now();
-                let (rows, written) = decode(flavor, &events, true).unwrap();
-                assert_eq!(rows, ROWS);
-                best = best.min(since.elapsed().as_secs_f64());
-                bytes = written;
-            }
-            println!(
-                "{columns} columns: {:.0} rows/s, {:.2} µs a row; {} bytes a row in the log, {} in the record",
-                ROWS as f64 / best,
-                best * 1e6 / ROWS as f64,
-                size as u64 / ROWS,
-                bytes / ROWS,
-            );
         }
     }
 }

@@ -7,7 +7,8 @@
 //! | [`schema`], [`literal`] | tables as a sink sees them; values and names as SQL |
 //! | [`preflight`] | what has to be so before a server is used |
 //! | `event`, `table` | framing, checksums, the events that are no rows; table maps |
-//! | `decode` | events to transactions, row images to records |
+//! | `decode` | events to transactions |
+//! | `record` | row images to records: keys and envelopes |
 //! | `value`, `json`, `charset` | single values: the log's bytes to the envelope's JSON |
 //! | `bytes` | checked reading |
 
@@ -22,6 +23,7 @@ mod charset;
 mod decode;
 mod event;
 mod json;
+mod record;
 mod table;
 mod value;
 

@@ -64,7 +64,7 @@ pub struct TargetNeeds {
     /// The tables to write to.
     pub tables: Vec<(String, String)>,
     /// Those of them whose changes are all kept in one lane, or are bound to one another by the
-    /// routing, so that secondary unique keys and cascades can't be torn apart.
+    /// routing, so that the order of secondary unique keys' values holds.
     pub one_lane: BTreeSet<(String, String)>,
     /// The database of the ledger.
     pub ledger_database: String,

@@ -480,8 +480,9 @@ impl Source {
                 });
                 let answer = asking.await;
                 self.asking = None;
-                let (conn, types) = answer
-                    .map_err(|error| Fault::fatal(Code::Bug, format!("a question ended: {error}")))??;
+                let (conn, types) = answer.map_err(|error| {
+                    Fault::fatal(Code::Bug, format!("a question ended: {error}"))
+                })??;
                 self.questions = Some(conn);
                 self.decoder.unveil(types)?;
             }
@@ -545,7 +546,10 @@ impl Source {
         if let mysql_async::Error::Io(mysql_async::IoError::Io(io)) = error {
             use std::io::ErrorKind;
             if io.to_string().contains(cut) {
-                return Fault::retry(Code::Unreachable, "the server closed the connection in the middle of an event");
+                return Fault::retry(
+                    Code::Unreachable,
+                    "the server closed the connection in the middle of an event",
+                );
             }
             if matches!(
                 io.kind(),

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
 use serde_json::Value as Json;
-use support::cases::{As, cases};
+use support::cases::{As, cases, create, inserts};
 use support::{Seen, conn, json, now, read_after, run, start};
 use unitflow_change::envelope::Op;
 use unitflow_local::Flavor;
@@ -78,25 +78,11 @@ async fn compare(flavor: Flavor) {
     let server = start(flavor).await;
     let mut conn = conn(&server).await;
     let cases = cases(flavor);
-    let columns: Vec<String> =
-        cases.iter().enumerate().map(|(i, case)| format!("`v{i}` {}", case.0)).collect();
-    // The first column is not the key, and the key's order is not the table's.
-    let create = format!(
-        "create table shop.t ({}, id int not null, part varchar(8) not null, primary key (part, id)) character set utf8mb4",
-        columns.join(", ")
-    );
+    let create = create("t", &cases);
     run(&mut conn, ["create database shop character set utf8mb4", create.as_str()]).await;
     let start = now(&mut conn).await;
-    let rows = cases.iter().map(|case| case.2.len()).max().unwrap();
-    for row in 0..=rows {
-        let values: Vec<_> = cases
-            .iter()
-            .map(|case| if row == rows { "null" } else { case.2[row % case.2.len()] })
-            .collect();
-        let insert =
-            format!("insert into shop.t values ({}, {row}, 'p\"{row:02}')", values.join(", "));
-        run(&mut conn, [insert.as_str()]).await;
-    }
+    let statements = inserts("t", &cases);
+    run(&mut conn, statements.iter().map(String::as_str)).await;
     let select: Vec<_> = cases
         .iter()
         .enumerate()
@@ -115,10 +101,10 @@ async fn compare(flavor: Flavor) {
             _ => None,
         })
     };
-    let inserts: Vec<_> = rows_of(Op::Insert).collect();
-    assert_eq!(inserts.len(), rows + 1);
+    let inserted: Vec<_> = rows_of(Op::Insert).collect();
+    assert_eq!(inserted.len(), statements.len());
     let mut wrong = Vec::new();
-    for (row, ((key, value, _), printed)) in inserts.iter().zip(&server_rows).enumerate() {
+    for (row, ((key, value, _), printed)) in inserted.iter().zip(&server_rows).enumerate() {
         assert_eq!(key, &format!(r#"["shop","t",{{"part":"p\"{row:02}","id":{row}}}]"#));
         assert_eq!(value["before"], Json::Null);
         for (i, case) in cases.iter().enumerate() {
@@ -131,8 +117,8 @@ async fn compare(flavor: Flavor) {
     }
     assert!(wrong.is_empty(), "{flavor:?}\n{}", wrong.join("\n"));
     let updates: Vec<_> = rows_of(Op::Update).collect();
-    assert_eq!(updates.len(), rows + 1);
-    for ((key, value, _), (update_key, update, moves)) in inserts.iter().zip(&updates) {
+    assert_eq!(updates.len(), statements.len());
+    for ((key, value, _), (update_key, update, moves)) in inserted.iter().zip(&updates) {
         assert!(moves);
         assert_eq!(key, update_key);
         assert_eq!(value["after"], update["before"]);

@@ -60,6 +60,8 @@ pub struct Mesh {
     kafkas: Vec<Kafka>,
     folder: TempDir,
     setup: MeshSetup,
+    /// How many workers there have been.
+    started: usize,
     finished: bool,
 }
 
@@ -120,16 +122,28 @@ impl MeshSetup {
     /// `init`. No worker runs yet.
     pub async fn start(self) -> anyhow::Result<Mesh> {
         install().await?;
+        let begin = Instant::now();
         let brokers = if self.kafka_shared { 1 } else { self.flavors.len() };
         let mut starting_kafkas = tokio::task::JoinSet::new();
         for _ in 0..brokers {
             starting_kafkas.spawn(Kafka::setup().start());
         }
-        let mut units = Vec::new();
+        let mut starting_servers = tokio::task::JoinSet::new();
         for (place, &flavor) in self.flavors.iter().enumerate() {
+            starting_servers.spawn(async move {
+                let server = Mysql::setup(flavor).start().await?;
+                server.sql(&schema::create()).await?;
+                anyhow::Ok((place, server))
+            });
+        }
+        let mut servers = Vec::new();
+        while let Some(server) = starting_servers.join_next().await {
+            servers.push(server??);
+        }
+        servers.sort_by_key(|(place, _)| *place);
+        let mut units = Vec::new();
+        for (place, server) in servers {
             let letter = u8::try_from(place).context("few units")? + b'A';
-            let server = Mysql::setup(flavor).start().await?;
-            server.sql(&schema::create()).await?;
             let kafka = if self.kafka_shared { 0 } else { place };
             units.push(Unit { name: char::from(letter).to_string(), server, kafka });
         }
@@ -138,9 +152,12 @@ impl MeshSetup {
             kafkas.push(kafka??);
         }
         let folder = tempfile::Builder::new().prefix("unitflow-mesh-").tempdir()?;
-        let mesh = Mesh { workers: vec![], units, kafkas, folder, setup: self, finished: false };
+        println!("  servers are up after {:.1?}", begin.elapsed());
+        let mesh =
+            Mesh { workers: vec![], units, kafkas, folder, setup: self, started: 0, finished: false };
         fs::write(mesh.config(), mesh.toml()?)?;
         mesh.run(&["init"]).await.context("unitflow init")?;
+        println!("  initialised after {:.1?}", begin.elapsed());
         Ok(mesh)
     }
 }
@@ -273,7 +290,8 @@ impl Mesh {
 
     /// Starts one more worker. [`Mesh::worker`] means the one that was started last.
     pub fn start_worker(&mut self, unit: &str, role: &str, inject: &str) -> anyhow::Result<()> {
-        let log = self.folder.path().join(format!("{:02}-{unit}-{role}.log", self.workers.len()));
+        self.started += 1;
+        let log = self.folder.path().join(format!("{:02}-{unit}-{role}.log", self.started));
         self.workers.push(Worker::start(Launch {
             binary: self.setup.binary.clone(),
             config: self.config(),

@@ -238,3 +238,28 @@ pub fn cases(flavor: Flavor) -> Vec<&'static Case> {
     let own = if flavor == Flavor::Mysql9 { MYSQL } else { MARIADB };
     BOTH.iter().chain(own).collect()
 }
+
+/// A table with a column `v0`, `v1`, … for each case. The first column is not the key, and the
+/// key's order is not the table's.
+pub fn create(table: &str, cases: &[&Case]) -> String {
+    let columns: Vec<String> =
+        cases.iter().enumerate().map(|(i, case)| format!("`v{i}` {}", case.0)).collect();
+    format!(
+        "create table shop.{table} ({}, id int not null, part varchar(8) not null, primary key (part, id)) character set utf8mb4",
+        columns.join(", ")
+    )
+}
+
+/// Statements that insert each value at least once, and NULL everywhere last.
+pub fn inserts(table: &str, cases: &[&Case]) -> Vec<String> {
+    let rows = cases.iter().map(|case| case.2.len()).max().unwrap_or(0);
+    (0..=rows)
+        .map(|row| {
+            let values: Vec<_> = cases
+                .iter()
+                .map(|case| if row == rows { "null" } else { case.2[row % case.2.len()] })
+                .collect();
+            format!("insert into shop.{table} values ({}, {row}, 'p\"{row:02}')", values.join(", "))
+        })
+        .collect()
+}

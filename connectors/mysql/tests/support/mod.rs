@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
 pub mod cases;
+pub mod proxy;
 
 use std::time::Duration;
 
@@ -65,6 +66,16 @@ pub enum Seen {
 /// Reads until all of this is captured; each event with the position behind it.
 pub async fn read(stream: &mut Stream, until: &GtidSet) -> Result<Vec<(Seen, Position)>, Fault> {
     let mut all = Vec::new();
+    read_into(&mut all, stream, until).await?;
+    Ok(all)
+}
+
+/// As [`read`]; what came before a fault is kept.
+pub async fn read_into(
+    all: &mut Vec<(Seen, Position)>,
+    stream: &mut Stream,
+    until: &GtidSet,
+) -> Result<(), Fault> {
     while !until.is_subset(&stream.position().done) {
         let seen = match stream.next().await? {
             Event::Row(row) => Seen::Row {
@@ -82,7 +93,7 @@ pub async fn read(stream: &mut Stream, until: &GtidSet) -> Result<Vec<(Seen, Pos
         };
         all.push((seen, stream.position().clone()));
     }
-    Ok(all)
+    Ok(())
 }
 
 /// All that the server has after a position.

@@ -1,0 +1,310 @@
+//! From row images to records.
+//!
+//! A record's value is Debezium's envelope, its key the row's place in the world:
+//! `["db","table",{"id":1}]`. Both are written into buffers that are used again for the next row;
+//! what does not change within a stream, a transaction or a table is copied as it stands.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use unitflow_change::envelope::Op;
+
+use crate::bytes::{Broken, Bytes, Parsed};
+use crate::connect::Flavor;
+use crate::json;
+use crate::table::{Kind, Table};
+use crate::value;
+
+/// Buffers above this are given back after a large row.
+const BUFFER_BYTES_KEPT: usize = 8 << 20;
+
+/// Where a row stands: what the envelope says of it besides the data.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub commit_us: u64,
+    pub server_id: u32,
+    /// The event's place in the file.
+    pub at: u64,
+    /// The row's place in its transaction.
+    pub row: u64,
+}
+
+/// One record at a time.
+#[derive(Debug)]
+pub(crate) struct Record {
+    /// `,"source":{"version":…,"ts_ms":`
+    head: Vec<u8>,
+    /// `,"gtid":…,"file":…,"pos":`
+    names: Vec<u8>,
+    now_ms: u64,
+    key: Vec<u8>,
+    value: Vec<u8>,
+    moves: bool,
+    scratch: Vec<u8>,
+    spans: Vec<(usize, usize)>,
+    spans_after: Vec<(usize, usize)>,
+}
+
+impl Record {
+    pub fn new(flavor: Flavor, connector_name: &str) -> Self {
+        let mut head = format!(
+            ",\"source\":{{\"version\":\"{}\",\"connector\":\"{}\",\"name\":",
+            env!("CARGO_PKG_VERSION"),
+            flavor.as_str()
+        )
+        .into_bytes();
+        value::write_string(&mut head, connector_name);
+        head.extend_from_slice(b",\"ts_ms\":");
+        Self {
+            head,
+            names: Vec::new(),
+            now_ms: 0,
+            key: Vec::new(),
+            value: Vec::new(),
+            moves: false,
+            scratch: Vec::new(),
+            spans: Vec::new(),
+            spans_after: Vec::new(),
+        }
+    }
+
+    /// The record that `write` wrote: key, value, and whether the update changed the primary key.
+    pub fn parts(&self) -> (&[u8], &[u8], bool) {
+        (&self.key, &self.value, self.moves)
+    }
+
+    /// What follows is of another transaction.
+    pub fn begin(&mut self, gtid: &str, file: &str) {
+        self.names.clear();
+        self.names.extend_from_slice(b",\"gtid\":\"");
+        self.names.extend_from_slice(gtid.as_bytes());
+        self.names.extend_from_slice(b"\",\"file\":");
+        value::write_string(&mut self.names, file);
+        self.names.extend_from_slice(b",\"pos\":");
+    }
+
+    /// The records that follow were written now.
+    pub fn stamp(&mut self) {
+        self.now_ms = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as u64);
+    }
+
+    /// Writes the record of the row that the bytes stand at; they are moved behind it.
+    pub fn write(
+        &mut self,
+        table: &Table,
+        op: Op,
+        bytes: &mut Bytes<'_>,
+        place: Place,
+    ) -> Parsed<()> {
+        let Self { key, value, scratch, spans, spans_after, .. } = self;
+        for buffer in [&mut *key, &mut *value, &mut *scratch] {
+            if buffer.capacity() > BUFFER_BYTES_KEPT {
+                *buffer = Vec::new();
+            }
+            buffer.clear();
+        }
+        value.extend_from_slice(b"{\"before\":");
+        self.moves = false;
+        match op {
+            Op::Insert => {
+                value.extend_from_slice(b"null,\"after\":");
+                write_image(table, bytes, value, scratch, spans)?;
+            }
+            Op::Delete => {
+                write_image(table, bytes, value, scratch, spans)?;
+                value.extend_from_slice(b",\"after\":null");
+            }
+            Op::Update => {
+                write_image(table, bytes, value, scratch, spans)?;
+                value.extend_from_slice(b",\"after\":");
+                write_image(table, bytes, value, scratch, spans_after)?;
+                self.moves = spans
+                    .iter()
+                    .zip(spans_after.iter())
+                    .any(|(before, after)| value[before.0..before.1] != value[after.0..after.1]);
+            }
+        }
+        key.extend_from_slice(&table.key_head);
+        if table.key.is_empty() {
+            key.extend_from_slice(b"null]");
+        } else {
+            for (place, (&column, &(start, end))) in table.key.iter().zip(spans.iter()).enumerate()
+            {
+                key.push(if place == 0 { b'{' } else { b',' });
+                key.extend_from_slice(&table.columns[column].lead[1..]);
+                key.extend_from_slice(&value[start..end]);
+            }
+            key.extend_from_slice(b"}]");
+        }
+        value.extend_from_slice(&self.head);
+        value::write_integer(value, place.commit_us / 1000);
+        value.extend_from_slice(&table.source);
+        value::write_integer(value, place.server_id);
+        value.extend_from_slice(&self.names);
+        value::write_integer(value, place.at);
+        value.extend_from_slice(b",\"row\":");
+        value::write_integer(value, place.row);
+        value.extend_from_slice(b",\"thread\":null,\"query\":null},\"op\":\"");
+        value.extend_from_slice(op.as_str().as_bytes());
+        value.extend_from_slice(b"\",\"ts_ms\":");
+        value::write_integer(value, self.now_ms);
+        value.extend_from_slice(b",\"transaction\":null}");
+        Ok(())
+    }
+}
+
+/// Appends a row image as a JSON object, and notes where the key columns' values stand.
+fn write_image(
+    table: &Table,
+    bytes: &mut Bytes<'_>,
+    out: &mut Vec<u8>,
+    scratch: &mut Vec<u8>,
+    spans: &mut Vec<(usize, usize)>,
+) -> Parsed<()> {
+    let nulls = bytes.take(table.columns.len().div_ceil(8))?;
+    spans.clear();
+    spans.resize(table.key.len(), (0, 0));
+    if table.columns.is_empty() {
+        out.push(b'{');
+    }
+    for (i, column) in table.columns.iter().enumerate() {
+        out.extend_from_slice(&column.lead);
+        let start = out.len();
+        if nulls[i / 8] >> (i % 8) & 1 == 1 {
+            out.extend_from_slice(b"null");
+        } else if let Err(broken) = write_value(&column.kind, bytes, out, scratch) {
+            let place = format!("{}.{}.{}", table.database, table.name, column.name);
+            return Err(Broken { what: format!("{place}: {}", broken.what).into(), ..broken });
+        }
+        if let Some(span) = column.key.and_then(|place| spans.get_mut(place)) {
+            *span = (start, out.len());
+        }
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn write_value(
+    kind: &Kind,
+    bytes: &mut Bytes<'_>,
+    out: &mut Vec<u8>,
+    scratch: &mut Vec<u8>,
+) -> Parsed<()> {
+    fn prefixed<'a>(bytes: &mut Bytes<'a>, prefix: u8) -> Parsed<&'a [u8]> {
+        let length = bytes.unsigned(prefix.into())?;
+        bytes.take(usize::try_from(length).unwrap_or(usize::MAX))
+    }
+    match kind {
+        Kind::Integer { bytes: size, unsigned } => {
+            let raw = bytes.unsigned((*size).into())?;
+            if *unsigned {
+                value::write_integer(out, raw);
+            } else {
+                let shift = 64 - 8 * u32::from(*size);
+                value::write_integer(out, (raw << shift).cast_signed() >> shift);
+            }
+        }
+        Kind::Float => value::write_float(out, f32::from_bits(bytes.u32()?), bytes.at())?,
+        Kind::Double => value::write_double(out, f64::from_bits(bytes.u64()?), bytes.at())?,
+        Kind::Decimal(shape) => {
+            out.push(b'"');
+            shape.write(out, bytes)?;
+            out.push(b'"');
+        }
+        Kind::Year => match bytes.u8()? {
+            0 => out.push(b'0'),
+            year => value::write_integer(out, 1900 + u16::from(year)),
+        },
+        Kind::Date => value::write_date(out, bytes)?,
+        Kind::Time { fraction } => value::write_time(out, bytes, *fraction)?,
+        Kind::Datetime { fraction } => value::write_datetime(out, bytes, *fraction)?,
+        Kind::Timestamp { fraction } => value::write_timestamp(out, bytes, *fraction)?,
+        Kind::Bit { single: true, .. } => match bytes.u8()? {
+            0 => out.extend_from_slice(b"false"),
+            1 => out.extend_from_slice(b"true"),
+            _ => return Err(bytes.corrupt("a single bit is neither 0 nor 1")),
+        },
+        Kind::Bit { bytes: size, .. } => {
+            let size = usize::from(*size);
+            let raw = bytes.unsigned_big(size)?;
+            value::write_base64(out, &raw.to_le_bytes()[..size]);
+        }
+        Kind::Text { prefix, charset } => {
+            let raw = prefixed(bytes, *prefix)?;
+            out.push(b'"');
+            value::write_text(out, *charset, raw, bytes.at() - raw.len())?;
+            out.push(b'"');
+        }
+        Kind::Blob { prefix } => value::write_base64(out, prefixed(bytes, *prefix)?),
+        Kind::Binary { prefix, length } => {
+            let raw = prefixed(bytes, *prefix)?;
+            if raw.len() > *length {
+                return Err(bytes.corrupt("a BINARY is longer than its column"));
+            }
+            if raw.len() == *length {
+                value::write_base64(out, raw);
+            } else {
+                scratch.clear();
+                scratch.extend_from_slice(raw);
+                scratch.resize(*length, 0);
+                value::write_base64(out, scratch);
+            }
+        }
+        Kind::Enum { bytes: size, values } => match bytes.unsigned((*size).into())? {
+            0 => out.extend_from_slice(b"\"\""),
+            index => {
+                let text = values.get(index as usize - 1).ok_or_else(|| {
+                    bytes.corrupt("an ENUM has a number that its column does not have")
+                })?;
+                out.extend_from_slice(text);
+            }
+        },
+        Kind::Set { bytes: size, values } => {
+            let mut left = bytes.unsigned((*size).into())?;
+            out.push(b'"');
+            while left != 0 {
+                let text = values.get(left.trailing_zeros() as usize).ok_or_else(|| {
+                    bytes.corrupt("a SET has a member that its column does not have")
+                })?;
+                out.extend_from_slice(text);
+                left &= left - 1;
+                if left != 0 {
+                    out.push(b',');
+                }
+            }
+            out.push(b'"');
+        }
+        Kind::Json { prefix } => {
+            let raw = prefixed(bytes, *prefix)?;
+            let offset = bytes.at() - raw.len();
+            scratch.clear();
+            json::write_document(scratch, raw)
+                .map_err(|broken| Broken { offset: offset + broken.offset, ..broken })?;
+            out.push(b'"');
+            value::write_escaped(out, scratch);
+            out.push(b'"');
+        }
+        Kind::Geometry { prefix } => {
+            let raw = prefixed(bytes, *prefix)?;
+            value::write_geometry(out, raw, bytes.at())?;
+        }
+        Kind::Vector { prefix } => {
+            let raw = prefixed(bytes, *prefix)?;
+            value::write_vector(out, raw, bytes.at())?;
+        }
+        Kind::Uuid { prefix, swapped } => {
+            let raw = prefixed(bytes, *prefix)?;
+            value::write_uuid(out, raw, *swapped, bytes.at())?;
+        }
+        Kind::Inet6 { prefix } => {
+            let raw = prefixed(bytes, *prefix)?;
+            value::write_inet::<16>(out, raw, bytes.at())?;
+        }
+        Kind::Inet4 { prefix } => {
+            let raw = prefixed(bytes, *prefix)?;
+            value::write_inet::<4>(out, raw, bytes.at())?;
+        }
+    }
+    Ok(())
+}
