@@ -47,6 +47,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use unitflow_harness::worker::log_end;
 use unitflow_harness::{Flavor, Kafka};
 
 use arguments::{Applier, Arguments, Drain, Pairing};
@@ -159,7 +160,9 @@ async fn drain_one_source(
             }
             (Applier::Unitflow, None) => unreachable!("planned above"),
         }
-        .with_context(|| drain.to_string())?;
+        .with_context(|| {
+            format!("{drain}; the target's log ends with\n{}", log_end(&target.server.log()))
+        })?;
         usage.rows = rows;
         let differences = source.compare(target).await?;
         usage.equal = differences.is_empty();
