@@ -40,7 +40,8 @@ const ROLES: [&str; 3] = ["connector", "transformer", "sink"];
 fn kills_at_random_moments() {
     serial("kill -9 at random moments", LIMIT, async {
         let kills = if is_full() { 20 } else { 6 };
-        let mut scene = Scene::start(MeshSetup::new(BINARY, &[Mysql9, Mariadb]), Mix::Shop, RATE).await?;
+        let mut scene =
+            Scene::start(MeshSetup::new(BINARY, &[Mysql9, Mariadb]), Mix::Shop, RATE).await?;
         scene.kill_some(kills).await?;
         scene.end().await
     });

@@ -149,7 +149,7 @@ impl Parser {
 }
 
 /// MySQL: `SET @@SESSION.GTID_NEXT= '<uuid>:<number>'/*!*/;`; at a file's end it says `AUTOMATIC`.
-/// MariaDB: `#… server id 1  end_log_pos 385 CRC32 0x… 	GTID 0-1-5 trans`.
+/// MariaDB: `#… server id 1  end_log_pos 385 CRC32 0x…  GTID 0-1-5 trans`.
 fn gtid(line: &str) -> Option<&str> {
     if let Some(rest) = line.strip_prefix("SET @@SESSION.GTID_NEXT= '") {
         return rest.split('\'').next().filter(|name| name.contains(':'));
@@ -177,7 +177,12 @@ fn bare(value: &str) -> &str {
     match value.strip_prefix('\'') {
         // MariaDB does not escape quotes inside: text that has one ends there.
         Some(rest) => rest.split('\'').next().unwrap_or(rest),
-        None => value.split_once(" /*").map_or(value, |(value, _)| value).split(' ').next().unwrap_or(""),
+        None => value
+            .split_once(" /*")
+            .map_or(value, |(value, _)| value)
+            .split(' ')
+            .next()
+            .unwrap_or(""),
     }
 }
 
@@ -229,12 +234,20 @@ mod tests {
         for (event, verb, before, after) in [
             (one, Verb::Insert, absent.clone(), ["A", "1", "1"].map(str::to_owned)),
             (two, Verb::Insert, absent.clone(), ["A", "-1294967296", "-1"].map(str::to_owned)),
-            (update, Verb::Update, ["A", "1", "1"].map(str::to_owned), ["A", "1", "2"].map(str::to_owned)),
+            (
+                update,
+                Verb::Update,
+                ["A", "1", "1"].map(str::to_owned),
+                ["A", "1", "2"].map(str::to_owned),
+            ),
             (delete, Verb::Delete, ["A", "1", "2"].map(str::to_owned), absent.clone()),
         ] {
             let row = row(event);
             assert_eq!((row.database.as_str(), row.table.as_str()), ("shop", "or`ders"));
-            assert_eq!((row.verb, columns(&row.before), columns(&row.after)), (verb, before, after));
+            assert_eq!(
+                (row.verb, columns(&row.before), columns(&row.after)),
+                (verb, before, after)
+            );
         }
         assert_eq!(row(one).after.get(4), Some("NULL"));
     }

@@ -245,7 +245,9 @@ async fn read(unit: &Judged<'_>) -> anyhow::Result<Log> {
                     log.see(open, change, &mut versions);
                 }
             }
-            Event::Commit => log.count.transactions += u64::from(open.take().is_some_and(|open| open.shop > 0)),
+            Event::Commit => {
+                log.count.transactions += u64::from(open.take().is_some_and(|open| open.shop > 0))
+            }
             Event::Rollback => {
                 let open = open.take().context("a rollback stands outside a transaction")?;
                 ensure!(open.shop == 0, "{} was rolled back and is in the log", open.gtid);

@@ -216,7 +216,7 @@ async fn write(
         if let Some(ticks) = &mut ticks {
             ticks.tick().await;
         }
-        commit(&mut conn, planner.next(), &mut written).await?;
+        commit(&mut conn, planner.next_transaction(), &mut written).await?;
         shared.commits.fetch_add(1, Ordering::Relaxed);
     }
     conn.disconnect().await?;

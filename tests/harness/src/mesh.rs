@@ -153,8 +153,15 @@ impl MeshSetup {
         }
         let folder = tempfile::Builder::new().prefix("unitflow-mesh-").tempdir()?;
         println!("  servers are up after {:.1?}", begin.elapsed());
-        let mesh =
-            Mesh { workers: vec![], units, kafkas, folder, setup: self, started: 0, finished: false };
+        let mesh = Mesh {
+            workers: vec![],
+            units,
+            kafkas,
+            folder,
+            setup: self,
+            started: 0,
+            finished: false,
+        };
         fs::write(mesh.config(), mesh.toml()?)?;
         mesh.run(&["init"]).await.context("unitflow init")?;
         println!("  initialised after {:.1?}", begin.elapsed());

@@ -103,7 +103,10 @@ impl Planner {
         if self.mix != Mix::Flash {
             self.pulse = 1;
             let unit = char::from(self.unit);
-            plan.run(format_args!("INSERT INTO {DATABASE}.pulse VALUES ('{unit}', {}, 1)", self.base));
+            plan.run(format_args!(
+                "INSERT INTO {DATABASE}.pulse VALUES ('{unit}', {}, 1)",
+                self.base
+            ));
             plan.changes.push(Change::new(Table::Pulse, self.unit, self.base, 1, Op::Insert));
             for _ in 0..ACCOUNTS {
                 self.insert(&mut plan, Table::Accounts);
@@ -115,7 +118,7 @@ impl Planner {
 
     /// The next transaction.
     #[must_use]
-    pub fn next(&mut self) -> Plan {
+    pub fn next_transaction(&mut self) -> Plan {
         let mut plan = Plan::default();
         match self.mix {
             Mix::Shop => self.shop(&mut plan),
@@ -246,8 +249,7 @@ impl Planner {
         for row in &mut live[start..start + count] {
             row.version += 1;
             numbers.push(row.number.to_string());
-            let change =
-                Change::new(Table::Items, self.unit, row.number, row.version, Op::Update);
+            let change = Change::new(Table::Items, self.unit, row.number, row.version, Op::Update);
             plan.changes.push(change);
         }
         plan.run(format_args!(
@@ -314,7 +316,13 @@ impl Planner {
         row.version += 1;
         let values = self.values(Table::Orders, row.number, row.version, 0);
         plan.run(format_args!("INSERT INTO {DATABASE}.orders VALUES {values}"));
-        plan.changes.push(Change::new(Table::Orders, self.unit, row.number, row.version, Op::Insert));
+        plan.changes.push(Change::new(
+            Table::Orders,
+            self.unit,
+            row.number,
+            row.version,
+            Op::Insert,
+        ));
         self.rows[Table::Orders as usize].live.push(row);
     }
 
@@ -376,7 +384,11 @@ impl Planner {
                 self.rows[table as usize].live.push(Row { number, version: 1, place });
             }
         }
-        plan.run(format_args!("INSERT INTO {DATABASE}.{} VALUES {}", name(table), tuples.join(",")));
+        plan.run(format_args!(
+            "INSERT INTO {DATABASE}.{} VALUES {}",
+            name(table),
+            tuples.join(",")
+        ));
         if table != Table::Bulk && self.rows[table as usize].live.len() > LIVE_MOST {
             self.delete(plan, table);
         }
@@ -446,7 +458,11 @@ impl Planner {
             Table::Pulse => format!("({row})"),
             Table::Orders => {
                 let note = NOTES[random.place(NOTES.len())];
-                format!("({row}, 'new', {}.{:04}, {note})", random.below(1_000_000), random.below(9999))
+                format!(
+                    "({row}, 'new', {}.{:04}, {note})",
+                    random.below(1_000_000),
+                    random.below(9999)
+                )
             }
             Table::Items => {
                 let (user, amount) = (random.below(99), random.below(20));
@@ -460,7 +476,11 @@ impl Planner {
             Table::Accounts => format!("({row}, {BALANCE})"),
             Table::Kinds => format!("({row}, {})", Kinds::choose(random).values()),
             Table::Bulk => {
-                format!("({row}, 'payload of row {number} {:016x}{:016x}')", random.next(), random.next())
+                format!(
+                    "({row}, 'payload of row {number} {:016x}{:016x}')",
+                    random.next(),
+                    random.next()
+                )
             }
         }
     }
@@ -498,11 +518,14 @@ const KINDS: [(&str, &[&str]); 22] = [
     ("medium", &["-8388608", "8388607", "-1"]),
     ("big", &["-9223372036854775808", "9223372036854775807", "0"]),
     ("ubig", &["18446744073709551615", "9223372036854775808", "0"]),
-    ("exact", &[
-        "-12345678901234567890123456789012345.123456789012345678901234567890",
-        "0.000000000000000000000000000001",
-        "NULL",
-    ]),
+    (
+        "exact",
+        &[
+            "-12345678901234567890123456789012345.123456789012345678901234567890",
+            "0.000000000000000000000000000001",
+            "NULL",
+        ],
+    ),
     ("near", &["0.1", "-1.7976931348623157e308", "2.5e-300", "NULL"]),
     ("day", &["'1000-01-01'", "'9999-12-31'", "NULL"]),
     ("at", &["'2024-02-29 23:59:59.999999'", "'1000-01-01 00:00:00.000001'", "NULL"]),
@@ -532,6 +555,9 @@ impl Kinds {
 
     fn assignments(&self) -> String {
         let pairs = KINDS.iter().zip(self.0);
-        pairs.map(|((column, _), value)| format!("{column} = {value}")).collect::<Vec<_>>().join(", ")
+        pairs
+            .map(|((column, _), value)| format!("{column} = {value}"))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }

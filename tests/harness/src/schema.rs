@@ -84,7 +84,12 @@ pub const TABLES: &[Layout] = &[
         columns: "place INT NOT NULL, label VARCHAR(40) NOT NULL, UNIQUE KEY (unit, number)",
         key: "unit, place",
     },
-    Layout { name: "accounts", unit_at: 1, columns: "balance BIGINT NOT NULL", key: "unit, number" },
+    Layout {
+        name: "accounts",
+        unit_at: 1,
+        columns: "balance BIGINT NOT NULL",
+        key: "unit, number",
+    },
     Layout {
         name: "kinds",
         unit_at: 1,
@@ -95,7 +100,12 @@ pub const TABLES: &[Layout] = &[
                   one ENUM('a','b ü','c'), many SET('x','y','z'), document JSON",
         key: "unit, number",
     },
-    Layout { name: "bulk", unit_at: 1, columns: "payload VARCHAR(120) NOT NULL", key: "unit, number" },
+    Layout {
+        name: "bulk",
+        unit_at: 1,
+        columns: "payload VARCHAR(120) NOT NULL",
+        key: "unit, number",
+    },
 ];
 
 /// A table's layout.

@@ -60,7 +60,8 @@ pub async fn versions(target: &Mysql) -> anyhow::Result<Watch<u64>> {
         let mut polls = 0;
         while !stop.load(Ordering::Relaxed) {
             for table in ["pulse", "accounts", "items"] {
-                let query = format!("SELECT unit, number, version FROM {DATABASE}.{table} LIMIT 500");
+                let query =
+                    format!("SELECT unit, number, version FROM {DATABASE}.{table} LIMIT 500");
                 let rows: Vec<(String, u32, u32)> = timeout(QUERY, conn.query(query)).await??;
                 for (unit, number, version) in rows {
                     versions.see((table.to_owned(), unit, number), version.into())?;
@@ -162,7 +163,7 @@ pub fn ensure_positions(
             let reached = |(lane, seq, _): &&(i32, u64, u32)| {
                 ledger.get(lane).is_some_and(|position| seq <= position)
             };
-            let expected = records.iter().filter(reached).map(|(_, _, version)| *version).last();
+            let expected = records.iter().rfind(reached).map(|(_, _, version)| *version);
             let there = rows.get(number).copied();
             ensure!(
                 expected == there,

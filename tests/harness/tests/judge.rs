@@ -47,8 +47,16 @@ async fn on(flavor: Flavor) -> anyhow::Result<()> {
         ("key order", "UPDATE shop.pulse SET version = 1 WHERE number = 50000000".to_owned()),
         ("doubled", "UPDATE shop.pulse SET version = version - 1 WHERE number = 0".to_owned()),
         ("unmarked", "INSERT INTO shop.orders VALUES ('B', 1, 1, 'x', 1, NULL)".to_owned()),
-        ("echo", format!("{MARK}INSERT INTO shop.orders VALUES ('A', 2000000001, 1, 'x', 1, NULL); COMMIT")),
-        ("mismarked", format!("{MARK}INSERT INTO shop.orders VALUES ('C', 1, 1, 'x', 1, NULL); COMMIT")),
+        (
+            "echo",
+            format!(
+                "{MARK}INSERT INTO shop.orders VALUES ('A', 2000000001, 1, 'x', 1, NULL); COMMIT"
+            ),
+        ),
+        (
+            "mismarked",
+            format!("{MARK}INSERT INTO shop.orders VALUES ('C', 1, 1, 'x', 1, NULL); COMMIT"),
+        ),
     ];
     for (finding, statements) in wrongs {
         server.sql(&statements).await?;
