@@ -9,7 +9,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`mesh`] | servers, configuration, workers, waiting |
-//! | [`serial`] | one test at a time, with a limit and a clock |
+//! | [`mod@serial`] | one test at a time, with a limit and a clock |
 //! | [`worker`] | one worker process: start, kill, freeze, measure |
 //! | [`random`] | the seed that a test prints, and the choices made from it |
 //! | [`schema`] | the tables of the shop, and where a row says whose it is |
@@ -17,7 +17,7 @@
 //! | [`load`] | writers, and the record of what was acknowledged |
 //! | [`plan`] | what a writer does next |
 //! | [`binlog`] | reads what `mysqlbinlog` prints |
-//! | [`judge`] | the verdict |
+//! | [`mod@judge`] | the verdict |
 //! | [`watch`] | versions never go down, totals stay, positions never pass the data |
 //! | [`tagged`] | reads a tagged topic |
 //!

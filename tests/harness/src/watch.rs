@@ -2,7 +2,7 @@
 //!
 //! * [`versions`]: a version polled there never goes down.
 //! * [`totals`]: a unit's money adds up in every consistent read.
-//! * [`positions`]: in one snapshot, the ledger and the rows tell the same: every pulse stands where
+//! * [`ensure_positions`]: in one snapshot, the ledger and the rows tell the same: every pulse stands where
 //!   the last record up to its lane's ledger position left it. So a position is stored with the
 //!   data and is never ahead of it.
 
