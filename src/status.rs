@@ -194,7 +194,10 @@ async fn read_flow(mesh: &Mesh, log: &Log, to: &Name) -> FlowStatus {
             let unknown = missing_lanes(mesh, log, &lanes);
             (lanes, unknown)
         }
-        Err(why) => (Vec::new(), Some(why)),
+        Err(why) => {
+            let (at, to) = (mesh.read_at(log), to);
+            (Vec::new(), Some(format!("Kafka of {at}, or the server of {to}: {why}")))
+        }
     };
     FlowStatus { log: log.to_string(), to: to.to_string(), lanes, unknown }
 }
@@ -305,7 +308,11 @@ fn json(status: &Status, pretty: bool) -> String {
 fn text(status: &Status) -> String {
     let mut parts = vec![logs(&status.logs), flows(&status.flows), roles(&status.roles)];
     let faults = faults(&status.roles);
-    parts.push(if faults.is_empty() { "no faults".to_owned() } else { faults });
+    parts.push(match (faults.as_str(), status.roles.is_empty()) {
+        ("", true) => "faults are not known".to_owned(),
+        ("", false) => "no faults".to_owned(),
+        (faults, _) => faults.to_owned(),
+    });
     parts.retain(|part| !part.is_empty());
     parts.join("\n\n")
 }

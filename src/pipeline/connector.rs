@@ -109,6 +109,8 @@ struct Capture {
     /// Whether anything else changed since the last watermark.
     moved: bool,
     watermark_at: Instant,
+    /// Rows since the last commit, for metrics.
+    rows: u64,
     meters: CaptureMeters,
 }
 
@@ -134,6 +136,7 @@ impl Capture {
             applied: false,
             moved: false,
             watermark_at: Instant::now(),
+            rows: 0,
             meters: meters.capture(log),
         })
     }
@@ -285,7 +288,7 @@ impl Capture {
             millis(self.held.commit_us),
         )?;
         self.state.seq = seq;
-        self.meters.rows.add(1, &self.meters.labels);
+        self.rows += 1;
         Ok(())
     }
 
@@ -359,6 +362,7 @@ impl Capture {
         inject::die_at("die_before_kafka_commit");
         block_in_place(|| self.writer.commit())?;
         self.meters.commits.add(1, &self.meters.labels);
+        self.meters.rows.add(std::mem::take(&mut self.rows), &self.meters.labels);
         self.grouping.done();
         Ok(())
     }

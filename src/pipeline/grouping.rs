@@ -10,7 +10,7 @@ use super::stand_by::ALIVE_EVERY;
 /// The shortest time between two commits. One costs the broker about as much as 300 rows.
 const COMMIT_EVERY: Duration = Duration::from_millis(10);
 /// The longest time a record waits for its commit in a stream that does not pause.
-const COMMIT_WITHIN: Duration = Duration::from_millis(100);
+const COMMIT_WITHIN: Duration = Duration::from_millis(50);
 /// Bytes after which a commit is due.
 const COMMIT_BYTES: usize = 8 << 20;
 

@@ -62,6 +62,8 @@ struct Copy {
     position_topic: String,
     state: RelayState,
     grouping: Grouping,
+    /// Records since the last commit, for metrics.
+    records: u64,
     meters: RelayMeters,
 }
 
@@ -92,6 +94,7 @@ impl Copy {
             topic,
             state,
             grouping: Grouping::new(),
+            records: 0,
             meters: meters.relay(log),
         })
     }
@@ -156,7 +159,7 @@ impl Copy {
             &headers,
             at,
         )?;
-        self.meters.records.add(1, &self.meters.labels);
+        self.records += 1;
         Ok(())
     }
 
@@ -166,6 +169,7 @@ impl Copy {
         })?;
         positions::store(&mut self.writer, &self.position_topic, Stage::Relay.partition(), &state)?;
         block_in_place(|| self.writer.commit())?;
+        self.meters.records.add(std::mem::take(&mut self.records), &self.meters.labels);
         self.grouping.done();
         Ok(())
     }

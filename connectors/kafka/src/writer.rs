@@ -46,13 +46,13 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// 128 MiB of queue, records up to 96 MiB, a minute for a transaction, 5 ms for a batch.
+    /// 128 MiB of queue, records up to 96 MiB, a minute for a transaction, 20 ms for a batch.
     fn default() -> Self {
         Self {
             queue_bytes_max: 128 << 20,
             record_bytes_max: 96 << 20,
             transaction_timeout: Duration::from_secs(60),
-            linger: Duration::from_millis(5),
+            linger: Duration::from_millis(20),
         }
     }
 }

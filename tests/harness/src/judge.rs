@@ -11,7 +11,7 @@
 //! * no row's version going down from one event to the next;
 //! * nothing that nobody wrote.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::process::Stdio;
 use std::time::Duration;
@@ -31,8 +31,8 @@ use crate::schema::{DATABASE, TABLES, place_of};
 const READING: Duration = Duration::from_secs(180);
 /// The version's is the last column that is looked at, in any table.
 const COLUMNS: usize = 5;
-/// How many findings are spelt out.
-const FINDINGS_MOST: usize = 25;
+/// How many findings of each kind are spelt out.
+const FINDINGS_MOST: usize = 5;
 /// How many GTIDs are named for one finding.
 const GTIDS_MOST: usize = 4;
 
@@ -88,18 +88,23 @@ struct Log {
     count: Count,
 }
 
-/// Sentences about what is wrong: the first ones, and how many there are.
+/// What is wrong, by kind: the first sentences, and how many there are.
 #[derive(Debug, Default)]
-struct Findings {
-    texts: Vec<String>,
-    all: usize,
-}
+struct Findings(BTreeMap<&'static str, (usize, Vec<String>)>);
 
 impl Findings {
-    fn add(&mut self, text: impl FnOnce() -> String) {
-        self.all += 1;
-        if self.texts.len() < FINDINGS_MOST {
-            self.texts.push(text());
+    fn add(&mut self, kind: &'static str, text: impl FnOnce() -> String) {
+        let (count, texts) = self.0.entry(kind).or_default();
+        *count += 1;
+        if texts.len() < FINDINGS_MOST {
+            texts.push(text());
+        }
+    }
+
+    fn report(&self, unit: &str, out: &mut String) {
+        for (kind, (count, texts)) in &self.0 {
+            *out += &format!("\nunit {unit}: {count} {kind}");
+            texts.iter().for_each(|text| *out += &format!("\n  {text}"));
         }
     }
 }
@@ -139,10 +144,7 @@ pub async fn judge_ways(
     let mut report = String::new();
     for (log, unit) in logs.iter_mut().zip(units) {
         settle(log, unit).await?;
-        if log.findings.all > 0 {
-            report += &format!("\nunit {}: {} findings\n  ", unit.unit, log.findings.all);
-            report += &log.findings.texts.join("\n  ");
-        }
+        log.findings.report(unit.unit, &mut report);
     }
     ensure!(report.is_empty(), "the judge finds:{report}");
     Ok(Verdict { units: logs.into_iter().map(|log| log.count).collect() })
@@ -193,8 +195,10 @@ async fn settle(log: &mut Log, unit: &Judged<'_>) -> anyhow::Result<()> {
     if broken.is_empty() {
         return Ok(());
     }
+    let named = broken.iter().filter(|(_, broken)| !matches!(broken, Broken::Lost { .. }));
+    let named = named.take(10 * FINDINGS_MOST);
     let mut places: HashMap<Change, Vec<String>> =
-        broken.iter().take(FINDINGS_MOST).map(|(change, _)| (*change, Vec::new())).collect();
+        named.map(|(change, _)| (*change, Vec::new())).collect();
     let mut gtid = String::new();
     each_event(unit, |event| {
         match event {
@@ -210,18 +214,18 @@ async fn settle(log: &mut Log, unit: &Judged<'_>) -> anyhow::Result<()> {
     })
     .await?;
     for (change, broken) in broken {
-        log.findings.add(|| {
-            let gtids = places.get(&change).map_or(&[][..], Vec::as_slice);
-            let named = gtids.iter().take(GTIDS_MOST).cloned().collect::<Vec<_>>().join(", ");
-            match broken {
-                Broken::Lost { .. } => format!("lost: {change:?} is not in the log"),
-                Broken::Doubled { times, .. } => {
-                    format!("doubled: {change:?} is there {times} times, in {named}")
-                }
-                Broken::Extra { .. } => format!("extra: {change:?} was never written; in {named}"),
-                other => other.to_string(),
+        let gtids = places.get(&change).map_or(&[][..], Vec::as_slice);
+        let named = || gtids.iter().take(GTIDS_MOST).cloned().collect::<Vec<_>>().join(", ");
+        match broken {
+            Broken::Lost { .. } => log.findings.add("lost", || format!("{change:?}")),
+            Broken::Doubled { times, .. } => log
+                .findings
+                .add("doubled", || format!("{change:?} is there {times} times, in {}", named())),
+            Broken::Extra { .. } => {
+                log.findings.add("extra", || format!("{change:?} was never written; in {}", named()));
             }
-        });
+            other => log.findings.add("other", || other.to_string()),
+        }
     }
     Ok(())
 }
@@ -292,24 +296,24 @@ impl Log {
         let gtid = &open.gtid;
         match (&open.mark, own) {
             (None, true) => {}
-            (Some(mark), true) => self.findings.add(|| {
-                format!("echo: the unit's own {change:?} stands behind a ledger update of {mark}, in {gtid}")
+            (Some(mark), true) => self.findings.add("echoes", || {
+                format!("the unit's own {change:?} stands behind a ledger update of {mark}, in {gtid}")
             }),
-            (None, false) => self.findings.add(|| {
-                format!("unmarked: {change:?} stands in {gtid}, which does not begin with a ledger update")
+            (None, false) => self.findings.add("unmarked", || {
+                format!("{change:?} stands in {gtid}, which does not begin with a ledger update")
             }),
             (Some(mark), false) => {
                 let unit = char::from(change.unit);
                 if mark.split('.').next().and_then(|name| name.chars().next()) != Some(unit) {
-                    self.findings.add(|| {
-                        format!("mismarked: {change:?} stands behind a ledger update of {mark}, in {gtid}")
+                    self.findings.add("mismarked", || {
+                        format!("{change:?} stands behind a ledger update of {mark}, in {gtid}")
                     });
                 }
             }
         }
         let row = (change.table, change.unit, change.number);
         if let Err(broken) = versions.see(row, u64::from(change.version)) {
-            self.findings.add(|| format!("{change:?} in {gtid}: {broken}"));
+            self.findings.add("out of order", || format!("{change:?} in {gtid}: {broken}"));
         }
     }
 }

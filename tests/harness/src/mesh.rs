@@ -23,6 +23,8 @@ use crate::worker::{Launch, Worker, log_end};
 const COMMAND: Duration = Duration::from_secs(60);
 /// How long a log must stand still to count as quiet.
 const STILL: Duration = Duration::from_secs(10);
+/// Prepared statements that all workers may have open at one server.
+const STATEMENTS_MOST: u32 = 300;
 /// How long after the last change a log may still move.
 const SETTLING: Duration = Duration::from_secs(4);
 
@@ -410,6 +412,21 @@ impl Mesh {
         Ok(())
     }
 
+    /// Whether workers let go of the statements that they prepare: a server has a limit for all.
+    async fn ensure_few_statements(&self) -> anyhow::Result<()> {
+        for unit in &self.units {
+            let status = "SHOW GLOBAL STATUS LIKE 'Prepared_stmt_count'";
+            let line = unit.server.sql(status).await?;
+            let count: u32 = line.split('\t').nth(1).context("a count")?.parse()?;
+            ensure!(
+                count < STATEMENTS_MOST,
+                "{count} prepared statements are open at {}",
+                unit.name
+            );
+        }
+        Ok(())
+    }
+
     async fn gtids(&self) -> anyhow::Result<Vec<String>> {
         let mut sets = Vec::new();
         for unit in &self.units {
@@ -445,6 +462,7 @@ impl Mesh {
         let ((), (), verdict) =
             tokio::try_join!(self.ensure_still(), self.ensure_equal(), self.judge(written))?;
         self.ensure_alive()?;
+        self.ensure_few_statements().await?;
         println!(
             "  {} commits at {:.0}/s, quiet after {quiet:.1?}; {verdict}",
             written.commits,

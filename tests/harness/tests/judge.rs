@@ -44,7 +44,7 @@ async fn on(flavor: Flavor) -> anyhow::Result<()> {
     let wrongs = [
         ("extra", "INSERT INTO shop.orders VALUES ('A', 2000000000, 1, 'x', 1, NULL)".to_owned()),
         ("extra", "UPDATE shop.pulse SET version = version + 1 WHERE number = 0".to_owned()),
-        ("key order", "UPDATE shop.pulse SET version = 1 WHERE number = 50000000".to_owned()),
+        ("out of order", "UPDATE shop.pulse SET version = 1 WHERE number = 50000000".to_owned()),
         ("doubled", "UPDATE shop.pulse SET version = version - 1 WHERE number = 0".to_owned()),
         ("unmarked", "INSERT INTO shop.orders VALUES ('B', 1, 1, 'x', 1, NULL)".to_owned()),
         (

@@ -1,0 +1,67 @@
+//! What a command may leave behind.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use unitflow_harness::{Kafka, Mysql};
+
+const ASK: Duration = Duration::from_secs(10);
+/// A server sees that a reader of its log has gone when it next has something to tell it: once a
+/// second, when it says that it is alive.
+const GONE_WITHIN: Duration = Duration::from_secs(4);
+
+/// Everything of ours that stands in servers and broker, as lines.
+pub async fn of(servers: &[&Mysql], kafka: &Kafka) -> anyhow::Result<BTreeSet<String>> {
+    let mut traces = BTreeSet::new();
+    for (place, server) in servers.iter().enumerate() {
+        let tables = server
+            .sql("SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'unitflow'")
+            .await?;
+        traces.extend(tables.lines().map(|table| format!("server {place}: table {table}")));
+        if tables.lines().any(|table| table == "ledger") {
+            let rows = server.sql("SELECT log, lane FROM unitflow.ledger").await?;
+            traces.extend(rows.lines().map(|row| format!("server {place}: ledger row {row}")));
+        }
+    }
+    let bootstrap = kafka.bootstrap();
+    traces.extend(spawn_blocking(move || in_kafka(&bootstrap)).await??);
+    Ok(traces)
+}
+
+fn in_kafka(bootstrap: &str) -> anyhow::Result<Vec<String>> {
+    let client: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", bootstrap).create().context("a client")?;
+    let topics = client.fetch_metadata(None, ASK)?;
+    let groups = client.fetch_group_list(None, ASK)?;
+    let topics = topics.topics().iter().map(|topic| format!("topic {}", topic.name()));
+    let groups = groups.groups().iter().map(|group| format!("group {}", group.name()));
+    let ours = |name: &String| !name.contains(" __");
+    Ok(topics.chain(groups).filter(ours).collect())
+}
+
+/// No connection but the administrator's is left.
+pub async fn ensure_no_connections(servers: &[&Mysql]) -> anyhow::Result<()> {
+    let deadline = Instant::now() + GONE_WITHIN;
+    for server in servers {
+        loop {
+            let left = server.sql("SHOW PROCESSLIST").await?;
+            let foreign = |line: &&str| {
+                line.split('\t')
+                    .nth(1)
+                    .is_some_and(|user| !["root", "event_scheduler", "system user"].contains(&user))
+            };
+            let left: Vec<&str> = left.lines().filter(foreign).collect();
+            if left.is_empty() {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "connections are left: {left:#?}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,427 @@
+//! Two units on real servers, and what can be done to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use tokio::process::Command;
+use tokio::time::{sleep, timeout};
+use unitflow_harness::worker::{Launch, Worker};
+use unitflow_harness::{Flavor, Kafka, Mysql};
+use unitflow_kafka::Broker;
+use unitflow_kafka::topics::{self, Retention, Spec};
+use unitflow_local::{TempDir, new_folder};
+
+use crate::cases::{Case, Do, Leaves};
+use crate::traces;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
+/// No command takes longer.
+const COMMAND: Duration = Duration::from_secs(40);
+/// A fault shows in `status` within this.
+const SHOWS_WITHIN: Duration = Duration::from_secs(25);
+/// What the unit's user logs in with.
+const PASSWORD: &str = "not a secret";
+
+/// The configuration; a case changes a copy.
+const CONFIG: &str = r#"prefix = "{prefix}"
+outage_longest_hours = 1
+
+[units.A]
+kafka = { bootstrap = "{K}", replication = 1 }
+[units.A.stores.shop]
+kind = "mysql"
+endpoints = ["127.0.0.1:{A}"]
+user = "unitflow"
+password = { file = "{folder}/password" }
+tls = "off"
+
+[units.B]
+kafka = { bootstrap = "{K}", replication = 1 }
+[units.B.stores.shop]
+kind = "mysql"
+endpoints = ["127.0.0.1:{B}"]
+user = "unitflow"
+password = { file = "{folder}/password" }
+tls = "off"
+
+[flows.shop]
+lanes = 4
+tables = ["shop.*"]
+heartbeat = false
+"#;
+
+/// Servers, broker, and the workers in the background.
+pub struct World {
+    // In the order in which they have to go.
+    workers: BTreeMap<String, Worker>,
+    servers: BTreeMap<&'static str, Mysql>,
+    kafka: Kafka,
+    folder: TempDir,
+    meshes: u32,
+    started: u32,
+    configs: AtomicU32,
+    captured: String,
+    finished: bool,
+}
+
+/// What a command did.
+#[derive(Clone, Debug)]
+struct Outcome {
+    exit: Option<i32>,
+    text: String,
+}
+
+impl World {
+    /// Starts servers with an empty shop and the user that `init --print` describes.
+    pub async fn start() -> anyhow::Result<Self> {
+        unitflow_harness::mesh::install().await?;
+        let unit = |flavor, offset| {
+            let setup = Mysql::setup(flavor).auto_increment(2, offset);
+            setup.setting("binlog_expire_logs_seconds", 7200).durable(true)
+        };
+        let without = Mysql::setup(Flavor::Mysql9)
+            .setting("gtid_mode", "OFF")
+            .setting("enforce_gtid_consistency", "OFF")
+            .setting("binlog_ignore_db", "unitflow");
+        // A broker that creates topics by itself, as brokers do that nobody told otherwise.
+        let kafka = Kafka::setup().setting("auto.create.topics.enable", "true");
+        let (a, b, c, kafka) = tokio::try_join!(
+            unit(Flavor::Mysql9, 1).start(),
+            unit(Flavor::Mariadb, 2).start(),
+            without.start(),
+            kafka.start()
+        )?;
+        let world = Self {
+            workers: BTreeMap::new(),
+            servers: BTreeMap::from([("A", a), ("B", b), ("C", c)]),
+            kafka,
+            folder: new_folder("operate")?,
+            meshes: 1,
+            started: 0,
+            configs: AtomicU32::new(0),
+            captured: String::new(),
+            finished: false,
+        };
+        for (name, text, mode) in [
+            ("password", PASSWORD, 0o600),
+            ("password.open", PASSWORD, 0o644),
+            ("password.wrong", "something else", 0o600),
+        ] {
+            let path = world.folder.path().join(name);
+            fs::write(&path, format!("{text}\n"))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+        }
+        let grants = world.printed_sql("A").await?;
+        let grants: Vec<&str> = grants
+            .lines()
+            // Also what lets `init` create the schema itself.
+            .map(|line| {
+                line.strip_prefix("# ").filter(|line| line.starts_with("GRANT")).unwrap_or(line)
+            })
+            .filter(|line| line.starts_with("GRANT") || line.starts_with("CREATE USER"))
+            .collect();
+        for server in world.servers.values() {
+            server
+                .sql(&format!(
+                    "SET SESSION sql_log_bin = 0; CREATE DATABASE shop; CREATE DATABASE test_ledger;
+                     CREATE TABLE shop.orders (id BIGINT AUTO_INCREMENT PRIMARY KEY, note VARCHAR(40));
+                     CREATE USER guest@'%' IDENTIFIED BY '{PASSWORD}'; {}",
+                    grants.join("\n")
+                ))
+                .await?;
+        }
+        Ok(world)
+    }
+
+    /// The SQL of `init --print` for a unit, as an administrator would run it.
+    async fn printed_sql(&self, unit: &str) -> anyhow::Result<String> {
+        let config = self.write_config("print", &[])?;
+        let printed = self.command(&config, &format!("init --print --unit {unit}")).await?;
+        ensure!(printed.exit == Some(0), "{printed:?}");
+        let sql = printed.text.split("# ---- Kafka").next().unwrap_or_default();
+        Ok(sql.replace("<password>", PASSWORD))
+    }
+
+    /// Runs cases that change nothing, side by side.
+    pub async fn run_together(&self, cases: &[Case]) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let before = self.traces().await?;
+        let outcomes = cases.iter().map(|case| async move {
+            let config = self.write_config(case.name, case.breaking)?;
+            let outcome = self.command(&config, &self.fill(case.command)).await?;
+            self.judge(case, &outcome)
+        });
+        let outcomes = futures_util::future::join_all(outcomes).await;
+        let failed: Vec<String> = outcomes
+            .into_iter()
+            .filter_map(Result::err)
+            .map(|error| format!("{error:#}"))
+            .collect();
+        ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
+        self.ensure_nothing_left(&before).await?;
+        println!("  {} cases before init: {:.1?}", cases.len(), begun.elapsed());
+        Ok(())
+    }
+
+    /// Runs one case: breaks, commands, judges, mends.
+    pub async fn run(&mut self, case: &Case) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        self.run_parts(case).await.with_context(|| format!("the case {:?}", case.name))?;
+        println!("  {}: {:.1?}", case.name, begun.elapsed());
+        Ok(())
+    }
+
+    async fn run_parts(&mut self, case: &Case) -> anyhow::Result<()> {
+        let config = self.break_it(case).await?;
+        let before = self.traces().await?;
+        let command = self.fill(case.command);
+        let deadline = Instant::now() + SHOWS_WITHIN;
+        loop {
+            let outcome = self.command(&config, &command).await?;
+            let verdict = self.judge(case, &outcome);
+            // What workers meet shows a little later.
+            if verdict.is_ok() || !command.starts_with("status") || Instant::now() > deadline {
+                verdict?;
+                break;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        if case.leaves == Leaves::Nothing {
+            self.ensure_nothing_left(&before).await?;
+        }
+        for mending in case.mending {
+            self.act(mending, &config).await.with_context(|| format!("{mending:?}"))?;
+        }
+        Ok(())
+    }
+
+    async fn break_it(&mut self, case: &Case) -> anyhow::Result<PathBuf> {
+        let mut config = self.write_config(case.name, case.breaking)?;
+        for breaking in case.breaking {
+            self.act(breaking, &config).await.with_context(|| format!("{breaking:?}"))?;
+            if matches!(breaking, Do::NewMesh) {
+                config = self.write_config(case.name, case.breaking)?;
+            }
+        }
+        Ok(config)
+    }
+
+    async fn act(&mut self, what: &Do, config: &Path) -> anyhow::Result<()> {
+        match *what {
+            Do::Config(..) => {}
+            Do::Sql(unit, statements) => drop(self.server(unit).sql(&self.fill(statements)).await?),
+            Do::Unlogged(unit, statements) => self.unlogged(unit, statements).await?,
+            Do::Holds(unit, query, expected) => {
+                let found = self.server(unit).sql(query).await?;
+                ensure!(found == expected, "{unit} holds {found:?}, expected {expected:?}");
+            }
+            Do::KeepPosition(unit) => self.captured = self.position(config, unit).await?,
+            Do::NewMesh => self.new_mesh().await?,
+            Do::Start(unit) => self.start_worker(unit, config)?,
+            Do::Stop(unit) => {
+                let mut worker = self.workers.remove(unit).context("it does not run")?;
+                worker.stop(COMMAND).await?;
+            }
+            Do::Freeze(unit) => {
+                self.workers.get_mut(unit).context("it does not run")?.suspend().await?
+            }
+            Do::Thaw(unit) => self.workers.get_mut(unit).context("it does not run")?.resume()?,
+            Do::Arrives(from, to) => {
+                let command = format!("wait --from {from} --to {to} --timeout-seconds 25");
+                let outcome = self.command(config, &command).await?;
+                ensure!(outcome.exit == Some(0), "{}", outcome.text);
+            }
+            Do::Equal => self.ensure_equal().await?,
+            Do::ResetOffsets(to) => self.reset_offsets(to).await?,
+            Do::Recreate(topic) => self.recreate(&self.fill(topic)).await?,
+        }
+        Ok(())
+    }
+
+    fn server(&self, unit: &str) -> &Mysql {
+        &self.servers[unit]
+    }
+
+    async fn unlogged(&self, unit: &str, statements: &str) -> anyhow::Result<()> {
+        let statements = self.fill(statements);
+        self.server(unit).sql(&format!("SET SESSION sql_log_bin = 0; {statements}")).await?;
+        Ok(())
+    }
+
+    async fn position(&self, config: &Path, unit: &str) -> anyhow::Result<String> {
+        let outcome = self.command(config, "status --json").await?;
+        let status: serde_json::Value = serde_json::from_str(&outcome.text)?;
+        let log = format!("{unit}.shop");
+        let logs = status["logs"].as_array().context("logs")?;
+        let found = logs.iter().find(|found| found["log"] == log.as_str());
+        Ok(found.and_then(|found| found["position"].as_str()).context("a position")?.to_owned())
+    }
+
+    /// Other topics, and a ledger that an administrator has made from what `init --print` shows.
+    async fn new_mesh(&mut self) -> anyhow::Result<()> {
+        self.workers.clear();
+        self.meshes += 1;
+        for unit in ["A", "B"] {
+            self.unlogged(unit, "DROP DATABASE unitflow; DELETE FROM shop.orders").await?;
+            let rows: Vec<String> = (1..=8).map(|id| format!("({id}, 'row {id}')")).collect();
+            let insert = format!("INSERT INTO shop.orders (id, note) VALUES {}", rows.join(", "));
+            self.unlogged(unit, &insert).await?;
+            let sql = self.printed_sql(unit).await?;
+            self.server(unit).sql(&sql).await?;
+        }
+        let config = self.write_config("new mesh", &[])?;
+        let outcome = self.command(&config, "init").await?;
+        ensure!(outcome.exit == Some(0), "init: {}", outcome.text);
+        Ok(())
+    }
+
+    fn start_worker(&mut self, unit: &str, config: &Path) -> anyhow::Result<()> {
+        self.started += 1;
+        let worker = Worker::start(Launch {
+            binary: BINARY.into(),
+            config: config.into(),
+            unit: unit.into(),
+            roles: "connector,transformer,relay,sink".into(),
+            inject: String::new(),
+            log: self.folder.path().join(format!("{:02}-{unit}.log", self.started)),
+        })?;
+        ensure!(self.workers.insert(unit.into(), worker).is_none(), "{unit} runs already");
+        Ok(())
+    }
+
+    async fn ensure_equal(&self) -> anyhow::Result<()> {
+        const ROWS: &str = "SELECT * FROM shop.orders ORDER BY id";
+        let (a, b) = (self.server("A").sql(ROWS).await?, self.server("B").sql(ROWS).await?);
+        ensure!(a == b, "the units differ:\nA\n{a}\nB\n{b}");
+        Ok(())
+    }
+
+    async fn reset_offsets(&self, to: &str) -> anyhow::Result<()> {
+        let (group, topic) =
+            (self.fill("{prefix}.A-to-B.shop"), self.fill("{prefix}.A.shop.tagged"));
+        let arguments = ["--group", &group, "--topic", &topic, "--reset-offsets", to, "--execute"];
+        self.kafka.run_tool("kafka-consumer-groups", arguments).await?;
+        Ok(())
+    }
+
+    async fn recreate(&self, topic: &str) -> anyhow::Result<()> {
+        let broker = Broker::new(self.kafka.bootstrap());
+        topics::delete(&broker, &[topic]).await?;
+        let spec = Spec {
+            name: topic.to_owned(),
+            partitions: 4,
+            retention: Retention::ForAtLeast(Duration::from_secs(3600)),
+            max_message_bytes: 16 << 20,
+            replication: 1,
+            min_insync: 1,
+            settings: Vec::new(),
+        };
+        topics::create_missing(&broker, &[spec]).await?;
+        Ok(())
+    }
+
+    /// Puts ports, paths and names into a text.
+    fn fill(&self, text: &str) -> String {
+        let port = |unit| self.server(unit).port().to_string();
+        text.replace("{A}", &port("A"))
+            .replace("{B}", &port("B"))
+            .replace("{C}", &port("C"))
+            .replace("{K}", &self.kafka.bootstrap())
+            .replace("{folder}", &self.folder.path().display().to_string())
+            .replace("{prefix}", &format!("mesh{}", self.meshes))
+            .replace("{captured}", &self.captured)
+    }
+
+    /// The configuration as this case has it, in a file of its own.
+    fn write_config(&self, name: &str, changes: &[Do]) -> anyhow::Result<PathBuf> {
+        let mut text = CONFIG.to_owned();
+        for change in changes {
+            if let Do::Config(from, to) = change {
+                ensure!(text.contains(from), "{name}: the configuration has no {from:?}");
+                text = text.replace(from, to);
+            }
+        }
+        let number = self.configs.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.path().join(format!("{number:03}.toml"));
+        fs::write(&path, self.fill(&text))?;
+        Ok(path)
+    }
+
+    async fn command(&self, config: &Path, words: &str) -> anyhow::Result<Outcome> {
+        let mut command = Command::new(BINARY);
+        if !words.contains("--config") {
+            command.arg("--config").arg(config);
+        }
+        let output = command
+            .args(words.split_whitespace())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = timeout(COMMAND, output).await;
+        let output = output.with_context(|| format!("unitflow {words} does not end"))??;
+        let text = [output.stdout, output.stderr].concat();
+        Ok(Outcome {
+            exit: output.status.code(),
+            text: String::from_utf8_lossy(&text).into_owned(),
+        })
+    }
+
+    fn judge(&self, case: &Case, outcome: &Outcome) -> anyhow::Result<()> {
+        let mut wrong = Vec::new();
+        if outcome.exit != Some(case.exit) {
+            wrong.push(format!("exit code {:?}, expected {}", outcome.exit, case.exit));
+        }
+        for says in case.says {
+            let (text, wanted) = match says.strip_prefix('!') {
+                Some(text) => (self.fill(text), false),
+                None => (self.fill(says), true),
+            };
+            if outcome.text.contains(&text) != wanted {
+                wrong.push(format!("{} {text:?}", if wanted { "it lacks" } else { "it has" }));
+            }
+        }
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        bail!("{:?}, unitflow {}: {}\n{}", case.name, case.command, wrong.join("; "), outcome.text)
+    }
+
+    async fn traces(&self) -> anyhow::Result<BTreeSet<String>> {
+        traces::of(&self.servers.values().collect::<Vec<_>>(), &self.kafka).await
+    }
+
+    async fn ensure_nothing_left(&self, before: &BTreeSet<String>) -> anyhow::Result<()> {
+        let after = self.traces().await?;
+        let differs: Vec<_> = before.symmetric_difference(&after).collect();
+        ensure!(differs.is_empty(), "these came or went: {differs:#?}");
+        if self.workers.is_empty() {
+            traces::ensure_no_connections(&self.servers.values().collect::<Vec<_>>()).await?;
+        }
+        Ok(())
+    }
+
+    /// The test has passed: nothing of it is kept.
+    pub fn finish(mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        for worker in self.workers.values_mut() {
+            println!("---- {}\n{}", worker.name(), worker.log_end());
+        }
+        self.folder.disable_cleanup(true);
+        println!("---- configurations and logs stay in {}", self.folder.path().display());
+    }
+}
