@@ -32,6 +32,8 @@ use crate::pipeline::{ConnectorState, load_state};
 
 /// How long the canary may take to appear in the store's log.
 const CANARY_WITHIN: Duration = Duration::from_secs(5);
+/// How often the server says meanwhile that it has nothing to send.
+const CANARY_BEAT: Duration = Duration::from_millis(200);
 /// The canary's log and lane in the ledger; no real ones.
 const CANARY: (&str, i32) = ("unitflow-check", -1);
 
@@ -449,7 +451,7 @@ async fn canary(conn: &mut Conn, store: &Store, place: &str) -> Result<Option<Fi
     let server = Server::read(conn).await?;
     // An id that no worker has, so that none is displaced.
     let id = 0x6000_0000 | (std::process::id() & 0x0fff_ffff);
-    let options = Options::new(id, place.to_owned());
+    let options = Options { heartbeat: CANARY_BEAT, ..Options::new(id, place) };
     let mut stream = Stream::open(store, Position::after(server.executed), options).await?;
     let insert = "INSERT INTO unitflow.ledger (log, lane, seq, topic_id, topic_offset, origin) VALUES (?, ?, 0, '', 0, '')";
     let delete = "DELETE FROM unitflow.ledger WHERE log = ? AND lane = ?";

@@ -41,13 +41,12 @@ impl Pipeline {
         let folder = new_folder("flow")?;
         let pipeline = Self { folder };
         let (bootstrap, from, to) = (kafka.bootstrap(), source.port(), target.port());
-        let extra = std::env::var("BENCH_PROPS").unwrap_or_default();
         let toml = format!(
             "prefix = \"drain{number}\"\noutage_longest_hours = 1\n\
-             [units.A]\nkafka = {{ bootstrap = \"{bootstrap}\", replication = 1{extra} }}\n\
+             [units.A]\nkafka = {{ bootstrap = \"{bootstrap}\", replication = 1 }}\n\
              [units.A.stores.shop]\n\
              kind = \"mysql\"\nendpoints = [\"127.0.0.1:{from}\"]\nuser = \"root\"\ntls = \"off\"\n\
-             [units.B]\nkafka = {{ bootstrap = \"{bootstrap}\", replication = 1{extra} }}\n\
+             [units.B]\nkafka = {{ bootstrap = \"{bootstrap}\", replication = 1 }}\n\
              [units.B.stores.shop]\n\
              kind = \"mysql\"\nendpoints = [\"127.0.0.1:{to}\"]\nuser = \"root\"\ntls = \"off\"\n\
              [flows.shop]\n\

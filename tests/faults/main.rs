@@ -94,7 +94,7 @@ fn a_zombie_of_each_role() {
 fn a_broker_killed_and_started_again() {
     serial("a broker killed", LIMIT, async {
         let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9]);
-        let mut scene = Scene::start(setup, Mix::Shop, RATE).await?;
+        let mut scene = Scene::start(setup, Mix::Shop, RATE_LOW).await?;
         scene.let_run(1000).await;
         let kafka = scene.mesh.kafka("A");
         kafka.kill().await?;

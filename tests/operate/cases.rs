@@ -29,6 +29,8 @@ pub enum Do {
     Thaw(&'static str),
     /// All that the first unit has committed has to arrive in the second.
     Arrives(&'static str, &'static str),
+    /// All of it has to have been tagged, and the second unit's sink to be behind.
+    Behind(&'static str, &'static str),
     /// Both units have to hold the same rows.
     Equal,
     /// `kafka-consumer-groups --reset-offsets` of the flow from A to B.
@@ -82,347 +84,188 @@ impl Case {
 }
 
 use Do::{
-    Arrives, Config, Equal, Freeze, Holds, KeepPosition, NewMesh, Recreate, ResetOffsets, Sql,
-    Start, Stop, Thaw, Unlogged,
+    Arrives, Behind, Config, Equal, Freeze, Holds, KeepPosition, NewMesh, Recreate, ResetOffsets,
+    Sql, Start, Stop, Thaw, Unlogged,
 };
 
 /// With servers as they came and nothing initialised; none of these changes anything, so they run
 /// side by side.
+#[rustfmt::skip]
 pub const BEFORE_INIT: &[Case] = &[
     // The configuration.
-    case(
-        "no file",
-        &[],
-        "--config {folder}/none.toml init",
-        2,
-        &["[config]", "none.toml", "No such file", "--config"],
-    ),
-    case(
-        "no TOML",
-        &[Config("[units.A]", "[units.A")],
-        "init",
-        2,
-        &["[config]", "TOML parse error at line"],
-    ),
-    case(
-        "an unknown field",
-        &[Config("lanes = 4", "lanez = 4")],
-        "init",
-        2,
-        &["[config]", "unknown field `lanez`", "lanes"],
-    ),
-    case(
-        "an unknown unit is named",
-        &[],
-        "run --unit X",
-        2,
-        &["[config]", "there is no unit X", "A, B"],
-    ),
-    case(
-        "an unknown unit in a flow",
-        &[Config("lanes = 4", "from = [\"X\"]")],
-        "init",
-        2,
-        &["[config] ", "flows.shop: there is no unit X"],
-    ),
-    case(
-        "one unit only",
-        &[Config("[units.B.stores.shop]", "[units.B.stores.other]")],
-        "init",
-        2,
-        &["[config]", "flows.shop: 1 unit has a store of this name; a flow needs two"],
-    ),
-    case(
-        "an endpoint without a port",
-        &[Config("127.0.0.1:{A}", "127.0.0.1")],
-        "init",
-        2,
-        &["[config]", "units.A.stores.shop.endpoints", "is not host:port"],
-    ),
-    case(
-        "no lanes",
-        &[Config("lanes = 4", "lanes = 0")],
-        "init",
-        2,
-        &["[config]", "flows.shop.lanes must be 1 to 1024, not 0"],
-    ),
-    case(
-        "a table pattern without a database",
-        &[Config("\"shop.*\"", "\"orders\"")],
-        "init",
-        2,
-        &["[config]", "is not a database.table pattern"],
-    ),
-    case(
-        "a Kafka property that is not the operator's",
-        &[Config("replication = 1", "replication = 1, properties = { acks = \"0\" }")],
-        "init",
-        2,
-        &["[config]", "`acks` is set by Unitflow itself", "remove `acks`"],
-    ),
-    case(
-        "two stores of one name",
-        &[Config("[units.B]", "[units.A.stores.shop]\nkind = \"mysql\"\n[units.B]")],
-        "init",
-        2,
-        &["[config]", "duplicate key"],
-    ),
-    case(
-        "two stores at one endpoint",
-        &[Config("127.0.0.1:{B}", "127.0.0.1:{A}")],
-        "init",
-        2,
-        &["[config]", "are the same server 127.0.0.1:{A}", "each store needs its own"],
-    ),
-    case(
-        "two stores at one server, by two names",
-        &[Config("127.0.0.1:{B}", "localhost:{A}")],
-        "init",
-        2,
-        &["[config]", "units.B.stores.shop and units.A.stores.shop are the same server"],
-    ),
-    case(
-        "two stores at one server, by two names, found by check",
-        &[Config("127.0.0.1:{B}", "localhost:{A}")],
-        "check",
-        1,
-        &["[config] B.shop: server", "the server of A.shop"],
-    ),
-    case(
-        "a secret that others may read",
-        &[Config("{folder}/password", "{folder}/password.open")],
-        "init",
-        2,
-        &["[secret]", "others may read it (mode 644)", "chmod 600"],
-    ),
-    case(
-        "a secret's variable that is not set",
-        &[Config("{ file = \"{folder}/password\" }", "{ env = \"NO_SUCH_VARIABLE\" }")],
-        "init",
-        2,
-        &["[secret]", "the environment has no NO_SUCH_VARIABLE"],
-    ),
+    case("no file", &[],
+        "--config {folder}/none.toml init", 2, &["[config]", "none.toml", "No such file", "--config"]),
+    case("no TOML", &[Config("[units.A]", "[units.A")],
+        "init", 2, &["[config]", "TOML parse error at line"]),
+    case("an unknown field", &[Config("lanes = 4", "lanez = 4")],
+        "init", 2, &["[config]", "unknown field `lanez`", "lanes"]),
+    case("an unknown unit is named", &[],
+        "run --unit X", 2, &["[config]", "there is no unit X", "A, B"]),
+    case("an unknown unit in a flow", &[Config("lanes = 4", "from = [\"X\"]")],
+        "init", 2, &["[config] ", "flows.shop: there is no unit X"]),
+    case("one unit only", &[Config("[units.B.stores.shop]", "[units.B.stores.other]")],
+        "init", 2, &["[config]", "flows.shop: 1 unit has a store of this name; a flow needs two"]),
+    case("an endpoint without a port", &[Config("127.0.0.1:{A}", "127.0.0.1")],
+        "init", 2, &["[config]", "units.A.stores.shop.endpoints", "is not host:port"]),
+    case("no lanes", &[Config("lanes = 4", "lanes = 0")],
+        "init", 2, &["[config]", "flows.shop.lanes must be 1 to 1024, not 0"]),
+    case("a table pattern without a database", &[Config("\"shop.*\"", "\"orders\"")],
+        "init", 2, &["[config]", "is not a database.table pattern"]),
+    case("a Kafka property that is not the operator's", &[
+        Config("replication = 1", "replication = 1, properties = { acks = \"0\" }"),
+    ],
+        "init", 2, &["[config]", "`acks` is set by Unitflow itself", "remove `acks`"]),
+    case("two stores of one name", &[Config("[units.B]", "[units.A.stores.shop]\nkind = \"mysql\"\n[units.B]")],
+        "init", 2, &["[config]", "duplicate key"]),
+    case("two stores at one endpoint", &[Config("127.0.0.1:{B}", "127.0.0.1:{A}")],
+        "init", 2, &["[config]", "are the same server 127.0.0.1:{A}", "each store needs its own"]),
+    case("two stores at one server, by two names", &[Config("127.0.0.1:{B}", "localhost:{A}")],
+        "init", 2, &["[config]", "units.B.stores.shop and units.A.stores.shop are the same server"]),
+    case("two stores at one server, by two names, found by check", &[Config("127.0.0.1:{B}", "localhost:{A}")],
+        "check", 1, &["[config] B.shop: server", "the server of A.shop"]),
+    case("a secret that others may read", &[Config("{folder}/password", "{folder}/password.open")],
+        "init", 2, &["[secret]", "others may read it (mode 644)", "chmod 600"]),
+    case("a secret's variable that is not set", &[
+        Config("{ file = \"{folder}/password\" }", "{ env = \"NO_SUCH_VARIABLE\" }"),
+    ],
+        "init", 2, &["[secret]", "the environment has no NO_SUCH_VARIABLE"]),
     // The command line.
-    case(
-        "an unknown role",
-        &[],
-        "run --unit A --role baker",
-        2,
-        &["invalid value 'baker'", "connector, transformer, relay, sink"],
-    ),
-    case(
-        "a unit with nothing to do",
-        &[Config("lanes = 4", "from = [\"A\"]\nto = [\"B\"]")],
-        "run --unit A --role sink",
-        2,
-        &["[config]", "unit A has nothing to do in these roles", "--role"],
-    ),
-    case("no relay in a mesh", &[], "run --unit A --role relay", 2, &["[config]", "nothing to do"]),
-    case(
-        "waiting for oneself",
-        &[],
-        "wait --from A --to A",
-        2,
-        &["[config]", "nothing flows from A to A"],
-    ),
-    case(
-        "waiting for a store that does not flow",
-        &[],
-        "wait --from A --to B --store other",
-        2,
-        &["[config]", "no store other flows from A to B"],
-    ),
-    case(
-        "waiting for what is no GTID",
-        &[],
-        "wait --from A --to B --gtid nonsense",
-        2,
-        &["[config]", "--gtid \"nonsense\"", "MySQL: "],
-    ),
+    case("an unknown role", &[],
+        "run --unit A --role baker", 2, &["invalid value 'baker'", "connector, transformer, relay, sink"]),
+    case("a unit with nothing to do", &[Config("lanes = 4", "from = [\"A\"]\nto = [\"B\"]")],
+        "run --unit A --role sink", 2, &["[config]", "unit A has nothing to do in these roles", "--role"]),
+    case("no relay in a mesh", &[],
+        "run --unit A --role relay", 2, &["[config]", "nothing to do"]),
+    case("waiting for oneself", &[],
+        "wait --from A --to A", 2, &["[config]", "nothing flows from A to A"]),
+    case("waiting for a store that does not flow", &[],
+        "wait --from A --to B --store other", 2, &["[config]", "no store other flows from A to B"]),
+    case("waiting for what is no GTID", &[],
+        "wait --from A --to B --gtid nonsense", 2, &["[config]", "--gtid \"nonsense\"", "MySQL: "]),
     // Servers that do not answer or refuse.
-    case(
-        "a wrong password",
-        &[Config("{folder}/password", "{folder}/password.wrong")],
-        "init",
-        3,
-        &[
-            "[denied] units.A.stores.shop at 127.0.0.1:{A}",
-            "Access denied for user 'unitflow'",
+    case("a wrong password", &[Config("{folder}/password", "{folder}/password.wrong")],
+        "init", 3, &[
+            "[denied] units.A.stores.shop at 127.0.0.1:{A}", "Access denied for user 'unitflow'",
             "check user and password",
-        ],
-    ),
-    case(
-        "a wrong password, found by check",
-        &[Config("{folder}/password", "{folder}/password.wrong")],
-        "check",
-        1,
-        &["error [denied] A.shop", "error [denied] B.shop", "check user and password"],
-    ),
-    case(
-        "a user that does not exist",
-        &[Config("user = \"unitflow\"", "user = \"nobody\"")],
-        "init",
-        3,
-        &["[denied]", "units.A.stores.shop"],
-    ),
-    case(
-        "a server is down",
-        &[Config("127.0.0.1:{B}", "127.0.0.1:1")],
-        "init",
-        3,
-        &["[unreachable]", "units.B.stores.shop at 127.0.0.1:1", "refused"],
-    ),
-    case(
-        "a server is down, found by check",
-        &[Config("127.0.0.1:{B}", "127.0.0.1:1")],
-        "check",
-        1,
-        &["error [unreachable] B.shop: server", "127.0.0.1:1"],
-    ),
-    case(
-        "the broker is down",
-        &[Config("{K}", "127.0.0.1:1")],
-        "init",
-        3,
-        &["[unreachable]", "Kafka at 127.0.0.1:1"],
-    ),
-    case(
-        "the broker is down, found by check",
-        &[Config("{K}", "127.0.0.1:1")],
-        "check",
-        1,
-        &["error [unreachable] Kafka of A: 127.0.0.1:1", "Kafka of B"],
-    ),
-    case(
-        "the broker is down, seen by status",
-        &[Config("{K}", "127.0.0.1:1")],
-        "status",
-        1,
-        &["Kafka of A at 127.0.0.1:1: [unreachable]", "faults are not known"],
-    ),
-    case(
-        "waiting while the broker is down",
-        &[Config("{K}", "127.0.0.1:1")],
-        "wait --from A --to B --timeout-seconds 1",
-        1,
-        &["not yet after 1 s; the connector is behind"],
-    ),
-    case(
-        "more copies than brokers",
-        &[Config("replication = 1", "replication = 3")],
-        "init",
-        3,
-        &["[topic_setting]", "InvalidReplicationFactor"],
-    ),
-    case(
-        "no GTIDs",
-        &[Config("127.0.0.1:{A}", "127.0.0.1:{C}")],
-        "init",
-        3,
-        &["[setting]", "units.A.stores.shop: gtid_mode is OFF, expected ON"],
-    ),
-    case(
-        "no GTIDs, and the ledger left out of the log",
-        &[Config("127.0.0.1:{A}", "127.0.0.1:{C}")],
-        "check",
-        1,
-        &[
-            "error [setting] A.shop: gtid_mode",
-            "ON_PERMISSIVE",
-            "error [ledger_hidden] A.shop: binlog_ignore_db",
-            "every applied change travels back",
-        ],
-    ),
+        ]),
+    case("a wrong password, found by check", &[Config("{folder}/password", "{folder}/password.wrong")],
+        "check", 1, &["error [denied] A.shop", "error [denied] B.shop", "check user and password"]),
+    case("a user that does not exist", &[Config("user = \"unitflow\"", "user = \"nobody\"")],
+        "init", 3, &["[denied]", "units.A.stores.shop"]),
+    case("a server is down", &[Config("127.0.0.1:{B}", "127.0.0.1:1")],
+        "init", 3, &["[unreachable]", "units.B.stores.shop at 127.0.0.1:1", "refused"]),
+    case("a server is down, found by check", &[Config("127.0.0.1:{B}", "127.0.0.1:1")],
+        "check", 1, &["error [unreachable] B.shop: server", "127.0.0.1:1"]),
+    case("the broker is down", &[Config("{K}", "127.0.0.1:1")],
+        "init", 3, &["[unreachable]", "Kafka at 127.0.0.1:1"]),
+    case("the broker is down, found by check", &[Config("{K}", "127.0.0.1:1")],
+        "check", 1, &["error [unreachable] Kafka of A: 127.0.0.1:1", "Kafka of B"]),
+    case("the broker is down, seen by status", &[Config("{K}", "127.0.0.1:1")],
+        "status", 1, &["Kafka of A at 127.0.0.1:1: [unreachable]", "faults are not known"]),
+    case("waiting while the broker is down", &[Config("{K}", "127.0.0.1:1")],
+        "wait --from A --to B --timeout-seconds 1", 1, &["not yet after 1 s; the connector is behind"]),
+    case("more copies than brokers", &[Config("replication = 1", "replication = 3")],
+        "init", 3, &["[topic_setting]", "InvalidReplicationFactor"]),
+    case("no GTIDs", &[Config("127.0.0.1:{A}", "127.0.0.1:{C}")],
+        "init", 3, &["[setting]", "units.A.stores.shop: gtid_mode is OFF, expected ON"]),
+    case("no GTIDs, and the ledger left out of the log", &[Config("127.0.0.1:{A}", "127.0.0.1:{C}")],
+        "check", 1, &[
+            "error [setting] A.shop: gtid_mode", "ON_PERMISSIVE",
+            "error [ledger_hidden] A.shop: binlog_ignore_db", "every applied change travels back",
+        ]),
     // Nothing is there yet.
-    case(
-        "check before init",
-        &[],
-        "check",
-        1,
-        &[
-            "error [topic_missing] Kafka of A: all topics of this unit",
-            "remedy:   unitflow init",
-            "error [ledger_missing] B.shop: unitflow.ledger",
-            "unitflow init --print",
-        ],
-    ),
-    case(
-        "run before init",
-        &[],
-        "run --unit A",
-        3,
-        &["[topic_missing]", "A.heartbeat does not exist", "a new flow: unitflow init"],
-    ),
-    case(
-        "status before init",
-        &[],
-        "status",
-        1,
-        &["[topic_missing]", "A.shop.position does not exist"],
-    ),
-    case(
-        "wait before init",
-        &[],
-        "wait --from A --to B",
-        3,
-        &["[topic_missing]", "A.shop.position does not exist", "unitflow init"],
-    ),
-    case(
-        "init by a user who may not create the schema",
-        &[Config("user = \"unitflow\"", "user = \"guest\"")],
-        "init",
-        3,
-        &["[grant]", "may not create the schema", "unitflow init --print"],
-    ),
-    case(
-        "what init would do",
-        &[],
-        "init --print --unit A",
-        0,
-        &[
-            "CREATE DATABASE unitflow",
-            "CREATE TABLE unitflow.ledger",
-            "binlog_row_metadata=FULL",
-            "gtid_mode=ON",
-            "gtid_strict_mode=ON",
-            "auto_increment_offset=1",
-            "GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO 'unitflow'@'%'",
-            "BINLOG MONITOR",
+    case("check before init", &[],
+        "check", 1, &[
+            "error [topic_missing] Kafka of A: all topics of this unit", "remedy:   unitflow init",
+            "error [ledger_missing] B.shop: unitflow.ledger", "unitflow init --print",
+        ]),
+    case("run before init", &[],
+        "run --unit A", 3, &["[topic_missing]", "A.heartbeat does not exist", "a new flow: unitflow init"]),
+    case("status before init", &[],
+        "status", 1, &["[topic_missing]", "A.shop.position does not exist"]),
+    case("wait before init", &[],
+        "wait --from A --to B", 3, &["[topic_missing]", "A.shop.position does not exist", "unitflow init"]),
+    case("init by a user who may not create the schema", &[Config("user = \"unitflow\"", "user = \"guest\"")],
+        "init", 3, &["[grant]", "may not create the schema", "unitflow init --print"]),
+    case("what init would do", &[],
+        "init --print --unit A", 0, &[
+            "CREATE DATABASE unitflow", "CREATE TABLE unitflow.ledger", "binlog_row_metadata=FULL",
+            "gtid_mode=ON", "gtid_strict_mode=ON", "auto_increment_offset=1",
+            "GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO 'unitflow'@'%'", "BINLOG MONITOR",
             "GRANT SELECT, INSERT, UPDATE, DELETE, TRIGGER ON `shop`.* TO 'unitflow'@'%'",
-            "--topic {prefix}.A.shop.tagged --partitions 4",
-            "kafka-acls --bootstrap-server {K} --add",
-            "--transactional-id {prefix}. --resource-pattern-type prefixed",
-            "!units.B",
-        ],
-    ),
+            "--topic {prefix}.A.shop.tagged --partitions 4", "kafka-acls --bootstrap-server {K} --add",
+            "--transactional-id {prefix}. --resource-pattern-type prefixed", "!units.B",
+        ]),
 ];
 
 /// Each on what the one before it left: first settings and tables as `check` sees them, then a mesh
 /// at work, then meshes that are beyond repair.
+#[rustfmt::skip]
 pub const IN_ORDER: &[Case] = &[
-    case("init", &[], "init", 0, &["created  A: topic {prefix}.A.shop.captured", "created  A.shop to B: 4 lanes in the ledger", "initialised: A, B"]).leaves_what_it_makes(),
-    case("init again", &[], "init", 0, &["initialised before: A, B; nothing was changed", "!created"]),
-    case("all is well", &[], "check", 0, &["0 errors", "warning [tls] A.shop: tls", "!error ["]),
+    case("init", &[],
+        "init", 0, &[
+            "created  A: topic {prefix}.A.shop.captured", "created  A.shop to B: 4 lanes in the ledger",
+            "initialised: A, B",
+        ]).leaves_what_it_makes(),
+    case("init again", &[],
+        "init", 0, &["initialised before: A, B; nothing was changed", "!created"]),
+    case("all is well", &[],
+        "check", 0, &["0 errors", "warning [tls] A.shop: tls", "!error ["]),
     // Settings of the servers.
-    case("binlog_format=STATEMENT", &[Sql("A", "SET GLOBAL binlog_format = STATEMENT")], "check", 1, &["error [setting] A.shop: binlog_format", "expected: ROW", "actual:   STATEMENT", "SET GLOBAL binlog_format='ROW'"])
+    case("binlog_format=STATEMENT", &[Sql("A", "SET GLOBAL binlog_format = STATEMENT")],
+        "check", 1, &[
+            "error [setting] A.shop: binlog_format", "expected: ROW", "actual:   STATEMENT",
+            "SET GLOBAL binlog_format='ROW'",
+        ])
         .mending(&[Sql("A", "SET GLOBAL binlog_format = ROW")]),
-    case("binlog_row_metadata=MINIMAL", &[Sql("B", "SET GLOBAL binlog_row_metadata = MINIMAL")], "check", 1, &["error [setting] B.shop: binlog_row_metadata", "actual:   MINIMAL", "SET GLOBAL binlog_row_metadata='FULL'"])
+    case("binlog_row_metadata=MINIMAL", &[Sql("B", "SET GLOBAL binlog_row_metadata = MINIMAL")],
+        "check", 1, &[
+            "error [setting] B.shop: binlog_row_metadata", "actual:   MINIMAL",
+            "SET GLOBAL binlog_row_metadata='FULL'",
+        ])
         .mending(&[Sql("B", "SET GLOBAL binlog_row_metadata = FULL")]),
-    case("binlog_row_image=MINIMAL", &[Sql("A", "SET GLOBAL binlog_row_image = MINIMAL")], "check", 1, &["error [setting] A.shop: binlog_row_image", "actual:   MINIMAL", "SET GLOBAL binlog_row_image='FULL'"])
+    case("binlog_row_image=MINIMAL", &[Sql("A", "SET GLOBAL binlog_row_image = MINIMAL")],
+        "check", 1, &[
+            "error [setting] A.shop: binlog_row_image", "actual:   MINIMAL",
+            "SET GLOBAL binlog_row_image='FULL'",
+        ])
         .mending(&[Sql("A", "SET GLOBAL binlog_row_image = FULL")]),
-    case("one auto_increment_offset in two units", &[Sql("B", "SET GLOBAL auto_increment_offset = 1")], "check", 1, &["error [setting] B.shop: auto_increment_offset", "expected: 2", "actual:   1", "SET GLOBAL auto_increment_offset=2"])
+    case("one auto_increment_offset in two units", &[Sql("B", "SET GLOBAL auto_increment_offset = 1")],
+        "check", 1, &[
+            "error [setting] B.shop: auto_increment_offset", "expected: 2", "actual:   1",
+            "SET GLOBAL auto_increment_offset=2",
+        ])
         .mending(&[Sql("B", "SET GLOBAL auto_increment_offset = 2")]),
-    case("auto_increment_increment below the number of units", &[Sql("A", "SET GLOBAL auto_increment_increment = 1")], "check", 1, &["error [setting] A.shop: auto_increment_increment", "at least 2"])
+    case("auto_increment_increment below the number of units", &[
+        Sql("A", "SET GLOBAL auto_increment_increment = 1"),
+    ],
+        "check", 1, &["error [setting] A.shop: auto_increment_increment", "at least 2"])
         .mending(&[Sql("A", "SET GLOBAL auto_increment_increment = 2")]),
-    case("the ledger hidden by a session setting", &[Sql("B", "GRANT BINLOG ADMIN ON *.* TO unitflow@'%'; SET GLOBAL init_connect = 'SET SESSION sql_log_bin = 0'")], "check", 1, &["error [ledger_hidden] B.shop: unitflow.ledger", "did not appear", "init_connect"])
+    case("the ledger hidden by a session setting", &[
+        Sql("B", "GRANT BINLOG ADMIN ON *.* TO unitflow@'%'; SET GLOBAL init_connect = 'SET SESSION sql_log_bin = 0'"),
+    ],
+        "check", 1, &["error [ledger_hidden] B.shop: unitflow.ledger", "did not appear", "init_connect"])
         .mending(&[Sql("B", "SET GLOBAL init_connect = ''; REVOKE BINLOG ADMIN ON *.* FROM unitflow@'%'")]),
     // Grants.
-    case("a grant of the capture is missing", &[Sql("A", "REVOKE REPLICATION SLAVE ON *.* FROM unitflow@'%'")], "check", 1, &["error [grant] A.shop: 'unitflow'@'%'", "expected: REPLICATION SLAVE ON *.*", "GRANT REPLICATION SLAVE ON *.* TO 'unitflow'@'%'"]),
-    case("a grant of the capture is missing, met by a worker", &[], "run --unit A --role connector", 3, &["[grant]", "REPLICATION SLAVE"])
+    case("a grant of the capture is missing", &[Sql("A", "REVOKE REPLICATION SLAVE ON *.* FROM unitflow@'%'")],
+        "check", 1, &[
+            "error [grant] A.shop: 'unitflow'@'%'", "expected: REPLICATION SLAVE ON *.*",
+            "GRANT REPLICATION SLAVE ON *.* TO 'unitflow'@'%'",
+        ]),
+    case("a grant of the capture is missing, met by a worker", &[],
+        "run --unit A --role connector", 3, &["[grant]", "GRANT REPLICATION SLAVE ON *.*"])
         .mending(&[Sql("A", "GRANT REPLICATION SLAVE ON *.* TO unitflow@'%'")]),
-    case("a grant of the sink is missing", &[Sql("B", "REVOKE INSERT ON shop.* FROM unitflow@'%'")], "check", 1, &["error [grant] B.shop: 'unitflow'@'%'", "missing: INSERT", "GRANT INSERT ON `shop`.`orders` TO 'unitflow'@'%'"])
+    case("a grant of the sink is missing", &[Sql("B", "REVOKE INSERT ON shop.* FROM unitflow@'%'")],
+        "check", 1, &[
+            "error [grant] B.shop: 'unitflow'@'%'", "missing: INSERT",
+            "GRANT INSERT ON `shop`.`orders` TO 'unitflow'@'%'",
+        ])
         .mending(&[Sql("B", "GRANT INSERT ON shop.* TO unitflow@'%'")]),
-    case("a grant too many", &[Sql("A", "GRANT FILE ON *.* TO unitflow@'%'")], "check", 0, &["warning [grant] A.shop: 'unitflow'@'%'", "only what Unitflow needs", "REVOKE FILE ON *.* FROM 'unitflow'@'%'", "0 errors", "!REVOKE REPLICATION"])
+    case("a grant too many", &[Sql("A", "GRANT FILE ON *.* TO unitflow@'%'")],
+        "check", 0, &[
+            "warning [grant] A.shop: 'unitflow'@'%'", "only what Unitflow needs",
+            "REVOKE FILE ON *.* FROM 'unitflow'@'%'", "0 errors", "!REVOKE REPLICATION",
+        ])
         .mending(&[Sql("A", "REVOKE FILE ON *.* FROM unitflow@'%'")]),
     // Tables.
     case("tables that can't be carried", &[
@@ -431,93 +274,174 @@ pub const IN_ORDER: &[Case] = &[
             CREATE TRIGGER shop.watch AFTER INSERT ON shop.watched FOR EACH ROW SET @x = 1;
             CREATE TABLE shop.parent (id INT PRIMARY KEY); CREATE TABLE shop.child (id INT PRIMARY KEY, parent INT,
             CONSTRAINT falls FOREIGN KEY (parent) REFERENCES shop.parent (id) ON DELETE CASCADE)"),
-    ], "check --unit B", 1, &[
-        "error [no_primary_key] B.shop: shop.keyless", "error [table] B.shop: shop.old", "expected: engine InnoDB", "actual:   MyISAM",
-        "error [table] B.shop: shop.twice", "no unique key but the primary", "actual:   mail",
-        "error [table] B.shop: shop.watched", "no triggers", "actual:   watch",
-        "error [table] B.shop: shop.parent", "falls cascades to shop.child",
-    ]),
-    case("tables that can't be carried in one lane", &[Config("lanes = 4", "lanes = 4\npartition_by = { \"shop.twice\" = \"table\" }")], "check --unit B", 1, &["!B.shop: shop.twice", "[routing]"])
-        .mending(&[Unlogged("B", "DROP TABLE shop.keyless, shop.old, shop.twice, shop.watched, shop.child, shop.parent")]),
-    case("a table that the target lacks", &[Unlogged("A", "CREATE TABLE shop.extra (id INT PRIMARY KEY)")], "check", 1, &["error [table] B.shop: shop.extra", "exists, as in A.shop", "create it as in the source"])
+    ],
+        "check --unit B", 1, &[
+            "error [no_primary_key] B.shop: shop.keyless", "error [table] B.shop: shop.old",
+            "expected: engine InnoDB", "actual:   MyISAM", "error [table] B.shop: shop.twice",
+            "no unique key but the primary", "actual:   mail", "error [table] B.shop: shop.watched",
+            "no triggers", "actual:   watch", "error [table] B.shop: shop.parent",
+            "falls cascades to shop.child",
+        ]),
+    case("tables that can't be carried in one lane", &[
+        Config("lanes = 4", "lanes = 4\npartition_by = { \"shop.twice\" = \"table\" }"),
+    ],
+        "check --unit B", 1, &["!B.shop: shop.twice", "[routing]"])
+        .mending(&[
+            Unlogged("B", "DROP TABLE shop.keyless, shop.old, shop.twice, shop.watched, shop.child, shop.parent"),
+        ]),
+    case("a table that the target lacks", &[Unlogged("A", "CREATE TABLE shop.extra (id INT PRIMARY KEY)")],
+        "check", 1, &["error [table] B.shop: shop.extra", "exists, as in A.shop", "create it as in the source"])
         .mending(&[Unlogged("A", "DROP TABLE shop.extra")]),
     // Topics and routing.
-    case("records kept for too short a time", &[Config("outage_longest_hours = 1", "outage_longest_hours = 100")], "check", 1, &[
-        "error [topic_setting] Kafka of A: {prefix}.A.shop.tagged retention.ms", "expected: 360000000 or more", "actual:   3600000",
-        "kafka-configs --bootstrap-server {K} --alter --topic {prefix}.A.shop.tagged --add-config retention.ms=360000000",
-        "error [setting] A.shop: binlog_expire_logs_seconds",
-    ]),
-    case("other lanes, found by check", &[Config("lanes = 4", "lanes = 8")], "check", 1, &["error [routing] A.shop", "runs with lanes = 4", "restore these settings", "partitions"]),
-    case("other lanes, refused by init", &[Config("lanes = 4", "lanes = 8")], "init", 3, &["[routing]", "log A.shop runs with lanes = 4", "the configuration says lanes = 8", "restore these settings"]),
-    case("other lanes, refused by a worker", &[Config("lanes = 4", "lanes = 8")], "run --unit A --role connector", 3, &["[routing]", "log A.shop runs with lanes = 4"]),
+    case("records kept for too short a time", &[
+        Config("outage_longest_hours = 1", "outage_longest_hours = 100"),
+    ],
+        "check", 1, &[
+            "error [topic_setting] Kafka of A: {prefix}.A.shop.tagged retention.ms",
+            "expected: 360000000 or more", "actual:   3600000",
+            "kafka-configs --bootstrap-server {K} --alter --topic {prefix}.A.shop.tagged --add-config retention.ms=360000000",
+            "error [setting] A.shop: binlog_expire_logs_seconds",
+        ]),
+    case("other lanes, found by check", &[Config("lanes = 4", "lanes = 8")],
+        "check", 1, &["error [routing] A.shop", "runs with lanes = 4", "restore these settings", "partitions"]),
+    case("other lanes, refused by init", &[Config("lanes = 4", "lanes = 8")],
+        "init", 3, &[
+            "[routing]", "log A.shop runs with lanes = 4", "the configuration says lanes = 8",
+            "restore these settings",
+        ]),
+    case("other lanes, refused by a worker", &[Config("lanes = 4", "lanes = 8")],
+        "run --unit A --role connector", 3, &["[routing]", "log A.shop runs with lanes = 4"]),
     // A mesh at work.
     case("both units run", &[
         Start("A"), Start("B"),
         Sql("A", "INSERT INTO shop.orders (note) VALUES ('a'),('b'),('c'),('d'),('e'),('f'),('g'),('h'),('i'),('j'),('k'),('l')"),
         Sql("B", "INSERT INTO shop.orders (note) VALUES ('m'),('n')"),
-    ], "wait --from A --to B", 0, &["A.shop to B: applied after"]).leaves_what_it_makes().mending(&[Arrives("B", "A"), Equal]),
-    case("init beside running workers", &[], "init", 0, &["nothing was changed"]).mending(&[Sql("A", "INSERT INTO shop.orders (note) VALUES ('after init')"), Arrives("A", "B"), Equal]),
-    case("status of a sound mesh", &[], "status", 0, &["connector A.shop", "started", "no faults", "A.shop to B", "!FAILED"]),
-    case("status for programs", &[], "status --json", 0, &["\"role\": \"sink A.shop\"", "\"state\": \"started\"", "\"unknown\": null"]),
-    case("a wait that is in vain", &[Freeze("B"), Sql("A", "INSERT INTO shop.orders (note) VALUES ('late')")], "wait --from A --to B --timeout-seconds 1", 1, &["A.shop to B: not yet after 1 s; the sink is behind"])
+    ],
+        "wait --from A --to B", 0, &["A.shop to B: applied after"]).leaves_what_it_makes()
+        .mending(&[Arrives("B", "A"), Equal]),
+    case("init beside running workers", &[],
+        "init", 0, &["nothing was changed"])
+        .mending(&[Sql("A", "INSERT INTO shop.orders (note) VALUES ('after init')"), Arrives("A", "B"), Equal]),
+    case("status of a sound mesh", &[],
+        "status", 0, &["connector A.shop", "started", "no faults", "A.shop to B", "!FAILED"]),
+    case("status for programs", &[],
+        "status --json", 0, &["\"role\": \"sink A.shop\"", "\"state\": \"started\"", "\"unknown\": null"]),
+    case("a wait that is in vain", &[Freeze("B"), Sql("A", "INSERT INTO shop.orders (note) VALUES ('late')")],
+        "wait --from A --to B --timeout-seconds 1", 1, &["A.shop to B: not yet after 1 s; the sink is behind"])
         .mending(&[Thaw("B"), Arrives("A", "B")]),
     case("a row that differs at the target", &[
         Unlogged("B", "UPDATE shop.orders SET note = 'not from A' WHERE id = 1"),
         Sql("A", "UPDATE shop.orders SET note = 'changed' WHERE id = 1; INSERT INTO shop.orders (note) VALUES ('p'),('q'),('r'),('s'),('t'),('u'),('v'),('w'),('x'),('y')"),
-    ], "status", 1, &["[conflict] sink A.shop lane", "`shop`.`orders`: UPDATE did not find the row as the source had it", "nothing was overwritten", "FAILED", "B     connector B.shop    started"])
+    ],
+        "status", 1, &[
+            "[conflict] sink A.shop lane", "`shop`.`orders`: UPDATE did not find the row as the source had it",
+            "nothing was overwritten", "FAILED", "B     connector B.shop    started",
+        ])
         .mending(&[
             Holds("B", "SELECT note FROM shop.orders WHERE id = 1", "not from A"),
-            // The rows in other lanes.
             Holds("B", "SELECT COUNT(*) > 0 FROM shop.orders WHERE note IN ('p','q','r','s','t','u','v','w','x','y')", "1"),
         ]),
-    case("a row that differs at the target, after the row was mended", &[Unlogged("B", "UPDATE shop.orders SET note = 'a' WHERE id = 1"), Stop("B"), Start("B"), Arrives("A", "B"), Equal], "status", 0, &["no faults"]),
-    case("a schema change", &[Sql("A", "ALTER TABLE shop.orders ADD COLUMN more INT")], "status", 1, &["[ddl] sink A.shop lane 0", "ALTER TABLE shop.orders ADD COLUMN more INT", "set ddl = \"ignore\"", "FAILED", "B     transformer B.shop  started"])
+    case("a row that differs at the target, after the row was mended", &[
+        Unlogged("B", "UPDATE shop.orders SET note = 'a' WHERE id = 1"), Stop("B"), Start("B"),
+        Arrives("A", "B"), Equal,
+    ],
+        "status", 0, &["no faults"]),
+    case("a schema change", &[Sql("A", "ALTER TABLE shop.orders ADD COLUMN more INT")],
+        "status", 1, &[
+            "[ddl] sink A.shop lane 0", "ALTER TABLE shop.orders ADD COLUMN more INT", "set ddl = \"ignore\"",
+            "FAILED", "B     transformer B.shop  started",
+        ])
         .mending(&[Unlogged("B", "ALTER TABLE shop.orders ADD COLUMN more INT"), Stop("B")]),
-    case("a schema change with ddl = \"ignore\"", &[Config("lanes = 4", "lanes = 4\nddl = \"ignore\""), Start("B"), Sql("A", "UPDATE shop.orders SET more = 1 WHERE id = 3")], "wait --from A --to B", 0, &["applied"])
+    case("a schema change with ddl = \"ignore\"", &[
+        Config("lanes = 4", "lanes = 4\nddl = \"ignore\""), Start("B"),
+        Sql("A", "UPDATE shop.orders SET more = 1 WHERE id = 3"),
+    ],
+        "wait --from A --to B", 0, &["applied"])
         .mending(&[Equal, Stop("B")]),
     case("an offset moved forwards", &[
-        Sql("A", "INSERT INTO shop.orders (note) VALUES ('1'),('2'),('3'),('4'),('5'),('6'),('7'),('8'),('9'),('10'),('11'),('12'),('13'),('14'),('15'),('16'),('17'),('18'),('19'),('20'),('21'),('22'),('23'),('24'); DO SLEEP(0.5)"),
-        ResetOffsets("--to-latest"),
-    ], "run --unit B --role sink", 3, &["[offset_forward]", "over records from", "kafka-consumer-groups --reset-offsets"]),
-    case("an offset moved backwards", &[ResetOffsets("--to-earliest"), Start("B"), Arrives("A", "B"), Equal], "status", 0, &["no faults"])
+        Sql("A", "INSERT INTO shop.orders (note) VALUES ('1'),('2'),('3'),('4'),('5'),('6'),('7'),('8'),('9'),('10'),('11'),('12'),('13'),('14'),('15'),('16'),('17'),('18'),('19'),('20'),('21'),('22'),('23'),('24')"),
+        Behind("A", "B"), ResetOffsets("--to-latest"),
+    ],
+        "run --unit B --role sink", 3, &[
+            "[offset_forward]", "over records from", "kafka-consumer-groups --reset-offsets",
+        ]),
+    case("an offset moved backwards", &[ResetOffsets("--to-earliest"), Start("B"), Arrives("A", "B"), Equal],
+        "status", 0, &["no faults"])
         .mending(&[Stop("B")]),
-    case("ledger rows lost", &[Unlogged("B", "CREATE TABLE test_ledger.kept AS SELECT * FROM unitflow.ledger; DELETE FROM unitflow.ledger WHERE log = 'A.shop'")], "run --unit B --role sink", 3, &["[ledger_missing]", "unitflow.ledger has no row for log A.shop, lane", "it"]),
-    case("ledger rows lost, not taken for a fresh start by init", &[], "init", 3, &["[ledger_missing]", "lacks lanes [0, 1, 2, 3] of log A.shop, which has run before", "restore the rows"]),
-    case("ledger rows lost, found by check", &[], "check --unit B", 1, &["error [ledger_missing] A.shop to B: unitflow.ledger", "none for lanes 0, 1, 2, 3"]),
-    case("ledger rows lost, seen by status", &[], "status", 1, &["[ledger_missing] unitflow.ledger has no row for lane 0, 1, 2, 3"])
-        .mending(&[Unlogged("B", "INSERT INTO unitflow.ledger SELECT * FROM test_ledger.kept WHERE log = 'A.shop'"), Start("B"), Arrives("A", "B"), Equal, Stop("A"), Stop("B")]),
-    case("a topic created again", &[Recreate("{prefix}.A.shop.tagged")], "run --unit A --role transformer", 3, &["[topic_recreated]", "{prefix}.A.shop.tagged has the id", "it was created again"]),
-    case("a topic created again, met by a sink", &[], "run --unit B --role sink", 3, &["[topic_recreated]", "lane", "it was created again"]),
-    case("a topic created again, found by check", &[], "check", 1, &["error [topic_recreated] A.shop to B: {prefix}.A.shop.tagged"]),
+    case("ledger rows lost", &[
+        Unlogged("B", "CREATE TABLE test_ledger.kept AS SELECT * FROM unitflow.ledger; DELETE FROM unitflow.ledger WHERE log = 'A.shop'"),
+    ],
+        "run --unit B --role sink", 3, &[
+            "[ledger_missing]", "unitflow.ledger has no row for log A.shop, lane", "it",
+        ]),
+    case("ledger rows lost, not taken for a fresh start by init", &[],
+        "init", 3, &[
+            "[ledger_missing]", "lacks lanes [0, 1, 2, 3] of log A.shop, which has run before",
+            "restore the rows",
+        ]),
+    case("ledger rows lost, found by check", &[],
+        "check --unit B", 1, &[
+            "error [ledger_missing] A.shop to B: unitflow.ledger", "none for lanes 0, 1, 2, 3",
+        ]),
+    case("ledger rows lost, seen by status", &[],
+        "status", 1, &["[ledger_missing] unitflow.ledger has no row for lane 0, 1, 2, 3"])
+        .mending(&[
+            Unlogged("B", "INSERT INTO unitflow.ledger SELECT * FROM test_ledger.kept WHERE log = 'A.shop'"),
+            Start("B"), Arrives("A", "B"), Equal, Stop("A"), Stop("B"),
+        ]),
+    case("a topic created again", &[Recreate("{prefix}.A.shop.tagged")],
+        "run --unit A --role transformer", 3, &[
+            "[topic_recreated]", "{prefix}.A.shop.tagged has the id", "it was created again",
+        ]),
+    case("a topic created again, met by a sink", &[],
+        "run --unit B --role sink", 3, &["[topic_recreated]", "lane", "it was created again"]),
+    case("a topic created again, found by check", &[],
+        "check", 1, &["error [topic_recreated] A.shop to B: {prefix}.A.shop.tagged"]),
     // Sessions that log something else while workers run.
     case("one session with binlog_row_image=MINIMAL", &[
         NewMesh, Start("A"), Start("B"), Arrives("A", "B"),
         Sql("A", "SET SESSION binlog_row_image = MINIMAL; UPDATE shop.orders SET note = 'partial' WHERE id = 3"),
-    ], "status", 1, &["[row_image] connector A.shop", "binlog_row_image", "FAILED", "A     transformer A.shop  started", "B     sink A.shop         started"]),
+    ],
+        "status", 1, &[
+            "[row_image] connector A.shop", "binlog_row_image", "FAILED", "A     transformer A.shop  started",
+            "B     sink A.shop         started",
+        ]),
     case("one session with binlog_format=STATEMENT", &[
         Sql("B", "SET SESSION binlog_format = STATEMENT; UPDATE shop.orders SET note = 'statement' WHERE id = 4"),
-    ], "status", 1, &["connector B.shop", "binlog_format", "B     transformer B.shop  started", "A     sink B.shop         started"])
+    ],
+        "status", 1, &[
+            "connector B.shop", "binlog_format", "B     transformer B.shop  started",
+            "A     sink B.shop         started",
+        ])
         .mending(&[Stop("A"), Stop("B")]),
-    case("one session with binlog_format=STATEMENT, met again by a worker of that role alone", &[], "run --unit A --role connector", 3, &["[row_image]", "binlog_row_image"]),
+    case("one session with binlog_format=STATEMENT, met again by a worker of that role alone", &[],
+        "run --unit A --role connector", 3, &["[row_image]", "binlog_row_image"]),
     case("metadata left out of the log", &[
         NewMesh,
         Sql("A", "SET GLOBAL binlog_row_metadata = MINIMAL; UPDATE shop.orders SET note = 'bare' WHERE id = 5; SET GLOBAL binlog_row_metadata = FULL"),
-    ], "run --unit A --role connector", 3, &["binlog_row_metadata"]),
+    ],
+        "run --unit A --role connector", 3, &["binlog_row_metadata"]),
     case("metadata left out of MariaDB's log", &[
         Sql("B", "SET GLOBAL binlog_row_metadata = MINIMAL; UPDATE shop.orders SET note = 'bare' WHERE id = 6; SET GLOBAL binlog_row_metadata = FULL"),
-    ], "run --unit B --role connector", 3, &["binlog_row_metadata"]),
+    ],
+        "run --unit B --role connector", 3, &["binlog_row_metadata"]),
     // Logs that lost something.
     case("a purged position", &[
-        NewMesh,
-        Sql("A", "UPDATE shop.orders SET note = 'purged' WHERE id = 7; FLUSH BINARY LOGS; DO SLEEP(1.1); PURGE BINARY LOGS BEFORE NOW()"),
-    ], "run --unit A --role connector", 3, &["[position_purged]", "units.A.stores.shop", "no longer keeps what is to be captured next"]),
+        Sql("A", "UPDATE shop.orders SET note = 'purged' WHERE id = 7; FLUSH BINARY LOGS; PURGE BINARY LOGS BEFORE NOW() + INTERVAL 1 DAY"),
+    ],
+        "run --unit A --role connector", 3, &[
+            "[position_purged]", "units.A.stores.shop", "no longer keeps what is to be captured next",
+        ]),
     case("a purged position of MariaDB", &[
-        Sql("B", "UPDATE shop.orders SET note = 'purged' WHERE id = 8; FLUSH BINARY LOGS; DO SLEEP(1.1); PURGE BINARY LOGS BEFORE NOW()"),
-    ], "run --unit B --role connector", 3, &["[position_purged]", "units.B.stores.shop"]),
-    case("a source that was reset", &[
-        NewMesh, KeepPosition("A"), Sql("A", "RESET BINARY LOGS AND GTIDS"),
-    ], "run --unit A --role connector", 3, &["[source_lost_tail]", "what was captured from it: {captured}; its log is empty"]),
-    case("a MariaDB source that was reset", &[
-        KeepPosition("B"), Sql("B", "RESET MASTER"),
-    ], "run --unit B --role connector", 3, &["[source_lost_tail]", "what was captured from it: {captured}; its log is empty"]),
+        Sql("B", "UPDATE shop.orders SET note = 'purged' WHERE id = 8; FLUSH BINARY LOGS; PURGE BINARY LOGS BEFORE NOW() + INTERVAL 1 DAY"),
+    ],
+        "run --unit B --role connector", 3, &["[position_purged]", "units.B.stores.shop"]),
+    case("a source that was reset", &[KeepPosition("A"), Sql("A", "RESET BINARY LOGS AND GTIDS")],
+        "run --unit A --role connector", 3, &[
+            "[source_lost_tail]", "what was captured from it: {captured}; its log is empty",
+        ]),
+    case("a MariaDB source that was reset", &[KeepPosition("B"), Sql("B", "RESET MASTER")],
+        "run --unit B --role connector", 3, &[
+            "[source_lost_tail]", "what was captured from it: {captured}; its log is empty",
+        ]),
 ];

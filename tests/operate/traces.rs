@@ -1,9 +1,10 @@
 //! What a command may leave behind.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::task::spawn_blocking;
@@ -15,27 +16,38 @@ const ASK: Duration = Duration::from_secs(10);
 /// second, when it says that it is alive.
 const GONE_WITHIN: Duration = Duration::from_secs(4);
 
-/// Everything of ours that stands in servers and broker, as lines.
-pub async fn of(servers: &[&Mysql], kafka: &Kafka) -> anyhow::Result<BTreeSet<String>> {
-    let mut traces = BTreeSet::new();
-    for (place, server) in servers.iter().enumerate() {
-        let tables = server
-            .sql("SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'unitflow'")
-            .await?;
-        traces.extend(tables.lines().map(|table| format!("server {place}: table {table}")));
-        if tables.lines().any(|table| table == "ledger") {
-            let rows = server.sql("SELECT log, lane FROM unitflow.ledger").await?;
-            traces.extend(rows.lines().map(|row| format!("server {place}: ledger row {row}")));
-        }
-    }
-    let bootstrap = kafka.bootstrap();
-    traces.extend(spawn_blocking(move || in_kafka(&bootstrap)).await??);
-    Ok(traces)
+/// Looks at servers and broker.
+pub struct Traces {
+    kafka: Arc<BaseConsumer>,
 }
 
-fn in_kafka(bootstrap: &str) -> anyhow::Result<Vec<String>> {
-    let client: BaseConsumer =
-        ClientConfig::new().set("bootstrap.servers", bootstrap).create().context("a client")?;
+impl Traces {
+    /// Connects to the broker.
+    pub fn open(kafka: &Kafka) -> anyhow::Result<Self> {
+        let client = ClientConfig::new().set("bootstrap.servers", kafka.bootstrap()).create()?;
+        Ok(Self { kafka: Arc::new(client) })
+    }
+
+    /// Everything of ours that stands in servers and broker, as lines.
+    pub async fn of(&self, servers: &[&Mysql]) -> anyhow::Result<BTreeSet<String>> {
+        let mut traces = BTreeSet::new();
+        for (place, server) in servers.iter().enumerate() {
+            let tables = server
+                .sql("SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'unitflow'")
+                .await?;
+            traces.extend(tables.lines().map(|table| format!("server {place}: table {table}")));
+            if tables.lines().any(|table| table == "ledger") {
+                let rows = server.sql("SELECT log, lane FROM unitflow.ledger").await?;
+                traces.extend(rows.lines().map(|row| format!("server {place}: ledger row {row}")));
+            }
+        }
+        let kafka = Arc::clone(&self.kafka);
+        traces.extend(spawn_blocking(move || in_kafka(&kafka)).await??);
+        Ok(traces)
+    }
+}
+
+fn in_kafka(client: &BaseConsumer) -> anyhow::Result<Vec<String>> {
     let topics = client.fetch_metadata(None, ASK)?;
     let groups = client.fetch_group_list(None, ASK)?;
     let topics = topics.topics().iter().map(|topic| format!("topic {}", topic.name()));

@@ -18,7 +18,7 @@ use unitflow_kafka::topics::{self, Retention, Spec};
 use unitflow_local::{TempDir, new_folder};
 
 use crate::cases::{Case, Do, Leaves};
-use crate::traces;
+use crate::traces::{self, Traces};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
 /// No command takes longer.
@@ -61,6 +61,7 @@ pub struct World {
     // In the order in which they have to go.
     workers: BTreeMap<String, Worker>,
     servers: BTreeMap<&'static str, Mysql>,
+    traces: Traces,
     kafka: Kafka,
     folder: TempDir,
     meshes: u32,
@@ -100,6 +101,7 @@ impl World {
         let world = Self {
             workers: BTreeMap::new(),
             servers: BTreeMap::from([("A", a), ("B", b), ("C", c)]),
+            traces: Traces::open(&kafka)?,
             kafka,
             folder: new_folder("operate")?,
             meshes: 1,
@@ -169,6 +171,11 @@ impl World {
         Ok(())
     }
 
+    /// Stops a server that no case needs any more.
+    pub fn forget(&mut self, unit: &str) {
+        self.servers.remove(unit);
+    }
+
     /// Runs one case: breaks, commands, judges, mends.
     pub async fn run(&mut self, case: &Case) -> anyhow::Result<()> {
         let begun = Instant::now();
@@ -185,6 +192,7 @@ impl World {
         loop {
             let outcome = self.command(&config, &command).await?;
             let verdict = self.judge(case, &outcome);
+            eprintln!("DEBUG {} {}: {}", case.name, case.command, outcome.text);
             // What workers meet shows a little later.
             if verdict.is_ok() || !command.starts_with("status") || Instant::now() > deadline {
                 verdict?;
@@ -237,11 +245,24 @@ impl World {
                 let outcome = self.command(config, &command).await?;
                 ensure!(outcome.exit == Some(0), "{}", outcome.text);
             }
+            Do::Behind(from, to) => self.wait_until_tagged(config, from, to).await?,
             Do::Equal => self.ensure_equal().await?,
             Do::ResetOffsets(to) => self.reset_offsets(to).await?,
             Do::Recreate(topic) => self.recreate(&self.fill(topic)).await?,
         }
         Ok(())
+    }
+
+    async fn wait_until_tagged(&self, config: &Path, from: &str, to: &str) -> anyhow::Result<()> {
+        let command = format!("wait --from {from} --to {to} --timeout-seconds 1");
+        let deadline = Instant::now() + SHOWS_WITHIN;
+        loop {
+            let outcome = self.command(config, &command).await?;
+            if outcome.text.contains("the sink is behind") {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{}", outcome.text);
+        }
     }
 
     fn server(&self, unit: &str) -> &Mysql {
@@ -328,7 +349,7 @@ impl World {
 
     /// Puts ports, paths and names into a text.
     fn fill(&self, text: &str) -> String {
-        let port = |unit| self.server(unit).port().to_string();
+        let port = |unit| self.servers.get(unit).map_or(0, Mysql::port).to_string();
         text.replace("{A}", &port("A"))
             .replace("{B}", &port("B"))
             .replace("{C}", &port("C"))
@@ -394,7 +415,7 @@ impl World {
     }
 
     async fn traces(&self) -> anyhow::Result<BTreeSet<String>> {
-        traces::of(&self.servers.values().collect::<Vec<_>>(), &self.kafka).await
+        self.traces.of(&self.servers.values().collect::<Vec<_>>()).await
     }
 
     async fn ensure_nothing_left(&self, before: &BTreeSet<String>) -> anyhow::Result<()> {

@@ -20,8 +20,15 @@ const QUIET: Duration = Duration::from_secs(90);
 /// What a worker may have resident, at its peak.
 const PEAK_MIB_MOST: u64 = 256;
 
-fn transactions() -> u64 {
-    if is_full() { 40_000 } else { 2_500 }
+/// Of each unit.
+fn transactions(units: usize) -> u64 {
+    if is_full() {
+        40_000
+    } else if units > 2 {
+        1_500
+    } else {
+        2_500
+    }
 }
 
 #[test]
@@ -62,7 +69,7 @@ async fn everybody_writes(setup: MeshSetup) -> anyhow::Result<()> {
     mesh.start_workers()?;
     let watches =
         [watch::versions(mesh.server("A")).await?, watch::versions(mesh.server("B")).await?];
-    let load = Load::shop().transactions(transactions());
+    let load = Load::shop().transactions(transactions(mesh.units().len()));
     let written = write_everywhere(&mesh, &load, 0, &random).await?;
     mesh.ensure_done(&written, QUIET).await?;
     for watch in watches {
@@ -128,7 +135,7 @@ fn whole_transactions_keep_a_total() {
         let totals =
             [watch::totals(mesh.server("A")).await?, watch::totals(mesh.server("B")).await?];
         let versions = watch::versions(mesh.server("B")).await?;
-        let load = Load::shop().mix(Mix::Bank).transactions(transactions());
+        let load = Load::shop().mix(Mix::Bank).transactions(transactions(2));
         let written = write_everywhere(&mesh, &load, 0, &random).await?;
         mesh.ensure_done(&written, QUIET).await?;
         for reads in totals {

@@ -446,8 +446,10 @@ impl Source {
             )),
         }
         conn.query_drop(setup).await.map_err(|error| connect::fault(&error))?;
-        let binlog =
-            conn.get_binlog_stream(request).await.map_err(|error| connect::fault(&error))?;
+        let binlog = conn
+            .get_binlog_stream(request)
+            .await
+            .map_err(|error| refused(connect::fault(&error)))?;
         Ok(Self {
             store_name: store.name.clone(),
             binlog,
@@ -538,7 +540,7 @@ impl Source {
     }
 
     fn judge(&self, error: &mysql_async::Error) -> Fault {
-        let mut fault = connect::fault(error);
+        let mut fault = refused(connect::fault(error));
         // The server went away in the middle of a packet; the framing says it in these words.
         let cut = "bytes remaining on stream";
         // What the driver's own reading of events refuses comes as an I/O error that no socket
@@ -667,14 +669,26 @@ fn lost_tail(missing: &[String], why: &str) -> Fault {
         list.push_str(&format!(" and {} more", missing.len() - SHOWN_MAX));
     }
     Fault::fatal(Code::SourceLostTail, format!("the source lost what was captured from it: {list}; {why}")).hint(
-        "if another server of this store still has these, fail over to it; else put them back from the other units \
-         (unitflow resync), then accept the source's state",
+        "if another server of this store still has these, fail over to it; else put them back from the other units, \
+         see the runbook",
     )
 }
 
+/// The user was let in, so what MySQL denies it here is the log, though it says so as of a login.
+fn refused(mut fault: Fault) -> Fault {
+    if matches!(fault.code, Code::Denied | Code::Grant) {
+        fault.code = Code::Grant;
+        fault.hint = "GRANT REPLICATION SLAVE ON *.* to this user".to_owned();
+    }
+    fault
+}
+
 fn purged(what: &str) -> Fault {
-    Fault::fatal(Code::PositionPurged, format!("the source no longer keeps what is to be captured next: {what}"))
-        .hint("restore the log files or resynchronise this store (unitflow resync); raise binlog_expire_logs_seconds")
+    Fault::fatal(
+        Code::PositionPurged,
+        format!("the source no longer keeps what is to be captured next: {what}"),
+    )
+    .hint("restore the log files or resync, see the runbook; raise binlog_expire_logs_seconds")
 }
 
 fn other_kind() -> Fault {

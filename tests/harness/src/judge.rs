@@ -222,7 +222,8 @@ async fn settle(log: &mut Log, unit: &Judged<'_>) -> anyhow::Result<()> {
                 .findings
                 .add("doubled", || format!("{change:?} is there {times} times, in {}", named())),
             Broken::Extra { .. } => {
-                log.findings.add("extra", || format!("{change:?} was never written; in {}", named()));
+                log.findings
+                    .add("extra", || format!("{change:?} was never written; in {}", named()));
             }
             other => log.findings.add("other", || other.to_string()),
         }
@@ -297,7 +298,9 @@ impl Log {
         match (&open.mark, own) {
             (None, true) => {}
             (Some(mark), true) => self.findings.add("echoes", || {
-                format!("the unit's own {change:?} stands behind a ledger update of {mark}, in {gtid}")
+                format!(
+                    "the unit's own {change:?} stands behind a ledger update of {mark}, in {gtid}"
+                )
             }),
             (None, false) => self.findings.add("unmarked", || {
                 format!("{change:?} stands in {gtid}, which does not begin with a ledger update")
