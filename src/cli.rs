@@ -40,12 +40,19 @@ pub enum Command {
     /// rows in every unit. What exists is left as it is; a flow that has run is never reset.
     Init(InitArgs),
     /// Examine servers, grants, tables and topics, and list every fault with its remedy.
+    ///
+    /// Changes nothing, and may run beside workers. Exit code 1 if there are errors; warnings alone
+    /// are fine.
     Check(CheckArgs),
     /// Run workers until they are told to stop (SIGTERM or Ctrl-C).
     Run(RunArgs),
     /// Show where every flow stands: positions, lag, last fault.
+    ///
+    /// Exit code 1 if a role has failed for good, or something could not be read.
     Status(StatusArgs),
     /// Wait until a unit has applied all that another has committed by now.
+    ///
+    /// Exit code 0 once it has, 1 if it has not in time.
     Wait(WaitArgs),
     /// Try it: two units on this machine, load on both, a crash, and a comparison.
     ///
@@ -60,7 +67,7 @@ pub struct InitArgs {
     /// Only this unit: its topics, its ledger, the flows that lead to it.
     #[arg(long)]
     pub unit: Option<Name>,
-    /// Print the SQL and the topics instead of creating them.
+    /// Print settings, SQL, grants, topics and ACLs for an administrator; connects to nothing.
     #[arg(long)]
     pub print: bool,
 }

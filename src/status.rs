@@ -151,20 +151,22 @@ async fn read(mesh: &Mesh) -> Status {
 }
 
 /// What a part gave, or in one line why it gave nothing.
-async fn answer<T>(part: impl Future<Output = Result<T, Fault>>) -> Result<T, String> {
+async fn answer<T>(whose: &str, part: impl Future<Output = Result<T, Fault>>) -> Result<T, String> {
     match timeout(ANSWER_WITHIN, part).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(fault)) => Err(format!("[{}] {}", fault.code, fault.what)),
-        Err(_) => Err(format!("[unreachable] no answer within {} s", ANSWER_WITHIN.as_secs())),
+        Err(_) => {
+            Err(format!("[unreachable] {whose}: no answer within {} s", ANSWER_WITHIN.as_secs()))
+        }
     }
 }
 
 async fn read_log(mesh: &Mesh, log: &Log) -> LogStatus {
     let mut found = LogStatus { log: log.to_string(), ..LogStatus::default() };
-    let filled = answer(fill_log(mesh, log, &mut found)).await;
-    if let Err(why) = filled {
-        let kafka = mesh.units.get(&log.unit).map_or("", |unit| &unit.broker.bootstrap);
-        found.unknown = Some(format!("Kafka of {} at {kafka}: {why}", log.unit));
+    let kafka = mesh.units.get(&log.unit).map_or("", |unit| &unit.broker.bootstrap);
+    let whose = format!("Kafka of {} at {kafka}", log.unit);
+    if let Err(why) = answer(&whose, fill_log(mesh, log, &mut found)).await {
+        found.unknown = Some(why);
     }
     found
 }
@@ -189,15 +191,13 @@ async fn fill_log(mesh: &Mesh, log: &Log, found: &mut LogStatus) -> Result<(), F
 }
 
 async fn read_flow(mesh: &Mesh, log: &Log, to: &Name) -> FlowStatus {
-    let (lanes, unknown) = match answer(read_lanes(mesh, log, to)).await {
+    let whose = format!("Kafka of {}, or the server of {to}", mesh.read_at(log));
+    let (lanes, unknown) = match answer(&whose, read_lanes(mesh, log, to)).await {
         Ok(lanes) => {
             let unknown = missing_lanes(mesh, log, &lanes);
             (lanes, unknown)
         }
-        Err(why) => {
-            let (at, to) = (mesh.read_at(log), to);
-            (Vec::new(), Some(format!("Kafka of {at}, or the server of {to}: {why}")))
-        }
+        Err(why) => (Vec::new(), Some(why)),
     };
     FlowStatus { log: log.to_string(), to: to.to_string(), lanes, unknown }
 }
@@ -246,7 +246,9 @@ async fn read_lanes(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<LaneStatus>
 async fn read_roles(mesh: &Mesh, unit: &Name) -> Vec<RoleStatus> {
     let Ok(at) = mesh.unit(unit) else { return Vec::new() };
     let topic = mesh.topics.heartbeat(unit);
-    let Ok(all) = answer(notes::read_all(&at.broker, &topic)).await else { return Vec::new() };
+    let Ok(all) = answer("notes", notes::read_all(&at.broker, &topic)).await else {
+        return Vec::new();
+    };
     let notices: Vec<Notice> =
         all.values().filter_map(|text| serde_json::from_slice(text).ok()).collect();
     let mut roles = Vec::new();
@@ -369,29 +371,51 @@ fn roles(roles: &[RoleStatus]) -> String {
     if rows.is_empty() { String::new() } else { columns(["UNIT", "ROLE", "LAST SAID"], &rows) }
 }
 
-/// Each fault as a block of its own: texts are long, and hold what is to be copied.
+/// Each fault as a block of its own: texts are long, and hold what is to be copied. Lanes of one
+/// role that met the same are one block.
 fn faults(roles: &[RoleStatus]) -> String {
-    let blocks: Vec<String> = roles
+    let mut blocks: Vec<(&RoleStatus, &FaultStatus, Vec<&str>)> = Vec::new();
+    for role in roles {
+        let Some(fault) = &role.fault else { continue };
+        let (name, lane) = role.role.split_once(" lane ").unwrap_or((&role.role, ""));
+        let same = blocks.iter_mut().find(|(first, known, _)| {
+            (&first.unit, &known.code) == (&role.unit, &fault.code)
+                && first.role.split(" lane ").next() == Some(name)
+        });
+        match same {
+            Some((.., lanes)) => lanes.extend((!lane.is_empty()).then_some(lane)),
+            None => {
+                blocks.push((role, fault, (!lane.is_empty()).then_some(lane).into_iter().collect()))
+            }
+        }
+    }
+    blocks
         .iter()
-        .filter_map(|role| {
-            let fault = role.fault.as_ref()?;
-            let state = match role.state {
-                State::Failing => "failing",
-                State::Failed => "FAILED",
-                _ => "mended",
-            };
-            let hint = match fault.hint.as_str() {
-                "" => format!("see [{}] in deploy/runbook.md", fault.code),
-                hint => format!("to mend it: {hint}"),
-            };
-            let when = ago(fault.seconds_ago);
-            Some(format!(
-                "{state} [{}] {}, {when}\n  {}\n  {hint}",
-                fault.code, role.role, fault.what
-            ))
-        })
-        .collect();
-    blocks.join("\n")
+        .map(|(role, fault, lanes)| block(role, fault, lanes))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn block(role: &RoleStatus, fault: &FaultStatus, lanes: &[&str]) -> String {
+    let state = match role.state {
+        State::Failing => "failing",
+        State::Failed => "FAILED",
+        _ => "mended",
+    };
+    let name = role.role.split(" lane ").next().unwrap_or_default();
+    let lanes = match lanes {
+        [] => String::new(),
+        lanes => format!(", lane {}", lanes.join(", ")),
+    };
+    let hint = match fault.hint.as_str() {
+        "" => format!("see [{}] in deploy/runbook.md", fault.code),
+        hint => format!("to mend it: {hint}"),
+    };
+    let (unit, when) = (&role.unit, ago(fault.seconds_ago));
+    format!(
+        "{state} [{}] in unit {unit}: {name}{lanes}, {when}\n  {}\n  {hint}",
+        fault.code, fault.what
+    )
 }
 
 fn ago(seconds: u64) -> String {

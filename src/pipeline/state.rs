@@ -32,11 +32,11 @@ impl ConnectorState {
         if self.routing.leads_to(routing) {
             return Ok(());
         }
+        // As the configuration writes them.
         let told = |routing: &Routing| {
-            format!(
-                "lanes = {}, order = {:?}, partition_by = {:?}",
-                routing.partitions, routing.order, routing.partition_by
-            )
+            let order = serde_json::to_string(&routing.order).unwrap_or_default();
+            let by = serde_json::to_string(&routing.partition_by).unwrap_or_default();
+            format!("lanes = {}, order = {order}, partition_by = {by}", routing.partitions)
         };
         Err(Fault::fatal(
             Code::Routing,

@@ -50,7 +50,7 @@ impl Report {
         table.load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::NOTHING });
         table.set_header([
             "servers",
-            "rows in a transaction",
+            "rows/transaction",
             "target",
             "applied by",
             "rows/s",

@@ -192,7 +192,6 @@ impl World {
         loop {
             let outcome = self.command(&config, &command).await?;
             let verdict = self.judge(case, &outcome);
-            eprintln!("DEBUG {} {}: {}", case.name, case.command, outcome.text);
             // What workers meet shows a little later.
             if verdict.is_ok() || !command.starts_with("status") || Instant::now() > deadline {
                 verdict?;
@@ -231,6 +230,7 @@ impl World {
             }
             Do::KeepPosition(unit) => self.captured = self.position(config, unit).await?,
             Do::NewMesh => self.new_mesh().await?,
+            Do::Purge(unit) => self.purge(unit).await?,
             Do::Start(unit) => self.start_worker(unit, config)?,
             Do::Stop(unit) => {
                 let mut worker = self.workers.remove(unit).context("it does not run")?;
@@ -272,6 +272,18 @@ impl World {
     async fn unlogged(&self, unit: &str, statements: &str) -> anyhow::Result<()> {
         let statements = self.fill(statements);
         self.server(unit).sql(&format!("SET SESSION sql_log_bin = 0; {statements}")).await?;
+        Ok(())
+    }
+
+    /// Until only the log's last file is left: MariaDB keeps one for a moment after it was closed.
+    async fn purge(&self, unit: &str) -> anyhow::Result<()> {
+        let server = self.server(unit);
+        server.sql("FLUSH BINARY LOGS").await?;
+        let deadline = Instant::now() + SHOWS_WITHIN;
+        while server.binlog_files()?.len() > 1 {
+            ensure!(Instant::now() < deadline, "{unit} keeps its log");
+            server.sql("PURGE BINARY LOGS BEFORE NOW() + INTERVAL 1 DAY").await?;
+        }
         Ok(())
     }
 

@@ -374,7 +374,8 @@ impl Source {
     /// What an own change becomes: nothing, one record, or a delete and an insert.
     fn expected_of(&self, change: &Change, index: usize, puts: &mut Vec<Put>) {
         let carried = match change.table {
-            "heartbeat" => true,
+            // Each unit makes its own clocks; only their beats travel.
+            "heartbeat" => change.before.is_some() && change.after.is_some(),
             "settings" | "secret" | "ledger" => false,
             table => !self.routing.exclude.contains(&format!("shop.{table}")),
         };

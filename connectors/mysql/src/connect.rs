@@ -21,6 +21,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const SQL_MODE: &str =
     "STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION";
 
+/// The questions that one connection asks over and over are few.
+const STATEMENTS_CACHED: usize = 16;
+
 /// The largest packet that protocol and servers know.
 const PACKET_BYTES_MAX: usize = 1 << 30;
 
@@ -277,7 +280,8 @@ fn options(store: &Store, host: &str, port: u16) -> OptsBuilder {
         .compression(None)
         .max_allowed_packet(Some(PACKET_BYTES_MAX))
         .wait_timeout(Some(28_800))
-        .stmt_cache_size(0)
+        // With a cache of none the driver never closes what it prepares.
+        .stmt_cache_size(STATEMENTS_CACHED)
         .setup(vec![format!(
             "SET NAMES utf8mb4, time_zone='+00:00', sql_mode='{SQL_MODE}', \
              SESSION wait_timeout=28800, SESSION net_read_timeout=60, SESSION net_write_timeout=60"

@@ -23,6 +23,9 @@ pub const ACCOUNTS: u32 = 10;
 pub enum Mix {
     /// Everything: single rows, several tables, keys that change, rollbacks, savepoints.
     Shop,
+    /// Mostly small ones, and now and then everything: for many transactions a second on a small
+    /// machine.
+    Brisk,
     /// Transfers between accounts, two rows each.
     Bank,
     /// Rows that come and go within one transaction: whoever applies one twice meets no conflict.
@@ -122,6 +125,11 @@ impl Planner {
         let mut plan = Plan::default();
         match self.mix {
             Mix::Shop => self.shop(&mut plan),
+            Mix::Brisk if self.random.below(8) == 0 => self.shop(&mut plan),
+            Mix::Brisk => self.within(&mut plan, |planner, plan| match planner.random.below(4) {
+                0..=1 => planner.insert(plan, Table::Orders),
+                _ => planner.update(plan, Table::Orders),
+            }),
             Mix::Bank => self.within(&mut plan, Self::transfer),
             Mix::Flash => self.within(&mut plan, |planner, plan| {
                 for _ in 0..=planner.random.below(3) {

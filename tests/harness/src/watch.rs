@@ -22,7 +22,7 @@ use unitflow_local::Mysql;
 use crate::load::connect;
 use crate::plan::{ACCOUNTS, BALANCE};
 use crate::schema::DATABASE;
-use crate::tagged;
+use crate::tagged::{self, Tagged};
 
 const PAUSE: Duration = Duration::from_millis(10);
 const QUERY: Duration = Duration::from_secs(30);
@@ -146,8 +146,12 @@ pub fn ensure_positions(
     bootstrap: &str,
     topic: &str,
 ) -> anyhow::Result<usize> {
+    compare(snapshots, &tagged::read(bootstrap, topic)?)
+}
+
+fn compare(snapshots: &[Snapshot], changes: &[Tagged]) -> anyhow::Result<usize> {
     let mut pulses: HashMap<u32, Vec<(i32, u64, u32)>> = HashMap::new();
-    for change in tagged::read(bootstrap, topic)? {
+    for change in changes {
         if let (Some((number, version)), "pulse") = (change.row, change.table.as_str()) {
             pulses.entry(number).or_default().push((change.lane, change.seq.0, version));
         }
@@ -163,13 +167,39 @@ pub fn ensure_positions(
             let reached = |(lane, seq, _): &&(i32, u64, u32)| {
                 ledger.get(lane).is_some_and(|position| seq <= position)
             };
-            let expected = records.iter().rfind(reached).map(|(_, _, version)| *version);
+            let expected = records.iter().filter(reached).map(|(_, _, version)| *version).last();
             let there = rows.get(number).copied();
             ensure!(
                 expected == there,
-                "pulse {number} stands at {there:?} while the ledger says {expected:?}"
+                "pulse {number} stands at version {there:?} while the ledger stands at {expected:?}"
             );
         }
     }
     Ok(states)
+}
+
+#[cfg(test)]
+mod tests {
+    use unitflow_change::Seq;
+
+    use super::*;
+
+    #[test]
+    fn a_position_ahead_of_or_behind_the_data_is_found() {
+        let pulse = |seq, version| Tagged {
+            lane: 1,
+            offset: 0,
+            seq: Seq(seq),
+            table: "pulse".into(),
+            row: Some((7, version)),
+        };
+        let changes = [pulse(2, 1), pulse(6, 2), pulse(10, 3)];
+        let at =
+            |seq, version| Snapshot { ledger: vec![(0, 99), (1, seq)], pulses: vec![(7, version)] };
+        assert_eq!(compare(&[at(2, 1), at(4, 1), at(6, 2), at(12, 3)], &changes).unwrap(), 4);
+        assert!(compare(&[at(6, 1)], &changes).is_err(), "the position is ahead");
+        assert!(compare(&[at(4, 2)], &changes).is_err(), "the position is behind");
+        let absent = Snapshot { pulses: vec![], ..at(2, 1) };
+        assert!(compare(&[absent], &changes).is_err(), "the row is missing");
+    }
 }
