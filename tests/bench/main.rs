@@ -33,7 +33,8 @@
 //! | [`usage`] | processor time |
 //! | [`report`] | the table |
 //!
-//! Exit codes: 0 done, 1 a target differs from its source, 2 wrong use, 3 failed.
+//! Exit codes: 0 done, 1 a target differs from its source, 2 wrong use, 3 failed; what was measured
+//! before is printed then as well.
 
 mod arguments;
 mod backlog;
@@ -65,6 +66,10 @@ fn main() -> ExitCode {
         println!("nothing is measured without an optimised build: cargo bench --bench drain");
         return ExitCode::SUCCESS;
     }
+    if arguments.drains().is_empty() {
+        eprintln!("drain: --only leaves nothing; see --help for its words");
+        return ExitCode::from(2);
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     match runtime.context("a runtime").and_then(|runtime| runtime.block_on(run(&arguments))) {
@@ -77,16 +82,25 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs what is asked for and prints the table. `false`: a target differs from its source.
+/// Runs what is asked for and prints the table, also of what was measured before something failed.
+/// `false`: a target differs from its source.
 async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let drains = arguments.drains();
-    anyhow::ensure!(!drains.is_empty(), "--only leaves nothing; see --help for its words");
     unitflow_harness::mesh::install().await?;
-    let mut clones = Clones::default();
     let mut report = Report::new(arguments, &drains);
+    let outcome = measure(arguments, &drains, &mut report).await;
+    report.print(arguments.markdown);
+    outcome.map(|()| report.all_equal())
+}
+
+async fn measure(
+    arguments: &Arguments,
+    drains: &[Drain],
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let mut clones = Clones::default();
     let kafka = Kafka::setup().jvm("-XX:TieredStopAtLevel=4").start().await?;
     let mut topics = 0;
-
     if let Some(first) = drains.iter().find(|drain| drain.applier == Applier::Unitflow) {
         let rows = WARM_UP_ROWS.min(arguments.rows);
         progress("warming up the broker");
@@ -94,18 +108,13 @@ async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         drain_one_source(&warm_up, 1, rows, &mut clones, &kafka, &mut topics, &mut |_, _| {})
             .await?;
     }
-    let mut equal = true;
+    let mut record = |drain: &Drain, usage: Usage| report.add(drain, usage);
     for group in drains.chunk_by(|one, other| one.source() == other.source()) {
-        let mut record = |drain: &Drain, usage: Usage| {
-            equal &= usage.equal;
-            report.add(drain, usage);
-        };
         let (rows, repeat) = (arguments.rows, arguments.repeat);
         drain_one_source(group, repeat, rows, &mut clones, &kafka, &mut topics, &mut record)
             .await?;
     }
-    report.print(arguments.markdown);
-    Ok(equal)
+    Ok(())
 }
 
 /// Prepares one backlog and drains it in each of these ways, so many times each.

@@ -44,6 +44,11 @@ impl Report {
         }
     }
 
+    /// Whether no target was found to differ from its source.
+    pub fn all_equal(&self) -> bool {
+        self.drains.iter().flat_map(|(_, usages)| usages).all(|usage| usage.equal)
+    }
+
     /// The table, and what one has to know about it.
     pub fn print(&self, markdown: bool) {
         let mut table = Table::new();

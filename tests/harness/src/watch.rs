@@ -167,7 +167,7 @@ fn compare(snapshots: &[Snapshot], changes: &[Tagged]) -> anyhow::Result<usize> 
             let reached = |(lane, seq, _): &&(i32, u64, u32)| {
                 ledger.get(lane).is_some_and(|position| seq <= position)
             };
-            let expected = records.iter().filter(reached).map(|(_, _, version)| *version).last();
+            let expected = records.iter().rfind(reached).map(|(_, _, version)| *version);
             let there = rows.get(number).copied();
             ensure!(
                 expected == there,
