@@ -26,7 +26,9 @@ use crate::native;
 const LOOK_EVERY: u32 = 64;
 
 /// One slice of waiting in a commit. A failed delivery shows between two slices.
-const SLICE: Duration = Duration::from_millis(200);
+///
+/// Long, since an answer that comes between two slices may be taken for the next one's.
+const SLICE: Duration = Duration::from_secs(5);
 
 /// When a connection that was cut without a word is given up.
 const SOCKET: Duration = Duration::from_secs(30);
@@ -193,7 +195,12 @@ impl Writer {
         if !self.open {
             self.producer
                 .begin_transaction()
-                .map_err(|error| self.die_of(&error, "beginning a transaction"))?;
+                .map_err(|error| self.die_of(&error, "beginning a transaction"))
+                // The commit before may not have ended: begin anew from what is durable.
+                .map_err(|fault| match fault.code {
+                    Code::Kafka => Fault { kind: Kind::Ambiguous, ..fault },
+                    _ => fault,
+                })?;
             self.open = true;
         }
         let mut record: BaseRecord<'_, [u8], [u8]> =
