@@ -44,7 +44,7 @@ pub struct Pairing {
 /// Who applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applier {
-    /// The server's own replica with so many workers; with none it applies by itself.
+    /// The server's own replica with so many workers; none means in order, by one.
     Native {
         /// How many.
         workers: u32,

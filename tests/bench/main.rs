@@ -17,6 +17,8 @@
 //!   machine meanwhile is printed; a figure from a busy machine is worth little.
 //! * A worker's start, about 50 ms, counts. The broker is one for all drains, warmed up by one that
 //!   is not printed; servers start cold for everybody.
+//! * MySQL 9 has no replica without workers: serial there is one worker behind a coordinator, which
+//!   yields in a loop while it waits. That is most of the processor time of such a server.
 //! * Sources are never the limit: nothing is written to them meanwhile. So this is how fast
 //!   a lag goes away, not the latency of a change.
 //! * *Durable* is about the target (`sync_binlog=1`, `innodb_flush_log_at_trx_commit=1`, else 0 and

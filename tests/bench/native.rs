@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// How long one wait lasts before errors are looked for, in seconds.
 const LOOK_EVERY: u32 = 10;
 
-/// Drains `source` into `target` with so many workers; with none the applier works by itself.
+/// Drains `source` into `target` with so many workers; with none in order, by one.
 pub async fn drain(source: &Mysql, target: &Mysql, workers: u32) -> anyhow::Result<Usage> {
     let begin = begin(source, workers);
     let goal = goal(source).await?;
@@ -59,10 +59,12 @@ struct Statements {
 
 fn begin(source: &Mysql, workers: u32) -> Statements {
     let port = source.port();
+    let one_at_least = workers.max(1);
     match source.flavor() {
         Flavor::Mysql9 => Statements {
+            // It takes no less than one, and would make that of a zero.
             prepare: format!(
-                "SET GLOBAL replica_parallel_workers = {workers}, GLOBAL replica_preserve_commit_order = ON;\
+                "SET GLOBAL replica_parallel_workers = {one_at_least}, GLOBAL replica_preserve_commit_order = ON;\
                  CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {port}, SOURCE_USER = 'root', \
                  SOURCE_PASSWORD = '', SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1;"
             ),

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use unitflow_harness::worker::Launch;
 use unitflow_harness::{Kafka, Mysql, Worker};
 use unitflow_local::{TempDir, new_folder};
 
 use crate::arguments::WORKERS;
 use crate::backlog::DATABASE;
+use crate::report::progress;
 use crate::usage::{Meter, Spent, Usage};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
@@ -23,6 +24,10 @@ const ROLES: [(&str, &str); 3] = [("connector", "A"), ("transformer", "A"), ("si
 const LIMIT: Duration = Duration::from_secs(300);
 /// No other command takes longer.
 const COMMAND: Duration = Duration::from_secs(60);
+
+/// How often `init` is tried.
+const INIT_TRIES: u32 = 5;
+const INIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// One flow with topics of its own, from unit A to unit B.
 #[derive(Debug)]
@@ -53,7 +58,7 @@ impl Pipeline {
              lanes = {WORKERS}\ntables = [\"{DATABASE}.*\"]\nheartbeat = false\nfrom = [\"A\"]\nto = [\"B\"]\n"
         );
         fs::write(pipeline.config(), toml)?;
-        pipeline.unitflow(&["init", "--unit", "A"], COMMAND).await?;
+        pipeline.init("A").await?;
         Ok(pipeline)
     }
 
@@ -64,7 +69,7 @@ impl Pipeline {
         target: &Mysql,
         kafka: &Kafka,
     ) -> anyhow::Result<Usage> {
-        self.unitflow(&["init", "--unit", "B"], COMMAND).await?;
+        self.init("B").await?;
         let servers =
             [source.pid().context("the source runs")?, target.pid().context("the target runs")?];
         let mut meter = Meter::start(&[servers.as_slice(), kafka.pid().as_slice()].concat())?;
@@ -101,6 +106,19 @@ impl Pipeline {
             );
         }
         Ok(usage)
+    }
+
+    /// `init` is safe to repeat, and a broker may not be ready for topics that were just created.
+    async fn init(&self, unit: &str) -> anyhow::Result<()> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.unitflow(&["init", "--unit", unit], COMMAND).await {
+                Err(error) if tries < INIT_TRIES => progress(&format!("  again after: {error:#}")),
+                outcome => return outcome,
+            }
+            sleep(INIT_PAUSE).await;
+        }
     }
 
     fn config(&self) -> PathBuf {

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use unitflow_harness::Flavor;
+
 use crate::arguments::{Applier, Arguments, Drain};
 use crate::backlog::{MIX, SEEDED};
 use crate::usage::Usage;
@@ -69,7 +71,7 @@ impl Report {
             "broker",
             "peak MiB",
         ]);
-        self.drains.iter().for_each(|(drain, usages)| {
+        self.drains.iter().filter(|(_, usages)| !usages.is_empty()).for_each(|(drain, usages)| {
             table.add_row(self.cells(drain, usages));
         });
         table
@@ -163,6 +165,9 @@ impl Report {
 
 fn applied_by(drain: &Drain) -> String {
     match drain.applier {
+        Applier::Native { workers: 0 } if drain.pairing.target == Flavor::Mysql9 => {
+            "its replica, serial (1 worker)".to_owned()
+        }
         Applier::Native { workers: 0 } => "its replica, serial".to_owned(),
         Applier::Native { workers } => format!("its replica, {workers} workers"),
         Applier::Unitflow => format!("Unitflow, {} lanes", crate::arguments::WORKERS),
