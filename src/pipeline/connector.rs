@@ -17,7 +17,6 @@ use unitflow_change::tag::{HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::{Writer, positions};
 use unitflow_mysql::stream::{Event, Options, Stream};
-use unitflow_transformer::ddl::Statement;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::grouping::Grouping;
@@ -223,9 +222,7 @@ impl Capture {
             }
             Event::Ddl(ddl) => {
                 self.put_held(false)?;
-                let statement =
-                    Statement { database: ddl.database.to_owned(), ddl: ddl.statement.to_owned() };
-                let value = serde_json::to_vec(&statement).map_err(|error| {
+                let value = serde_json::to_vec(ddl).map_err(|error| {
                     Fault::fatal(Code::Bug, format!("a statement can't be written: {error}"))
                 })?;
                 self.held.fill(Kind::Ddl, b"", &value);

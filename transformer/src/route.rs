@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use unitflow_change::Fault;
 use unitflow_change::envelope::Row;
+use unitflow_change::intent::DDL_TABLE;
 use unitflow_change::key::Key;
 use unitflow_change::routing::{
     HEARTBEAT_TABLE, INTERNAL_DATABASE, Order, PartitionBy, Routing, lane_of,
@@ -23,6 +24,8 @@ pub struct Rule {
     pub carried: bool,
     /// The units' clocks: each unit makes its own rows, and only their beats travel.
     pub clock: bool,
+    /// Its rows announce the schema changes that sinks make.
+    pub announces: bool,
     /// Which of its rows share a lane.
     pub by: PartitionBy,
 }
@@ -56,6 +59,7 @@ impl Router {
                 first_says: whose(&name.database, &name.table),
                 carried: self.routing.carries(&name.database, &name.table),
                 clock: name.database == INTERNAL_DATABASE && name.table == HEARTBEAT_TABLE,
+                announces: name.database == INTERNAL_DATABASE && name.table == DDL_TABLE,
                 by: self.routing.partition_by(&name.database, &name.table),
             };
             self.rules.insert(table.into(), rule);

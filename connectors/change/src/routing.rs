@@ -78,6 +78,15 @@ impl Routing {
             && !self.exclude.iter().any(|pattern| fits(pattern, &name))
     }
 
+    /// Whether some table of this database may travel.
+    #[must_use]
+    pub fn carries_some(&self, database: &str) -> bool {
+        let of_database = |pattern: &String| {
+            fits(pattern.split_once('.').map_or(pattern.as_str(), |(part, _)| part), database)
+        };
+        database != INTERNAL_DATABASE && self.tables.iter().any(of_database)
+    }
+
     /// Which rows of this table share a lane.
     #[must_use]
     pub fn partition_by(&self, database: &str, table: &str) -> PartitionBy {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use mysql_async::Conn;
+use unitflow_change::ddl::TableName;
 use unitflow_change::envelope::Row;
 use unitflow_change::key::Key;
 use unitflow_change::{Code, Fault};
@@ -45,6 +46,8 @@ pub struct Tables {
     list: Vec<Target>,
     columns: Vec<Columns>,
     columns_of: Vec<Vec<usize>>,
+    /// The table part of the key at which the last attempt failed.
+    blamed: Option<Vec<u8>>,
 }
 
 impl Tables {
@@ -63,14 +66,29 @@ impl Tables {
         for key in keys {
             let part = Key::table_part(key)?;
             if !self.by_key.contains_key(part) {
+                self.blame(key);
                 let key = Key::parse(key)?;
                 let number = self.list.len();
                 self.list.push(read(conn, flavor, &key.database, &key.table).await?);
+                self.blamed = None;
                 self.columns_of.push(Vec::new());
                 self.by_key.insert(part.into(), number);
             }
         }
         Ok(())
+    }
+
+    /// Notes that an attempt failed at the row with this key.
+    pub fn blame(&mut self, key: &[u8]) {
+        self.blamed = Key::table_part(key).ok().map(<[u8]>::to_vec);
+    }
+
+    /// The table at which the last attempt failed, where it was a table.
+    pub fn take_blamed(&mut self) -> Option<TableName> {
+        let mut key = self.blamed.take()?;
+        key.extend_from_slice(b"null]");
+        let key = Key::parse(&key).ok()?;
+        Some(TableName { database: key.database.into_owned(), table: key.table.into_owned() })
     }
 
     /// The number of the table of this key; it was loaded before.
