@@ -33,12 +33,7 @@ pub async fn skip(mesh: &Mesh, args: &SkipArgs) -> Result<Outcome, Fault> {
     give(mesh, &args.order, Action::Skip { lane: args.lane, from_seq, to_seq }, "passed over").await
 }
 
-async fn give(
-    mesh: &Mesh,
-    args: &OrderArgs,
-    action: Action,
-    done: &str,
-) -> Result<Outcome, Fault> {
+async fn give(mesh: &Mesh, args: &OrderArgs, action: Action, done: &str) -> Result<Outcome, Fault> {
     let (log, to) = flow(mesh, &args.flow)?;
     let order = Order::new(action, by(args)?, args.why.clone());
     // As a worker would: what it would refuse is not sent.
@@ -61,7 +56,10 @@ fn flow(mesh: &Mesh, name: &str) -> Result<(Log, Name), Fault> {
         }
         known.push(flow);
     }
-    Err(Fault::fatal(Code::Config, format!("there is no flow {name}; there are {}", known.join(", "))))
+    Err(Fault::fatal(
+        Code::Config,
+        format!("there is no flow {name}; there are {}", known.join(", ")),
+    ))
 }
 
 /// Who gives the order: as said, or whoever is logged in.

@@ -126,7 +126,8 @@ impl Lane<'_> {
                     "a schema change arrived: {shown}; bring the table to the same schema in unit {}",
                     self.way.to
                 );
-                self.park_everywhere(&tables, Reason { code: Code::Ddl, why: &why, ddl: None }).await
+                self.park_everywhere(&tables, Reason { code: Code::Ddl, why: &why, ddl: None })
+                    .await
             }
             Act::Stop => Err(self.stopped_by(&shown, seq)),
             Act::Run => self.run_here(statement, seq).await,
@@ -135,26 +136,27 @@ impl Lane<'_> {
 
     async fn decide(&mut self, statement: &Statement) -> Result<Act, Fault> {
         let class = statement.class();
-        let act = match (self.way.on_ddl, class) {
-            (OnDdl::Pass, _) | (_, Class::Local) => Act::Nothing,
-            (_, Class::Unknown) => Act::Stop,
-            (OnDdl::Apply, Class::Stored(kind, _)) if self.way.stored_code.contains(&kind) => {
-                Act::Run
-            }
-            (_, Class::Stored(..)) => Act::Nothing,
-            (OnDdl::Apply, _) => match self.parked.among(&statement.tables()) {
-                Some(_) => Act::Stop,
-                None => Act::Run,
-            },
-            (OnDdl::Stop, Class::Tables(Verb::Index | Verb::Extend, _)) => Act::Nothing,
-            (OnDdl::Stop, Class::Tables(Verb::Create, tables)) => {
-                if self.has_all(&tables).await? { Act::Nothing } else { Act::Park(tables) }
-            }
-            (OnDdl::Stop, Class::Tables(_, tables)) => Act::Park(tables),
-            (OnDdl::Stop, Class::Rename(_)) => Act::Park(statement.tables()),
-            (OnDdl::Stop, Class::Database(Verb::Drop, _)) => Act::Stop,
-            (OnDdl::Stop, Class::Database(..)) => Act::Nothing,
-        };
+        let act =
+            match (self.way.on_ddl, class) {
+                (OnDdl::Pass, _) | (_, Class::Local) => Act::Nothing,
+                (_, Class::Unknown) => Act::Stop,
+                (OnDdl::Apply, Class::Stored(kind, _)) if self.way.stored_code.contains(&kind) => {
+                    Act::Run
+                }
+                (_, Class::Stored(..)) => Act::Nothing,
+                (OnDdl::Apply, _) => match self.parked.among(&statement.tables()) {
+                    Some(_) => Act::Stop,
+                    None => Act::Run,
+                },
+                (OnDdl::Stop, Class::Tables(Verb::Index | Verb::Extend, _)) => Act::Nothing,
+                (OnDdl::Stop, Class::Tables(Verb::Create, tables)) => {
+                    if self.has_all(&tables).await? { Act::Nothing } else { Act::Park(tables) }
+                }
+                (OnDdl::Stop, Class::Tables(_, tables)) => Act::Park(tables),
+                (OnDdl::Stop, Class::Rename(_)) => Act::Park(statement.tables()),
+                (OnDdl::Stop, Class::Database(Verb::Drop, _)) => Act::Stop,
+                (OnDdl::Stop, Class::Database(..)) => Act::Nothing,
+            };
         Ok(act)
     }
 

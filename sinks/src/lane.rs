@@ -141,6 +141,7 @@ async fn apply_all(
         at: End { seq: entry.seq, offset: entry.topic_offset, commit_us: 0 },
         seen: End { seq: entry.seq, offset: entry.topic_offset, commit_us: 0 },
         inside: false,
+        proven: false,
         raised: start > wanted,
         batch: Batch::default(),
         parked,
@@ -197,6 +198,8 @@ pub(crate) struct Lane<'a> {
     seen: End,
     /// Whether a part of a long source transaction is applied and not committed.
     inside: bool,
+    /// Whether something was applied since the target's tables were first read.
+    proven: bool,
     /// Whether the topic no longer holds the offset that the ledger names.
     raised: bool,
     batch: Batch,
@@ -365,10 +368,15 @@ impl Lane<'_> {
                     tokio::time::sleep(LOOK_EVERY * attempt).await;
                     attempt += 1;
                 }
+                // The target's tables may have changed since they were read.
+                Err(fault) if parks(&fault) && self.proven => {
+                    return Err(Fault { kind: FaultKind::Retry, ..fault });
+                }
                 Err(fault) if parks(&fault) => return Err(self.park(fault).await),
                 Err(fault) => return Err(fault),
             }
         }
+        self.proven = true;
         self.inside = matches!(part, Part::First | Part::Middle);
         if !self.inside {
             self.at = self.seen;

@@ -115,7 +115,10 @@ pub async fn read_all(conn: &mut Conn, log: &Log) -> Result<Vec<(TableName, Stan
         .map(|row| {
             let (lane, database, table, seq, topic_offset, ddl_seq, code, why, control_offset) =
                 mysql_async::from_row_opt(row).map_err(|error| {
-                    Fault::fatal(Code::Parked, format!("a row of unitflow.parked can't be read: {error}"))
+                    Fault::fatal(
+                        Code::Parked,
+                        format!("a row of unitflow.parked can't be read: {error}"),
+                    )
                 })?;
             let ddl_seq: Option<u64> = ddl_seq;
             let (seq, ddl_seq) = (Seq(seq), ddl_seq.map(Seq));

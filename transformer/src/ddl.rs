@@ -7,7 +7,7 @@
 //! * **Shadows.** pt-online-schema-change and gh-ost alter a copy of a table and then swap names.
 //!   The copy and its rows are the unit's own affair; the swap arrives elsewhere as the
 //!   alteration that the copy went through. A table is a shadow from its creation on, if its name
-//!   is made from that of a carried table: `_t_new`, `_t_gho`, `_t_ghc`; and what the swap leaves
+//!   is made from that of a carried table: `_t_new`, `_t_gho`, `_t_ghc`; also what the swap leaves
 //!   behind: `_t_old`, `_t_del`.
 //! * **Carried.** What names only tables that the routing leaves out does not travel.
 //!
@@ -155,7 +155,7 @@ impl Memory {
         let known = self.shadows.iter().position(|shadow| shadow.table == *name);
         match (verb, known) {
             (Verb::Create, None) => {
-                let of = shadowed(name, &["_new", "_gho", "_ghc"])
+                let of = shadowed(name, &["_new", "_gho", "_ghc", "_del"])
                     .filter(|of| routing.carries(&of.database, &of.table));
                 let Some(of) = of else { return false };
                 self.shadows.push(Shadow { table: name.clone(), of, alterations: Vec::new() });
@@ -266,7 +266,9 @@ mod tests {
             ("RENAME TABLE sessions TO archive.sessions", Verdict::Stays),
             (
                 "DROP TABLE orders, sessions, items",
-                Verdict::TravelsAs(statement("DROP TABLE IF EXISTS `shop`.`orders`,`shop`.`items`")),
+                Verdict::TravelsAs(statement(
+                    "DROP TABLE IF EXISTS `shop`.`orders`,`shop`.`items`",
+                )),
             ),
         ] {
             assert_eq!(judge(memory, ddl), verdict, "{ddl}");
@@ -277,8 +279,20 @@ mod tests {
     #[test]
     fn a_swap_arrives_as_the_alteration() {
         for (script, old) in [
-            (["CREATE TABLE `shop`.`_orders_new` (a INT)", "ALTER TABLE `shop`.`_orders_new` ADD COLUMN b INT"], "_orders_old"),
-            (["create /* gh-ost */ table `shop`.`_orders_gho` like `shop`.`orders`", "alter /* gh-ost */ table `shop`.`_orders_gho` ADD COLUMN b INT"], "_orders_del"),
+            (
+                [
+                    "CREATE TABLE `shop`.`_orders_new` (a INT)",
+                    "ALTER TABLE `shop`.`_orders_new` ADD COLUMN b INT",
+                ],
+                "_orders_old",
+            ),
+            (
+                [
+                    "create /* gh-ost */ table `shop`.`_orders_gho` like `shop`.`orders`",
+                    "alter /* gh-ost */ table `shop`.`_orders_gho` ADD COLUMN b INT",
+                ],
+                "_orders_del",
+            ),
         ] {
             let memory = &mut Memory::default();
             for ddl in script {
@@ -286,11 +300,17 @@ mod tests {
             }
             let copy = memory.shadows[0].table.table.clone();
             assert!(memory.is_shadow("shop", &copy));
-            let swap = format!("RENAME TABLE `shop`.`orders` TO `shop`.`{old}`, `shop`.`{copy}` TO `shop`.`orders`");
-            let altered = Verdict::TravelsAs(statement("ALTER TABLE `shop`.`orders` ADD COLUMN b INT"));
+            let swap = format!(
+                "RENAME TABLE `shop`.`orders` TO `shop`.`{old}`, `shop`.`{copy}` TO `shop`.`orders`"
+            );
+            let altered =
+                Verdict::TravelsAs(statement("ALTER TABLE `shop`.`orders` ADD COLUMN b INT"));
             assert_eq!(judge(memory, &swap), altered);
             assert!(!memory.is_shadow("shop", "orders") && memory.is_shadow("shop", old));
-            assert_eq!(judge(memory, &format!("DROP TABLE IF EXISTS `shop`.`{old}`")), Verdict::Stays);
+            assert_eq!(
+                judge(memory, &format!("DROP TABLE IF EXISTS `shop`.`{old}`")),
+                Verdict::Stays
+            );
             assert!(memory.is_empty());
         }
     }

@@ -189,11 +189,7 @@ impl Transformer {
     }
 
     /// One statement: it may be a sink's, or nobody else's business, or arrive in other words.
-    fn schema_change(
-        &mut self,
-        record: &Captured<'_>,
-        out: &mut impl Output,
-    ) -> Result<(), Fault> {
+    fn schema_change(&mut self, record: &Captured<'_>, out: &mut impl Output) -> Result<(), Fault> {
         let statement = Statement::parse(record.value)?;
         let verdict = match &self.router {
             Some(router) => self.schema.judge(&statement, router.routing()),

@@ -223,9 +223,12 @@ mod tests {
     fn orders_are_read_as_documented() {
         let order = Order::parse(br#"{"format":1,"action":"pause","by":"anna","why":"review"}"#);
         assert_eq!(order.unwrap(), Order::new(Action::Pause, "anna", "review"));
-        let skip = br#"{"format":1,"action":"skip","lane":2,"from_seq":6,"to_seq":8,"by":"a","why":"b"}"#;
+        let skip =
+            br#"{"format":1,"action":"skip","lane":2,"from_seq":6,"to_seq":8,"by":"a","why":"b"}"#;
         let in_force = InForce { offset: 3, order: Some(Order::parse(skip).unwrap()) };
-        assert!(in_force.skips(2, Seq(7)) && !in_force.skips(1, Seq(7)) && !in_force.skips(2, Seq(9)));
+        assert!(
+            in_force.skips(2, Seq(7)) && !in_force.skips(1, Seq(7)) && !in_force.skips(2, Seq(9))
+        );
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub struct MeshSetup {
     whole_transactions: bool,
     heartbeat: bool,
     one_way: Option<(String, String)>,
+    flow: String,
 }
 
 /// One unit.
@@ -81,7 +82,16 @@ impl MeshSetup {
             whole_transactions: false,
             heartbeat: false,
             one_way: None,
+            flow: String::new(),
         }
+    }
+
+    /// Another line in the flow's section of the configuration.
+    #[must_use]
+    pub fn flow(mut self, line: &str) -> Self {
+        self.flow.push_str(line);
+        self.flow.push('\n');
+        self
     }
 
     /// One broker serves all units: cheaper where the test is not about Kafka.
@@ -245,6 +255,7 @@ impl Mesh {
         if let Some((from, to)) = &self.setup.one_way {
             writeln!(text, "from = [\"{from}\"]\nto = [\"{to}\"]")?;
         }
+        text.push_str(&self.setup.flow);
         Ok(text)
     }
 
