@@ -51,6 +51,12 @@ pub fn travels(statement: &str) -> bool {
     })
 }
 
+/// Whether the statement makes something new, of which rows may stand in the same transaction.
+#[must_use]
+pub fn creates(statement: &str) -> bool {
+    leading_words(statement).first().is_some_and(|word| word == "create")
+}
+
 /// The first two words in lower case, without comments (the text of executable ones stays).
 fn leading_words(statement: &str) -> Vec<String> {
     let mut text = String::with_capacity(64);
