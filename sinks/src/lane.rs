@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use unitflow_change::fault::Kind as FaultKind;
 use unitflow_change::name::{Log, Name};
+use unitflow_change::rename::Rename;
 use unitflow_change::seq::{Seq, Step, step};
 use unitflow_change::tag::{After, HEADER, Kind, ORIGIN, Tag};
 use unitflow_change::{Code, Fault, inject};
@@ -65,6 +66,8 @@ pub struct Way {
     pub group: String,
     /// The store it is applied to.
     pub store: Store,
+    /// What that store calls the mesh's tables.
+    pub rename: Rename,
     /// How much one commit may hold.
     pub limits: Limits,
     /// What happens at a schema change.
@@ -94,7 +97,7 @@ async fn apply_all(
     mirror: &Mirror,
     metrics: LaneMetrics,
 ) -> Result<(), Fault> {
-    let mut applier = Applier::open(&way.store, way.log.clone(), lane).await?;
+    let mut applier = Applier::open(&way.store, way.rename.clone(), way.log.clone(), lane).await?;
     let entry = applier.entry().await?;
     if entry.topic_id != way.topic_id {
         return Err(Fault::fatal(

@@ -31,6 +31,7 @@ pub async fn run(
         topic_id,
         group: mesh.topics.group(&log, &to),
         store: mesh.store(&to, &log.store)?.clone(),
+        rename: mesh.rename(&to, &log.store)?.clone(),
         limits: Limits::default(),
         on_ddl: match mesh.flows[&log.store].ddl {
             Ddl::Stop => OnDdl::Stop,
