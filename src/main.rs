@@ -7,6 +7,7 @@
 //! | `init`, `check`, `status`, `wait`, `demo` | one command each |
 //! | `order` | `pause`, `resume`, `retry`, `skip` |
 //! | `pipeline/` | the roles of `run`, one file each |
+//! | `tables` | a store's tables as the mesh sees them |
 //! | `supervisor` | keeps roles running, reports what stopped |
 //! | `notice` | what a worker says of its roles |
 //! | `output` | how results are put on stdout |
@@ -23,6 +24,7 @@ mod output;
 mod pipeline;
 mod status;
 mod supervisor;
+mod tables;
 mod telemetry;
 mod wait;
 

@@ -149,6 +149,7 @@ impl Lane<'_> {
                     None => Act::Run,
                 },
                 (OnDdl::Stop, Class::Tables(Verb::Index | Verb::Extend, _)) => Act::Nothing,
+                (OnDdl::Stop, _) if self.way.renamed => Act::Stop,
                 (OnDdl::Stop, Class::Tables(Verb::Create, tables)) => {
                     if self.has_all(&tables).await? { Act::Nothing } else { Act::Park(tables) }
                 }

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use unitflow_change::ddl::Stored;
 use unitflow_change::fault::Kind as FaultKind;
 use unitflow_change::name::{Log, Name};
+use unitflow_change::rename::Rename;
 use unitflow_change::seq::{Seq, Step, step};
 use unitflow_change::tag::{After, HEADER, Kind, ORIGIN, Tag};
 use unitflow_change::{Code, Fault, inject};
@@ -72,12 +73,16 @@ pub struct Way {
     pub group: String,
     /// The store it is applied to.
     pub store: Store,
+    /// What that store calls the mesh's tables.
+    pub rename: Rename,
     /// How much one commit may hold.
     pub limits: Limits,
     /// What happens at a schema change.
     pub on_ddl: OnDdl,
     /// Stored code that is brought along where schema changes are applied.
     pub stored_code: Vec<Stored>,
+    /// Whether some unit of the flow has names of its own: statements can't be told then.
+    pub renamed: bool,
     /// The flow's name in orders.
     pub flow: String,
     /// Where orders come from: the target unit's Kafka and its control topic.
@@ -115,7 +120,7 @@ async fn apply_all(
         info!(lane, "paused");
         return std::future::pending().await;
     }
-    let mut applier = Applier::open(&way.store, way.log.clone(), lane).await?;
+    let mut applier = Applier::open(&way.store, way.rename.clone(), way.log.clone(), lane).await?;
     let entry = applier.entry().await?;
     if entry.topic_id != way.topic_id {
         return Err(Fault::fatal(

@@ -34,6 +34,7 @@ pub async fn run(
         topic_id,
         group: mesh.topics.group(&log, &to),
         store: mesh.store(&to, &log.store)?.clone(),
+        rename: mesh.rename(&to, &log.store)?.clone(),
         limits: Limits::default(),
         on_ddl: match &flow.ddl {
             Ddl::Ignore => OnDdl::Pass,
@@ -41,6 +42,7 @@ pub async fn run(
             Ddl::Stop | Ddl::Apply(_) => OnDdl::Stop,
         },
         stored_code: flow.stored_code.clone(),
+        renamed: mesh.renames(&log.store),
         flow: Topics::flow(&log, &to),
         quarantine: Arc::new(Quarantine::open(own, &mesh.topics.quarantine(&to))?),
         control: (own.clone(), mesh.topics.control(&to)),

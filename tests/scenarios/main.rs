@@ -14,6 +14,8 @@ use unitflow_harness::plan::Mix;
 use unitflow_harness::random::{Random, is_full, seed};
 use unitflow_harness::{Flavor, Load, Mesh, MeshSetup, Written, serial, watch};
 
+mod tables;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
 /// No test takes longer.
 const LIMIT: Duration = Duration::from_secs(300);

@@ -130,7 +130,7 @@ impl Memory {
         let carried: Vec<&TableName> = tables
             .iter()
             .filter(|name| !self.shade(statement, verb, name, routing))
-            .filter(|name| routing.carries(&name.database, &name.table))
+            .filter(|name| carries(routing, name))
             .collect();
         if carried.is_empty() {
             return Verdict::Stays;
@@ -156,7 +156,7 @@ impl Memory {
         match (verb, known) {
             (Verb::Create, None) => {
                 let of = shadowed(name, &["_new", "_gho", "_ghc", "_del"])
-                    .filter(|of| routing.carries(&of.database, &of.table));
+                    .filter(|of| carries(routing, of));
                 let Some(of) = of else { return false };
                 self.shadows.push(Shadow { table: name.clone(), of, alterations: Vec::new() });
             }
@@ -191,7 +191,7 @@ impl Memory {
                 }
                 None if aside => left_behind.push((to.clone(), from.clone())),
                 // A shadow that takes another name than that of its table is moved aside.
-                Some(_) if !routing.carries(&to.database, &to.table) => {}
+                Some(_) if !carries(routing, to) => {}
                 _ => return rename_plainly(pairs, routing),
             }
         }
@@ -217,9 +217,14 @@ impl Memory {
 }
 
 fn rename_plainly(pairs: &[(TableName, TableName)], routing: &Routing) -> Verdict {
-    let carried = |name: &TableName| routing.carries(&name.database, &name.table);
-    let concerned = pairs.iter().any(|(from, to)| carried(from) || carried(to));
+    let concerned = pairs.iter().any(|(from, to)| carries(routing, from) || carries(routing, to));
     if concerned { Verdict::Travels } else { Verdict::Stays }
+}
+
+/// Whether a table's changes travel; statements name it as the unit does.
+fn carries(routing: &Routing, name: &TableName) -> bool {
+    let canonical = routing.rename.canonical(&name.database, &name.table);
+    canonical.is_some_and(|(database, table)| routing.carries(&database, &table))
 }
 
 /// The table that one of this name is a copy of: `t` for `_t_new`; pt-online-schema-change puts

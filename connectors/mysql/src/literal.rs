@@ -366,6 +366,8 @@ mod tests {
             generated: None,
             invisible: false,
             counted: false,
+            required: false,
+            length: 0,
         }
     }
 

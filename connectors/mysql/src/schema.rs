@@ -4,6 +4,8 @@
 //! All is read from `information_schema`, in one round trip a subject for any number of tables.
 //! What the user may not see is not there: triggers need the TRIGGER privilege.
 
+mod lanes;
+
 use std::collections::HashMap;
 
 use mysql_async::prelude::{FromRow, Queryable};
@@ -111,6 +113,10 @@ pub struct Column {
     pub invisible: bool,
     /// AUTO_INCREMENT.
     pub counted: bool,
+    /// An INSERT has to name it: it takes no NULL, and has neither a default nor a counter.
+    pub required: bool,
+    /// The most characters (text) or bytes that a value may have; 0 for other types.
+    pub length: u64,
 }
 
 /// A unique key other than the primary.
@@ -194,6 +200,8 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// Places of the primary key's columns, in the key's order; empty where there is none.
     pub primary_key: Vec<usize>,
+    /// The primary key holds only the start of some column.
+    pub primary_partial: bool,
     /// The other unique keys.
     pub unique_keys: Vec<UniqueKey>,
     /// Tables that this one refers to.
@@ -298,6 +306,7 @@ async fn load_some(
                 engine,
                 columns: Vec::new(),
                 primary_key: Vec::new(),
+                primary_partial: false,
                 unique_keys: Vec::new(),
                 parents: Vec::new(),
                 children: Vec::new(),
@@ -341,7 +350,8 @@ async fn load_columns(
     let query = format!(
         "SELECT table_schema, table_name, column_name, LOWER(data_type), column_type, is_nullable, LOWER(extra), \
          character_octet_length, numeric_precision, numeric_scale, COALESCE(datetime_precision, 0), \
-         COALESCE(character_set_name, ''), COALESCE(collation_name, '') \
+         COALESCE(character_set_name, ''), COALESCE(collation_name, ''), column_default IS NOT NULL, \
+         COALESCE(character_maximum_length, 0) \
          FROM information_schema.columns WHERE (table_schema, table_name) IN ({list}) \
          ORDER BY table_schema, table_name, ordinal_position"
     );
@@ -365,19 +375,24 @@ async fn load_columns(
             charset: text(11)?,
             collation: text(12)?,
         };
+        let generated = match () {
+            () if extra.contains("virtual generated") => Some(Generated::Virtual),
+            () if extra.contains("stored generated") || extra.contains("persistent") => {
+                Some(Generated::Stored)
+            }
+            () => None,
+        };
+        let nullable = text(5)? == "YES";
+        let counted = extra.contains("auto_increment");
         table.columns.push(Column {
             name: text(2)?,
             kind: kind.into_type(flavor),
-            nullable: text(5)? == "YES",
-            generated: match () {
-                () if extra.contains("virtual generated") => Some(Generated::Virtual),
-                () if extra.contains("stored generated") || extra.contains("persistent") => {
-                    Some(Generated::Stored)
-                }
-                () => None,
-            },
+            nullable,
+            generated,
             invisible: extra.contains("invisible"),
-            counted: extra.contains("auto_increment"),
+            counted,
+            required: !nullable && !counted && generated.is_none() && number(13) == 0,
+            length: number(14),
         });
     }
     if flavor == Flavor::Mariadb {
@@ -493,6 +508,7 @@ async fn load_keys(
             column.and_then(|column| table.columns.iter().position(|known| known.name == column));
         if index == "PRIMARY" {
             table.primary_key.extend(place);
+            table.primary_partial |= partial;
             continue;
         }
         if table.unique_keys.last().is_none_or(|last| last.name != index) {

@@ -3,12 +3,11 @@
 
 mod support;
 
-use std::collections::BTreeSet;
-
 use mysql_async::Conn;
 use secrecy::SecretString;
 use support::{FLAVORS, run, store};
 use unitflow_change::fault::Code;
+use unitflow_change::routing::PartitionBy;
 use unitflow_local::{Flavor, Mysql};
 use unitflow_mysql::connect;
 use unitflow_mysql::preflight::{
@@ -25,15 +24,24 @@ fn source_needs() -> SourceNeeds {
     }
 }
 
-fn target_needs(one_lane: &[&str]) -> TargetNeeds {
-    let tables =
-        ["good", "unique_name", "no_key", "myisam", "triggered", "parent", "child", "missing"];
+fn target_needs(together: &[&str]) -> TargetNeeds {
+    let tables = [
+        "good",
+        "unique_name",
+        "folded",
+        "no_key",
+        "myisam",
+        "triggered",
+        "parent",
+        "child",
+        "missing",
+    ];
     TargetNeeds {
         tables: tables.iter().map(|table| ("shop".to_owned(), (*table).to_owned())).collect(),
-        one_lane: one_lane
+        spread: together
             .iter()
-            .map(|table| ("shop".to_owned(), (*table).to_owned()))
-            .collect::<BTreeSet<_>>(),
+            .map(|table| (("shop".to_owned(), (*table).to_owned()), vec![PartitionBy::Table]))
+            .collect(),
         ledger_database: "unitflow".into(),
         ledger_tables: vec!["ledger".into()],
     }
@@ -280,6 +288,7 @@ async fn targets_are_guarded() {
         run(&mut root, [
             "create table shop.good (id int primary key)",
             "create table shop.unique_name (id int primary key, name varchar(9) unique)",
+            "create table shop.folded (name varchar(9) primary key)",
             "create table shop.no_key (id int)",
             "create table shop.myisam (id int primary key) engine = myisam",
             "create table shop.triggered (id int primary key)",
@@ -293,27 +302,23 @@ async fn targets_are_guarded() {
             brief(&found),
             [
                 (Code::Table, Error, "shop.unique_name".into()),
+                (Code::Table, Warning, "shop.folded".into()),
                 (Code::NoPrimaryKey, Error, "shop.no_key".into()),
                 (Code::Table, Error, "shop.myisam".into()),
                 (Code::Table, Error, "shop.triggered".into()),
-                (Code::Table, Error, "shop.parent".into()),
-                (Code::Table, Error, "shop.child".into()),
                 (Code::Table, Error, "shop.missing".into()),
             ],
             "{flavor:?}"
         );
-        // One lane keeps the order of a unique key's values; what cascades is in no log.
-        let found = check_target(&mut apply, &target_needs(&["unique_name", "parent", "child"]))
-            .await
-            .unwrap();
+        // One lane keeps the order of a unique key's values.
+        let found =
+            check_target(&mut apply, &target_needs(&["unique_name", "folded"])).await.unwrap();
         assert_eq!(
             brief(&found),
             [
                 (Code::NoPrimaryKey, Error, "shop.no_key".into()),
                 (Code::Table, Error, "shop.myisam".into()),
                 (Code::Table, Error, "shop.triggered".into()),
-                (Code::Table, Error, "shop.parent".into()),
-                (Code::Table, Error, "shop.child".into()),
                 (Code::Table, Error, "shop.missing".into()),
             ],
             "{flavor:?}"

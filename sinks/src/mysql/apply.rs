@@ -14,6 +14,7 @@ use unitflow_change::ddl::TableName;
 use unitflow_change::envelope::Op;
 use unitflow_change::fault::Kind;
 use unitflow_change::name::Log;
+use unitflow_change::rename::Rename;
 use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault, inject};
 use unitflow_mysql::connect::{Flavor, Server, Store, connect, fault as judge, is_lost};
@@ -70,13 +71,14 @@ pub struct Applier {
     flavor: Flavor,
     log: Log,
     lane: i32,
+    rename: Rename,
     tables: Tables,
     statements: Statements,
 }
 
 impl Applier {
-    /// Connects to the target.
-    pub async fn open(store: &Store, log: Log, lane: i32) -> Result<Self, Fault> {
+    /// Connects to the target, which has these names for the mesh's tables.
+    pub async fn open(store: &Store, rename: Rename, log: Log, lane: i32) -> Result<Self, Fault> {
         let mut conn = connect(store).await?;
         for statement in SESSION {
             conn.query_drop(statement).await.map_err(|error| judge(&error))?;
@@ -87,6 +89,7 @@ impl Applier {
             flavor,
             log,
             lane,
+            rename,
             tables: Tables::default(),
             statements: Statements::default(),
         })
@@ -223,7 +226,8 @@ impl Applier {
         also: &[Vec<u8>],
     ) -> Result<(), Fault> {
         let keys = batch.slots().iter().map(|slot| batch.key(slot));
-        self.tables.load(&mut self.conn, self.flavor, keys.filter(|key| !key.is_empty())).await?;
+        let keys = keys.filter(|key| !key.is_empty());
+        self.tables.load(&mut self.conn, self.flavor, &self.rename, keys).await?;
         let apart = inject::on("ledger_apart");
         let mut calls = vec![Call::default()];
         if matches!(part, Part::Whole | Part::First) {

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use mysql_async::Conn;
 use unitflow_change::ddl::TableName;
-use unitflow_change::envelope::Row;
+use unitflow_change::envelope::{Row, is_same_column};
 use unitflow_change::key::Key;
+use unitflow_change::rename::Rename;
 use unitflow_change::{Code, Fault};
 use unitflow_mysql::connect::Flavor;
 use unitflow_mysql::literal::quote_identifier;
-use unitflow_mysql::schema::{self, Column, Table, Type};
+use unitflow_mysql::schema::{self, Column, Table};
 
 /// The columns of row images as they arrive, matched with the target's.
 #[derive(Debug)]
@@ -56,11 +57,12 @@ impl Tables {
         *self = Self::default();
     }
 
-    /// Reads the tables of these keys that are not known yet.
+    /// Reads the tables of these keys that are not known yet. Keys have the mesh's names.
     pub async fn load<'a>(
         &mut self,
         conn: &mut Conn,
         flavor: Flavor,
+        rename: &Rename,
         keys: impl Iterator<Item = &'a [u8]>,
     ) -> Result<(), Fault> {
         for key in keys {
@@ -68,8 +70,18 @@ impl Tables {
             if !self.by_key.contains_key(part) {
                 self.blame(key);
                 let key = Key::parse(key)?;
+                let local = rename.local(&key.database, &key.table).ok_or_else(|| {
+                    Fault::fatal(
+                        Code::Table,
+                        format!(
+                            "{}.{} has no place in this unit: another table has its name there",
+                            key.database, key.table
+                        ),
+                    )
+                    .hint("give it a name of its own under rename, or exclude it")
+                })?;
                 let number = self.list.len();
-                self.list.push(read(conn, flavor, &key.database, &key.table).await?);
+                self.list.push(read(conn, flavor, local).await?);
                 self.blamed = None;
                 self.columns_of.push(Vec::new());
                 self.by_key.insert(part.into(), number);
@@ -127,35 +139,24 @@ impl Tables {
     }
 }
 
-async fn read(
-    conn: &mut Conn,
-    flavor: Flavor,
-    database: &str,
-    table: &str,
-) -> Result<Target, Fault> {
-    let name = (database.to_owned(), table.to_owned());
+async fn read(conn: &mut Conn, flavor: Flavor, name: (String, String)) -> Result<Target, Fault> {
     let table = schema::load(conn, flavor, &[name]).await?.swap_remove(0);
     if table.primary_key.is_empty() {
         return Err(Fault::fatal(
             Code::NoPrimaryKey,
-            format!("{database}.{} has no primary key at the target", table.name),
+            format!("{} has no primary key at the target", table.quoted()),
         )
         .hint("give it a primary key in every unit, or exclude it from the flow"));
     }
     refuse_side_effects(&table)?;
     let in_key = (0..table.columns.len()).map(|place| table.primary_key.contains(&place)).collect();
     let quoted = table.columns.iter().map(|column| quote(&column.name)).collect();
-    Ok(Target {
-        name: table.quoted(),
-        serial: !table.unique_keys.is_empty() || table.key_columns().any(is_folded),
-        in_key,
-        quoted,
-        table,
-    })
+    Ok(Target { name: table.quoted(), serial: table.is_serial(), in_key, quoted, table })
 }
 
-/// What the server would do to other rows by itself: the source's log does not hold it, or holds it
-/// too, and then it would be done twice.
+/// What the server would do to other rows by itself: the source's log holds it too, and it would be
+/// done twice. Foreign keys do nothing: their checks are off, and what they did at the source is in
+/// its log, or else its connector does not start.
 fn refuse_side_effects(table: &Table) -> Result<(), Fault> {
     let refuse = |what: String, hint: &str| {
         Err(Fault::fatal(Code::Table, format!("{}: {what}", table.quoted())).hint(hint))
@@ -175,21 +176,7 @@ fn refuse_side_effects(table: &Table) -> Result<(), Fault> {
             "drop it in this unit, or exclude the table",
         );
     }
-    if let Some(key) = table.parents.iter().chain(&table.children).find(|key| key.cascades()) {
-        return refuse(
-            format!(
-                "the foreign key {} changes rows by itself, which the source's log does not hold",
-                key.name
-            ),
-            "make it RESTRICT and change the children explicitly, or exclude both tables",
-        );
-    }
     Ok(())
-}
-
-/// Whether different texts may be one key: by collation, or by trailing spaces.
-fn is_folded(column: &Column) -> bool {
-    matches!(&column.kind, Type::Text { collation, .. } if !collation.ends_with("_0900_bin") && !collation.ends_with("_nopad_bin"))
 }
 
 fn quote(name: &str) -> Vec<u8> {
@@ -202,7 +189,10 @@ fn match_columns(target: &Target, table: usize, row: &Row<'_>) -> Result<Columns
     let mut places = Vec::with_capacity(row.len());
     let mut list = Vec::with_capacity(row.len());
     for (name, _) in row.iter() {
-        let place = target.table.columns.iter().position(|column| column.name == name);
+        let columns = || target.table.columns.iter();
+        let place = columns()
+            .position(|column| column.name == name)
+            .or_else(|| columns().position(|column| is_same_column(&column.name, name)));
         let place = place.ok_or_else(|| {
             Fault::fatal(Code::Table, format!("{} has no column {name:?}", target.name))
                 .hint("bring the table to the source's schema, then restart the sink")

@@ -39,7 +39,13 @@ pub struct MeshSetup {
     whole_transactions: bool,
     heartbeat: bool,
     one_way: Option<(String, String)>,
-    flow: String,
+    ddl: String,
+    /// Further statements that a unit's server runs before `init`, out of its log.
+    prepared: Vec<(String, String)>,
+    /// Lines of a unit's store.
+    store_lines: Vec<(String, String)>,
+    /// Which tables travel and how, as lines of the flow.
+    flow_lines: String,
 }
 
 /// One unit.
@@ -82,15 +88,19 @@ impl MeshSetup {
             whole_transactions: false,
             heartbeat: false,
             one_way: None,
-            flow: String::new(),
+            ddl: String::new(),
+            prepared: Vec::new(),
+            store_lines: Vec::new(),
+            flow_lines: format!(
+                "tables = [\"{DATABASE}.*\"]\npartition_by = {{ \"{DATABASE}.stock\" = \"table\", \"{DATABASE}.seats\" = \"key\", \"{DATABASE}.items\" = {{ columns = [\"user_id\"] }} }}"
+            ),
         }
     }
 
-    /// Another line in the flow's section of the configuration.
+    /// What the flow does at a schema change, as its configuration writes it.
     #[must_use]
-    pub fn flow(mut self, line: &str) -> Self {
-        self.flow.push_str(line);
-        self.flow.push('\n');
+    pub fn ddl(mut self, policy: &str) -> Self {
+        self.ddl = format!("ddl = {policy}\n");
         self
     }
 
@@ -127,6 +137,27 @@ impl MeshSetup {
     #[must_use]
     pub fn one_way(mut self, from: &str, to: &str) -> Self {
         self.one_way = Some((from.into(), to.into()));
+        self
+    }
+
+    /// Runs these statements at a unit's server before `init`.
+    #[must_use]
+    pub fn prepare(mut self, unit: &str, statements: &str) -> Self {
+        self.prepared.push((unit.into(), statements.into()));
+        self
+    }
+
+    /// These lines stand in the configuration of a unit's store.
+    #[must_use]
+    pub fn store(mut self, unit: &str, lines: &str) -> Self {
+        self.store_lines.push((unit.into(), lines.into()));
+        self
+    }
+
+    /// These lines say which tables travel and how, instead of those of the shop.
+    #[must_use]
+    pub fn flow(mut self, lines: &str) -> Self {
+        self.flow_lines = lines.into();
         self
     }
 
@@ -174,6 +205,9 @@ impl MeshSetup {
             started: 0,
             finished: false,
         };
+        for (unit, statements) in &mesh.setup.prepared {
+            mesh.server(unit).sql(statements).await.with_context(|| format!("prepare {unit}"))?;
+        }
         fs::write(mesh.config(), mesh.toml()?)?;
         mesh.run(&["init"]).await.context("unitflow init")?;
         println!("  initialised after {:.1?}", begin.elapsed());
@@ -244,18 +278,17 @@ impl Mesh {
             writeln!(text, "kafka = {{ bootstrap = \"{bootstrap}\", replication = 1 }}")?;
             writeln!(text, "[units.{name}.stores.shop]\nkind = \"mysql\"")?;
             writeln!(text, "endpoints = [\"127.0.0.1:{port}\"]\nuser = \"root\"\ntls = \"off\"")?;
+            for (_, lines) in self.setup.store_lines.iter().filter(|(unit, _)| unit == name) {
+                writeln!(text, "{lines}")?;
+            }
         }
         let order = if self.setup.whole_transactions { "transaction" } else { "key" };
         writeln!(text, "\n[flows.shop]\nlanes = {}\norder = \"{order}\"", self.setup.lanes)?;
-        writeln!(text, "tables = [\"{DATABASE}.*\"]\nheartbeat = {}", self.setup.heartbeat)?;
-        writeln!(
-            text,
-            "partition_by = {{ \"{DATABASE}.stock\" = \"table\", \"{DATABASE}.items\" = {{ columns = [\"user_id\"] }} }}"
-        )?;
+        writeln!(text, "{}\nheartbeat = {}", self.setup.flow_lines, self.setup.heartbeat)?;
         if let Some((from, to)) = &self.setup.one_way {
             writeln!(text, "from = [\"{from}\"]\nto = [\"{to}\"]")?;
         }
-        text.push_str(&self.setup.flow);
+        text.push_str(&self.setup.ddl);
         Ok(text)
     }
 
@@ -283,6 +316,34 @@ impl Mesh {
             text(&output.stderr)
         );
         Ok(text(&output.stdout))
+    }
+
+    /// From now on these lines say which tables travel and how. Workers read them at their start.
+    pub fn change_flow(&mut self, lines: &str) -> anyhow::Result<()> {
+        self.setup.flow_lines = lines.into();
+        fs::write(self.config(), self.toml()?)?;
+        Ok(())
+    }
+
+    /// Waits until `status` shows a fault of this code, and returns what it says.
+    pub async fn wait_for_fault(&self, code: &str, patience: Duration) -> anyhow::Result<String> {
+        let begin = Instant::now();
+        let wanted = format!("\"code\": \"{code}\"");
+        loop {
+            let status = Command::new(&self.setup.binary)
+                .arg("--config")
+                .arg(self.config())
+                .args(["status", "--json"])
+                .stdin(Stdio::null())
+                .kill_on_drop(true)
+                .output();
+            let status = timeout(COMMAND, status).await.context("unitflow status hangs")??;
+            let text = String::from_utf8_lossy(&status.stdout).into_owned();
+            if text.contains(&wanted) {
+                return Ok(text);
+            }
+            ensure!(begin.elapsed() < patience, "no fault {code} after {patience:?}: {text}");
+        }
     }
 
     /// Starts a worker for each role of each unit that has something to do.
