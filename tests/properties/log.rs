@@ -232,7 +232,7 @@ impl Source {
             }
             Item::Statement { travels } => {
                 let ddl =
-                    if *travels { "ALTER TABLE orders DROP x" } else { "GRANT ALL ON *.* TO x" };
+                    if *travels { "A STATEMENT OF TOMORROW" } else { "GRANT ALL ON *.* TO x" };
                 let value = format!(r#"{{"database":"shop","ddl":"{ddl}"}}"#);
                 let seq = self.seq.next_captured();
                 self.alone(Kind::Ddl, seq, b"", value.as_bytes(), *travels);
