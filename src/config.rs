@@ -10,6 +10,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::Deserialize;
 use unitflow_change::condition::Condition;
+use unitflow_change::ddl::Stored;
 use unitflow_change::name::{Log, Name, Topics};
 use unitflow_change::rename::Rename;
 use unitflow_change::routing::{Columns, Order, PARTITIONS_MAX, PartitionBy, Routing};
@@ -144,6 +145,8 @@ struct FlowFile {
     partition_by: BTreeMap<String, PartitionBy>,
     #[serde(default)]
     ddl: Ddl,
+    #[serde(default)]
+    stored_code: Vec<StoredCode>,
     #[serde(default = "heartbeat_default")]
     heartbeat: bool,
     from: Option<Vec<Name>>,
@@ -159,14 +162,27 @@ fn heartbeat_default() -> bool {
 }
 
 /// What a sink does when a schema change arrives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Ddl {
-    /// It stops, so that a person can bring the target to the same schema.
+    /// It parks tables whose changes do not fit any more, until a person has brought the target to
+    /// the same schema.
     #[default]
     Stop,
     /// It goes on: schemas are kept equal by other means.
     Ignore,
+    /// It runs what this unit ran; from others it is as with `Stop`.
+    Apply(Name),
+}
+
+/// Code that servers store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StoredCode {
+    Views,
+    Triggers,
+    Routines,
+    Events,
 }
 
 /// One data centre.
@@ -189,6 +205,8 @@ pub struct Flow {
     pub routing: Routing,
     /// What happens at a schema change.
     pub ddl: Ddl,
+    /// Stored code that comes along with applied schema changes.
+    pub stored_code: Vec<Stored>,
     /// Whether each unit's clock travels too.
     pub heartbeat: bool,
     /// The units whose changes travel.
@@ -371,6 +389,17 @@ fn endpoint(place: &str, text: &str) -> Result<(String, u16), Fault> {
     Ok((host.trim_matches(['[', ']']).to_owned(), port))
 }
 
+impl StoredCode {
+    fn kind(self) -> Stored {
+        match self {
+            Self::Views => Stored::View,
+            Self::Triggers => Stored::Trigger,
+            Self::Routines => Stored::Routine,
+            Self::Events => Stored::Event,
+        }
+    }
+}
+
 impl Secret {
     fn read(&self, place: &str) -> Result<SecretString, Fault> {
         let fault = |what: String| Fault::fatal(Code::Secret, format!("{place}.password: {what}"));
@@ -419,6 +448,12 @@ fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Resul
             return Err(bad(format!("{place}: unit {unit} has no store of this name")));
         }
     }
+    if let Ddl::Apply(owner) = &flow.ddl {
+        ensure_known(owner, units, &format!("{place}.ddl"))?;
+        if !with_store.contains(owner) {
+            return Err(bad(format!("{place}.ddl: unit {owner} has no store of this name")));
+        }
+    }
     if !(1..=PARTITIONS_MAX).contains(&flow.lanes) {
         return Err(bad(format!(
             "{place}.lanes must be 1 to {PARTITIONS_MAX}, not {}",
@@ -430,6 +465,7 @@ fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Resul
     }
     Ok(Flow {
         routing: read_routing(&place, &flow)?,
+        stored_code: flow.stored_code.into_iter().map(StoredCode::kind).collect(),
         ddl: flow.ddl,
         heartbeat: flow.heartbeat,
         from: flow.from.unwrap_or_else(|| with_store.clone()),

@@ -223,7 +223,11 @@ pub fn topic_specs(mesh: &Mesh, unit: &Name) -> Result<Vec<Spec>, Fault> {
     let stages = i32::try_from(Stage::ALL.len()).unwrap_or(0);
     let position =
         |log: &Log| positions::spec(mesh.topics.position(log), stages, at.replication, min_insync);
-    let mut specs = vec![notes::spec(mesh.topics.heartbeat(unit), at.replication, min_insync)];
+    let mut specs = vec![
+        notes::spec(mesh.topics.heartbeat(unit), at.replication, min_insync),
+        notes::spec(mesh.topics.control(unit), at.replication, min_insync),
+        data(mesh.topics.quarantine(unit), 1),
+    ];
     for (log, flow) in mesh.logs().filter(|(log, _)| log.unit == *unit) {
         specs.push(data(mesh.topics.captured(&log), 1));
         specs.push(data(mesh.topics.tagged(&log), flow.routing.partitions));

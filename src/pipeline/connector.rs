@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use unitflow_change::ddl::{Class, Verb};
 use unitflow_change::name::{Log, Stage};
 use unitflow_change::position::Open;
 use unitflow_change::routing::{INTERNAL_DATABASE, Routing, Turn};
@@ -22,7 +23,6 @@ use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::{Writer, positions};
 use unitflow_mysql::connect::{Store, connect};
 use unitflow_mysql::stream::{Event, Options, Stream};
-use unitflow_transformer::ddl::{Statement, creates};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::grouping::Grouping;
@@ -272,15 +272,14 @@ impl Capture {
                 Ok(Taken::Change)
             }
             Event::Ddl(ddl) => {
-                self.stale = true;
+                let class = ddl.class();
+                self.stale |= class != Class::Local;
                 // The rows of CREATE TABLE … SELECT follow in the same transaction.
-                if creates(ddl.statement) {
+                if matches!(class, Class::Tables(Verb::Create, _) | Class::Unknown) {
                     self.look_if_stale()?;
                 }
                 self.put_held(false)?;
-                let statement =
-                    Statement { database: ddl.database.to_owned(), ddl: ddl.statement.to_owned() };
-                let value = serde_json::to_vec(&statement).map_err(|error| {
+                let value = serde_json::to_vec(ddl).map_err(|error| {
                     Fault::fatal(Code::Bug, format!("a statement can't be written: {error}"))
                 })?;
                 self.held.fill(Kind::Ddl, b"", &value);

@@ -372,15 +372,37 @@ pub const IN_ORDER: &[Case] = &[
         Arrives("A", "B"), Equal,
     ],
         "status", 0, &["no faults"]),
-    case("a schema change", &[Sql("A", "ALTER TABLE shop.orders ADD COLUMN more INT")],
+    case("an added column that the target lacks", &[
+        Sql("A", "ALTER TABLE shop.orders ADD COLUMN more INT; UPDATE shop.orders SET more = 1 WHERE id = 3"),
+    ],
         "status", 1, &[
-            "[ddl] in unit B: sink A.shop, lane 0, 1, 2, 3", "ALTER TABLE shop.orders ADD COLUMN more INT",
-            "set ddl = \"ignore\"", "FAILED", "B     transformer B.shop  started",
+            "PARKED shop.orders in A-to-B.shop, 1 lane [table]", "has no column \"more\"",
+            "unitflow resume A-to-B.shop --table shop.orders", "no faults", "!FAILED",
         ])
-        .mending(&[Unlogged("B", "ALTER TABLE shop.orders ADD COLUMN more INT"), Stop("B")]),
+        .mending(&[Unlogged("B", "ALTER TABLE shop.orders ADD COLUMN more INT")]),
+    case("an order to a flow that does not exist", &[],
+        "resume B-to-C.shop --why x", 2, &["[config]", "there is no flow B-to-C.shop", "A-to-B.shop"]),
+    case("an order without a reason", &[],
+        "pause A-to-B.shop --why  --by anna", 2, &["--why"]),
+    case("the target has the column now", &[],
+        "resume A-to-B.shop --table shop.orders --why mended --by anna", 0, &["A-to-B.shop: resumed"]),
+    case("the parked table went on", &[Arrives("A", "B"), Equal], "status", 0, &["no faults", "!PARKED"]),
+    case("a schema change that needs a person", &[Sql("A", "ALTER TABLE shop.orders MODIFY note VARCHAR(50)")],
+        "status", 1, &[
+            "PARKED shop.orders in A-to-B.shop, 4 lanes [ddl]", "ALTER TABLE shop.orders MODIFY note VARCHAR(50)",
+        ])
+        .mending(&[Sql("A", "UPDATE shop.orders SET more = 2 WHERE id = 3")]),
+    case("paused", &[], "pause A-to-B.shop --why later --by anna", 0, &["A-to-B.shop: paused"])
+        .mending(&[Unlogged("B", "ALTER TABLE shop.orders MODIFY note VARCHAR(50)")]),
+    case("a flow that stands still", &[],
+        "status", 1, &["PAUSED A-to-B.shop by anna: later", "PARKED shop.orders"]),
+    case("the person came", &[],
+        "resume A-to-B.shop --why mended --by anna", 0, &["A-to-B.shop: resumed"]),
+    case("all went on", &[Arrives("A", "B"), Equal], "status", 0, &["no faults", "!PARKED", "!PAUSED"])
+        .mending(&[Stop("B")]),
     case("a schema change with ddl = \"ignore\"", &[
         Config("lanes = 4", "lanes = 4\nddl = \"ignore\""), Start("B"),
-        Sql("A", "UPDATE shop.orders SET more = 1 WHERE id = 3"),
+        Sql("A", "ALTER TABLE shop.orders MODIFY note VARCHAR(60); UPDATE shop.orders SET more = 3 WHERE id = 3"),
     ],
         "wait --from A --to B", 0, &["applied"])
         .mending(&[Equal, Stop("B")]),

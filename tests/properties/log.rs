@@ -228,14 +228,24 @@ impl Source {
             Item::Transaction { applied: false, changes } => self.own(changes),
             Item::Watermark => {
                 let seq = self.seq.next_captured();
-                self.alone(Kind::Watermark, seq, b"", b"", true);
+                self.alone(Kind::Watermark, seq, b"", b"", Some(b""));
             }
             Item::Statement { travels } => {
+                // Of an excluded table nobody hears.
+                let travels = *travels && !self.routing.exclude.contains(&"shop.orders".into());
                 let ddl =
-                    if *travels { "ALTER TABLE orders ADD x int" } else { "GRANT ALL ON *.* TO x" };
-                let value = format!(r#"{{"database":"shop","ddl":"{ddl}"}}"#);
+                    if travels { "ALTER TABLE orders DROP x" } else { "GRANT ALL ON *.* TO x" };
+                let database = if self.renamed { "mall" } else { "shop" };
+                let value = format!(r#"{{"database":"{database}","ddl":"{ddl}"}}"#);
+                // In the unit's own words it fits no other; which table is meant does.
+                let names = r#"[{"database":"shop","table":"orders"}]"#;
+                let named = format!(
+                    r#"{{"database":"{database}","ddl":"{ddl}","sql_mode":0,"renamed":{names}}}"#
+                );
+                let out = if self.renamed { &named } else { &value };
                 let seq = self.seq.next_captured();
-                self.alone(Kind::Ddl, seq, b"", value.as_bytes(), *travels);
+                let out = travels.then_some(out.as_bytes());
+                self.alone(Kind::Ddl, seq, b"", value.as_bytes(), out);
             }
             Item::Reroute { exclude_orders, hide_tint, choose } => {
                 self.routing.exclude.retain(|pattern| pattern != "shop.orders");
@@ -250,7 +260,7 @@ impl Source {
                     choose.then(|| ("shop.*rs".into(), chosen())).into_iter().collect();
                 let value = serde_json::to_vec(&self.routing).expect("a routing is JSON");
                 let seq = self.seq.next_captured();
-                self.alone(Kind::Routing, seq, b"", &value, false);
+                self.alone(Kind::Routing, seq, b"", &value, None);
             }
             Item::Generation { by_user, bind_orders } => self.generation(*by_user, *bind_orders),
         }
@@ -268,11 +278,11 @@ impl Source {
         }
         let value = serde_json::to_vec(&self.routing).expect("a routing is JSON");
         let seq = Seq::start_of(self.seq.generation() + 1);
-        self.alone(Kind::Barrier, seq, b"", &value, true);
+        self.alone(Kind::Barrier, seq, b"", &value, Some(&value));
     }
 
-    /// A record outside transactions, expected in every lane or in none.
-    fn alone(&mut self, kind: Kind, seq: Seq, key: &[u8], value: &[u8], everywhere: bool) {
+    /// A record outside transactions, expected in every lane with the value `out`, or in none.
+    fn alone(&mut self, kind: Kind, seq: Seq, key: &[u8], value: &[u8], out: Option<&[u8]>) {
         let entry = Entry {
             offset: 0,
             kind,
@@ -285,10 +295,8 @@ impl Source {
             key: key.to_vec(),
             value: value.to_vec(),
         };
-        if everywhere {
-            for lane in 0..self.log.tagged.len() {
-                self.expect(lane, &entry.tag(), key, value);
-            }
+        for lane in out.map_or(0..0, |_| 0..self.log.tagged.len()) {
+            self.expect(lane, &entry.tag(), key, out.unwrap_or_default());
         }
         self.seq = seq;
         self.log.captured.push(entry);

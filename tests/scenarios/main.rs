@@ -3,6 +3,8 @@
 //! One test at a time: each starts servers and workers enough for two cores. `UNITFLOW_FULL=1`
 //! writes more; `UNITFLOW_SEED` repeats a run.
 
+mod ddl;
+
 use std::time::Duration;
 
 use anyhow::ensure;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use unitflow_change::Fault;
 use unitflow_change::envelope::Row;
+use unitflow_change::intent::DDL_TABLE;
 use unitflow_change::key::Key;
 use unitflow_change::routing::{
     HEARTBEAT_TABLE, INTERNAL_DATABASE, Order, PartitionBy, Routing, lane_of,
@@ -26,6 +27,8 @@ pub struct Rule {
     pub carried: bool,
     /// The units' clocks: each unit makes its own rows, and only their beats travel.
     pub clock: bool,
+    /// Its rows announce the schema changes that sinks make.
+    pub announces: bool,
     /// Which of its rows share a lane.
     pub by: PartitionBy,
     /// Whether it takes more than a row's key to know that.
@@ -87,6 +90,7 @@ impl Router {
             first_says: whose(&name.database, &name.table),
             carried: false,
             clock: name.database == INTERNAL_DATABASE && name.table == HEARTBEAT_TABLE,
+            announces: name.database == INTERNAL_DATABASE && name.table == DDL_TABLE,
             by: PartitionBy::Key,
             by_row: false,
             filter: None,

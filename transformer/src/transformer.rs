@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use unitflow_change::ddl::Statement;
 use unitflow_change::envelope::{Envelope, Op};
 use unitflow_change::key::Key;
 use unitflow_change::routing::Routing;
@@ -19,7 +20,7 @@ use unitflow_change::seq::{Seq, Step, step};
 use unitflow_change::tag::{After, Kind, Tag};
 use unitflow_change::{Code, Fault};
 
-use crate::ddl::{Statement, travels};
+use crate::ddl::{Memory, Verdict};
 use crate::filter::Left;
 use crate::hold::Held;
 use crate::mark::Whose;
@@ -60,13 +61,23 @@ pub struct State {
     pub open: Option<Whose>,
     /// The routing in force at `offset`; none before the first barrier.
     pub routing: Option<Routing>,
+    /// What schema changes before `offset` leave to be remembered.
+    #[serde(default, skip_serializing_if = "Memory::is_empty")]
+    pub schema: Memory,
 }
 
 impl State {
     /// Before the log's first record.
     #[must_use]
     pub fn start() -> Self {
-        Self { offset: 0, seq: Seq::NONE, tails: Vec::new(), open: None, routing: None }
+        Self {
+            offset: 0,
+            seq: Seq::NONE,
+            tails: Vec::new(),
+            open: None,
+            routing: None,
+            schema: Memory::default(),
+        }
     }
 }
 
@@ -93,6 +104,7 @@ pub struct Transformer {
     tails: Vec<Seq>,
     open: Option<Whose>,
     router: Option<Router>,
+    schema: Memory,
     held: Vec<Held>,
     counts: Counts,
 }
@@ -109,6 +121,7 @@ impl Transformer {
             tails: state.tails,
             open: state.open,
             router: state.routing.map(Router::new),
+            schema: state.schema,
             held,
             counts: Counts::default(),
         }
@@ -140,6 +153,7 @@ impl Transformer {
             tails: self.tails.clone(),
             open,
             routing: self.router.as_ref().map(|router| router.routing().clone()),
+            schema: self.schema.clone(),
         }
     }
 
@@ -169,21 +183,7 @@ impl Transformer {
                 ),
             )),
             Kind::Watermark => self.copy_to_every(record, out),
-            Kind::Ddl => {
-                let statement: Statement =
-                    serde_json::from_slice(record.value).map_err(|error| {
-                        Fault::fatal(
-                            Code::Record,
-                            format!("a statement record can't be read: {error}"),
-                        )
-                    })?;
-                if let Some(router) = &mut self.router {
-                    router.forget();
-                }
-                // CREATE TABLE … SELECT: its rows follow in the same transaction.
-                self.open = (!record.tag.last).then_some(Whose::Own);
-                if travels(&statement.ddl) { self.copy_to_every(record, out) } else { Ok(()) }
-            }
+            Kind::Ddl => self.schema_change(record, out),
             Kind::Barrier => {
                 self.start_generation(record)?;
                 self.copy_to_every(record, out)
@@ -192,11 +192,38 @@ impl Transformer {
         }
     }
 
+    /// One statement: it may be a sink's, or nobody else's business, or arrive in other words.
+    fn schema_change(&mut self, record: &Captured<'_>, out: &mut impl Output) -> Result<(), Fault> {
+        let statement = Statement::parse(record.value)?;
+        let verdict = match &self.router {
+            Some(router) => self.schema.judge(&statement, router.routing()),
+            None => return Err(no_barrier()),
+        };
+        // It may change what a table's rows are told apart by.
+        if let Some(router) = &mut self.router {
+            router.forget();
+        }
+        // CREATE TABLE … SELECT: its rows follow in the same transaction.
+        let applied = matches!(verdict, Verdict::Applied(_));
+        let whose = if applied { Whose::Applied } else { Whose::Own };
+        self.open = (!record.tag.last).then_some(whose);
+        self.counts.echoes += u64::from(applied);
+        match verdict {
+            Verdict::Stays => {
+                self.counts.filtered += 1;
+                Ok(())
+            }
+            Verdict::Travels => self.copy_to_every(record, out),
+            Verdict::TravelsAs(other) | Verdict::Applied(other) => {
+                let value = other.to_json();
+                self.copy_to_every(&Captured { value: value.as_bytes(), ..*record }, out)
+            }
+        }
+    }
+
     /// One row: decides whose the transaction is at its first record, and ends it at its last.
     fn change(&mut self, record: &Captured<'_>, out: &mut impl Output) -> Result<(), Fault> {
-        let router = self.router.as_mut().ok_or_else(|| {
-            Fault::fatal(Code::Record, "the captured log does not begin with a barrier")
-        })?;
+        let router = self.router.as_mut().ok_or_else(no_barrier)?;
         let rule = router.rule(record.key)?;
         let whose = match (record.tag.index, self.open) {
             (0, None) => rule.first_says,
@@ -213,8 +240,16 @@ impl Transformer {
         };
         self.open = Some(whose);
         match whose {
-            Whose::Applied => self.counts.echoes += 1,
+            Whose::Applied => {
+                self.counts.echoes += 1;
+                if rule.announces {
+                    self.schema.note(record.value)?;
+                }
+            }
             Whose::Own if !rule.carried => self.counts.filtered += 1,
+            Whose::Own if self.schema.has_shadows() && self.schema.shades(record.key)? => {
+                self.counts.filtered += 1;
+            }
             Whose::Own if rule.clock && Envelope::parse(record.value)?.op != Op::Update => {
                 self.counts.filtered += 1;
             }
@@ -386,10 +421,12 @@ impl Transformer {
     }
 
     fn router(&self) -> Result<&Router, Fault> {
-        self.router.as_ref().ok_or_else(|| {
-            Fault::fatal(Code::Record, "the captured log does not begin with a barrier")
-        })
+        self.router.as_ref().ok_or_else(no_barrier)
     }
+}
+
+fn no_barrier() -> Fault {
+    Fault::fatal(Code::Record, "the captured log does not begin with a barrier")
 }
 
 fn partition(place: usize) -> i32 {

@@ -9,16 +9,19 @@
 //! | [`routing`] | which changes travel, and in which lane |
 //! | [`condition`] | which rows of a table travel |
 //! | [`rename`] | a unit's own names for databases and tables |
+//! | [`ddl`], [`intent`] | statements that change a schema; the announcement of one |
 //! | [`gtid`], [`position`] | where a source was read up to |
 //! | [`fault`] | what can go wrong, judged once |
 //! | [`invariants`] | what must hold, for tests and production alike |
 //! | [`inject`] | named points where tests break the code on purpose |
 
 pub mod condition;
+pub mod ddl;
 pub mod envelope;
 pub mod fault;
 pub mod gtid;
 pub mod inject;
+pub mod intent;
 pub mod invariants;
 pub mod key;
 pub mod name;

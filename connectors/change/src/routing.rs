@@ -116,6 +116,22 @@ impl Routing {
             && !self.exclude.iter().any(|pattern| fits(pattern, &name))
     }
 
+    /// Whether changes of this table travel, which the unit calls so.
+    #[must_use]
+    pub fn carries_local(&self, database: &str, table: &str) -> bool {
+        let canonical = self.rename.canonical(database, table);
+        canonical.is_some_and(|(database, table)| self.carries(&database, &table))
+    }
+
+    /// Whether some table of this database may travel.
+    #[must_use]
+    pub fn carries_some(&self, database: &str) -> bool {
+        let of_database = |pattern: &String| {
+            fits(pattern.split_once('.').map_or(pattern.as_str(), |(part, _)| part), database)
+        };
+        database != INTERNAL_DATABASE && self.tables.iter().any(of_database)
+    }
+
     /// Which rows of this table share a lane.
     #[must_use]
     pub fn partition_by(&self, database: &str, table: &str) -> PartitionBy {

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use unitflow_change::ddl::Statement;
 use unitflow_change::envelope::Op;
 use unitflow_change::fault::{Code, Fault};
 use unitflow_change::gtid::Gtid;
@@ -94,7 +95,7 @@ pub(crate) struct Decoder {
     /// Bytes of events that are still to come out of a compressed transaction.
     packed: u64,
     rows: Option<Rows>,
-    ddl: (String, String),
+    ddl: Statement,
     record: Record,
 }
 
@@ -120,7 +121,7 @@ impl Decoder {
             beat: (0, 0),
             packed: 0,
             rows: None,
-            ddl: (String::new(), String::new()),
+            ddl: Statement::new("", "", 0),
             record: Record::new(flavor, connector_name),
         }
     }
@@ -140,9 +141,9 @@ impl Decoder {
         self.digest
     }
 
-    /// The statement that `Step::Ddl` announced: database and text.
-    pub fn ddl(&self) -> (&str, &str) {
-        (&self.ddl.0, &self.ddl.1)
+    /// The statement that `Step::Ddl` announced.
+    pub fn ddl(&self) -> &Statement {
+        &self.ddl
     }
 
     /// The row that `next_row` wrote.
@@ -428,10 +429,7 @@ impl Decoder {
         }
         self.count += 1;
         self.digest.add(0, STATEMENT, b"");
-        self.ddl.0.clear();
-        self.ddl.0.push_str(query.database);
-        self.ddl.1.clear();
-        self.ddl.1.push_str(statement);
+        self.ddl = Statement::new(query.database, statement, query.sql_mode);
         self.disguises.clear();
         Ok(Step::Ddl)
     }

@@ -355,9 +355,10 @@ pub(crate) fn parse_gtid_mariadb(header: &Header, body: &[u8]) -> Parsed<Begin> 
 /// What to say about XA transactions.
 pub(crate) const XA_HINT: &str = "XA transactions can't be captured; commit them in one phase";
 
-/// `QUERY`: the session's default database and the statement.
+/// `QUERY`: the session's default database and mode, and the statement.
 pub(crate) struct Query<'a> {
     pub database: &'a str,
+    pub sql_mode: u64,
     pub statement: std::borrow::Cow<'a, str>,
 }
 
@@ -387,7 +388,19 @@ pub(crate) fn parse_query<'a>(flavor: Flavor, body: &'a [u8]) -> Parsed<Query<'a
             _ => return Err(Broken::unknown("a statement in an unknown character set", offset)),
         }
     };
-    Ok(Query { database, statement })
+    Ok(Query { database, sql_mode: sql_mode(variables).unwrap_or(0), statement })
+}
+
+/// The session's `sql_mode`; of the status variables only the session's flags stand before it.
+fn sql_mode(variables: &[u8]) -> Option<u64> {
+    let mut bytes = Bytes::new(variables);
+    loop {
+        match bytes.u8().ok()? {
+            0 => bytes.take(4).ok()?,
+            1 => return bytes.u64().ok(),
+            _ => return None,
+        };
+    }
 }
 
 /// The client's character set, from a statement's status variables.

@@ -28,4 +28,4 @@ mod table;
 mod value;
 
 pub use connect::{Flavor, Server, Store, Tls, connect};
-pub use stream::{Ddl, Event, Options, Row, Stream, Transaction};
+pub use stream::{Event, Options, Row, Stream, Transaction};

@@ -85,6 +85,7 @@ impl Statements {
         for (number, slot) in batch.slots().iter().enumerate() {
             if slot.kind == Kind::Row {
                 self.add(batch, slot, number, tables, singly).map_err(|fault| {
+                    tables.blame(batch.key(slot));
                     fault.at(format!("record {} at offset {}", slot.seq, slot.offset))
                 })?;
             }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use mysql_async::Conn;
+use unitflow_change::ddl::TableName;
 use unitflow_change::envelope::{Row, is_same_column};
 use unitflow_change::key::Key;
 use unitflow_change::rename::Rename;
@@ -46,6 +47,8 @@ pub struct Tables {
     list: Vec<Target>,
     columns: Vec<Columns>,
     columns_of: Vec<Vec<usize>>,
+    /// The table part of the key at which the last attempt failed.
+    blamed: Option<Vec<u8>>,
 }
 
 impl Tables {
@@ -65,6 +68,7 @@ impl Tables {
         for key in keys {
             let part = Key::table_part(key)?;
             if !self.by_key.contains_key(part) {
+                self.blame(key);
                 let key = Key::parse(key)?;
                 let local = rename.local(&key.database, &key.table).ok_or_else(|| {
                     Fault::fatal(
@@ -78,11 +82,25 @@ impl Tables {
                 })?;
                 let number = self.list.len();
                 self.list.push(read(conn, flavor, local).await?);
+                self.blamed = None;
                 self.columns_of.push(Vec::new());
                 self.by_key.insert(part.into(), number);
             }
         }
         Ok(())
+    }
+
+    /// Notes that an attempt failed at the row with this key.
+    pub fn blame(&mut self, key: &[u8]) {
+        self.blamed = Key::table_part(key).ok().map(<[u8]>::to_vec);
+    }
+
+    /// The table at which the last attempt failed, where it was a table.
+    pub fn take_blamed(&mut self) -> Option<TableName> {
+        let mut key = self.blamed.take()?;
+        key.extend_from_slice(b"null]");
+        let key = Key::parse(&key).ok()?;
+        Some(TableName { database: key.database.into_owned(), table: key.table.into_owned() })
     }
 
     /// The number of the table of this key; it was loaded before.
@@ -149,7 +167,10 @@ fn refuse_side_effects(table: &Table) -> Result<(), Fault> {
             "ALTER TABLE … ENGINE=InnoDB",
         );
     }
-    if let Some(trigger) = table.triggers.first() {
+    // Those of pt-online-schema-change keep its copy of the table up to date, which is this unit's
+    // own affair and has to see what comes from others.
+    let triggers = table.triggers.iter().find(|name| !name.starts_with("pt_osc_"));
+    if let Some(trigger) = triggers {
         return refuse(
             format!("the trigger {trigger} would fire here as it did at the source"),
             "drop it in this unit, or exclude the table",

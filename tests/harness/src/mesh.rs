@@ -44,7 +44,8 @@ pub struct MeshSetup {
     /// Lines of a unit's store.
     store_lines: Vec<(String, String)>,
     /// Which tables travel and how, as lines of the flow.
-    flow_lines: String,
+    carrying: String,
+    flow: String,
 }
 
 /// One unit.
@@ -89,10 +90,19 @@ impl MeshSetup {
             one_way: None,
             prepared: Vec::new(),
             store_lines: Vec::new(),
-            flow_lines: format!(
+            carrying: format!(
                 "tables = [\"{DATABASE}.*\"]\npartition_by = {{ \"{DATABASE}.stock\" = \"table\", \"{DATABASE}.seats\" = \"key\", \"{DATABASE}.items\" = {{ columns = [\"user_id\"] }} }}"
             ),
+            flow: String::new(),
         }
+    }
+
+    /// Another line in the flow's section of the configuration.
+    #[must_use]
+    pub fn flow(mut self, line: &str) -> Self {
+        self.flow.push_str(line);
+        self.flow.push('\n');
+        self
     }
 
     /// One broker serves all units: cheaper where the test is not about Kafka.
@@ -147,8 +157,8 @@ impl MeshSetup {
 
     /// These lines say which tables travel and how, instead of those of the shop.
     #[must_use]
-    pub fn flow(mut self, lines: &str) -> Self {
-        self.flow_lines = lines.into();
+    pub fn carrying(mut self, lines: &str) -> Self {
+        self.carrying = lines.into();
         self
     }
 
@@ -275,10 +285,11 @@ impl Mesh {
         }
         let order = if self.setup.whole_transactions { "transaction" } else { "key" };
         writeln!(text, "\n[flows.shop]\nlanes = {}\norder = \"{order}\"", self.setup.lanes)?;
-        writeln!(text, "{}\nheartbeat = {}", self.setup.flow_lines, self.setup.heartbeat)?;
+        writeln!(text, "{}\nheartbeat = {}", self.setup.carrying, self.setup.heartbeat)?;
         if let Some((from, to)) = &self.setup.one_way {
             writeln!(text, "from = [\"{from}\"]\nto = [\"{to}\"]")?;
         }
+        text.push_str(&self.setup.flow);
         Ok(text)
     }
 
@@ -309,8 +320,8 @@ impl Mesh {
     }
 
     /// From now on these lines say which tables travel and how. Workers read them at their start.
-    pub fn change_flow(&mut self, lines: &str) -> anyhow::Result<()> {
-        self.setup.flow_lines = lines.into();
+    pub fn change_carrying(&mut self, lines: &str) -> anyhow::Result<()> {
+        self.setup.carrying = lines.into();
         fs::write(self.config(), self.toml()?)?;
         Ok(())
     }
