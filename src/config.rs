@@ -255,6 +255,16 @@ impl Mesh {
         }
         ensure_names_differ(&units)?;
         ensure_each_store_flows(&units, &flows)?;
+        for (name, flow) in &flows {
+            let named = units
+                .values()
+                .any(|unit| unit.renames.get(name).is_some_and(|names| !names.is_empty()));
+            if named && matches!(flow.ddl, Ddl::Apply(_)) {
+                return Err(bad(format!(
+                    "flows.{name}.ddl: statements can't be applied where a unit has other names (rename); use \"stop\""
+                )));
+            }
+        }
         if let Topology::Star(hub) = &file.topology {
             ensure_known(hub, &units, "topology")?;
             ensure_hub_has_its_own_kafka(hub, &units)?;
@@ -321,6 +331,13 @@ impl Mesh {
             Topology::Mesh => &log.unit,
             Topology::Star(hub) => hub,
         }
+    }
+
+    /// Whether some unit has names of its own in this flow.
+    #[must_use]
+    pub fn renames(&self, store: &Name) -> bool {
+        let of_unit = |unit: &Unit| unit.renames.get(store).is_some_and(|names| !names.is_empty());
+        self.units.values().any(of_unit)
     }
 
     /// The store that a log is written from.
@@ -464,8 +481,8 @@ fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Resul
         return Err(bad(format!("{place}.tables is empty: name what travels, such as \"shop.*\"")));
     }
     Ok(Flow {
+        stored_code: flow.stored_code.iter().map(|code| code.kind()).collect(),
         routing: read_routing(&place, &flow)?,
-        stored_code: flow.stored_code.into_iter().map(StoredCode::kind).collect(),
         ddl: flow.ddl,
         heartbeat: flow.heartbeat,
         from: flow.from.unwrap_or_else(|| with_store.clone()),

@@ -136,60 +136,34 @@ impl Lane<'_> {
 
     async fn decide(&mut self, statement: &Statement) -> Result<Act, Fault> {
         let class = statement.class();
-        // As the mesh calls them.
-        let tables = statement.renamed.clone().unwrap_or_else(|| statement.tables());
-        let fits = statement.renamed.is_none() && self.has_same_names(&class, &tables);
-        let act = match (self.way.on_ddl, class) {
-            (OnDdl::Pass, _) | (_, Class::Local) => Act::Nothing,
-            (_, Class::Unknown) => Act::Stop,
-            // Its text means other tables here.
-            (OnDdl::Apply, Class::Database(..)) if !fits => Act::Stop,
-            (OnDdl::Apply, Class::Tables(..) | Class::Rename(_)) if !fits => Act::Park(tables),
-            (OnDdl::Apply, Class::Stored(..)) if !fits => Act::Stop,
-            (OnDdl::Apply, Class::Stored(kind, _)) if self.way.stored_code.contains(&kind) => {
-                Act::Run
-            }
-            (_, Class::Stored(..)) => Act::Nothing,
-            (OnDdl::Apply, _) => match self.parked.among(&tables) {
-                Some(_) => Act::Stop,
-                None => Act::Run,
-            },
-            (OnDdl::Stop, Class::Tables(Verb::Index | Verb::Extend, _)) => Act::Nothing,
-            (OnDdl::Stop, Class::Tables(Verb::Create, _)) => {
-                if self.has_all(&tables).await? {
-                    Act::Nothing
-                } else {
-                    Act::Park(tables)
+        let act =
+            match (self.way.on_ddl, class) {
+                (OnDdl::Pass, _) | (_, Class::Local) => Act::Nothing,
+                (_, Class::Unknown) => Act::Stop,
+                (OnDdl::Apply, Class::Stored(kind, _)) if self.way.stored_code.contains(&kind) => {
+                    Act::Run
                 }
-            }
-            (OnDdl::Stop, Class::Tables(..) | Class::Rename(_)) => Act::Park(tables),
-            (OnDdl::Stop, Class::Database(Verb::Drop, _)) => Act::Stop,
-            (OnDdl::Stop, Class::Database(..)) => Act::Nothing,
-        };
+                (_, Class::Stored(..)) => Act::Nothing,
+                (OnDdl::Apply, _) => match self.parked.among(&statement.tables()) {
+                    Some(_) => Act::Stop,
+                    None => Act::Run,
+                },
+                (OnDdl::Stop, Class::Tables(Verb::Index | Verb::Extend, _)) => Act::Nothing,
+                (OnDdl::Stop, _) if self.way.renamed => Act::Stop,
+                (OnDdl::Stop, Class::Tables(Verb::Create, tables)) => {
+                    if self.has_all(&tables).await? { Act::Nothing } else { Act::Park(tables) }
+                }
+                (OnDdl::Stop, Class::Tables(_, tables)) => Act::Park(tables),
+                (OnDdl::Stop, Class::Rename(_)) => Act::Park(statement.tables()),
+                (OnDdl::Stop, Class::Database(Verb::Drop, _)) => Act::Stop,
+                (OnDdl::Stop, Class::Database(..)) => Act::Nothing,
+            };
         Ok(act)
     }
 
-    /// Whether this unit calls what a statement names as the mesh does.
-    fn has_same_names(&self, class: &Class, tables: &[TableName]) -> bool {
-        let rename = &self.way.rename;
-        let same = |name: &TableName| {
-            let local = rename.local(&name.database, &name.table);
-            local.is_some_and(|local| local == (name.database.clone(), name.table.clone()))
-        };
-        match class {
-            Class::Database(_, database) | Class::Stored(_, database) => {
-                rename.local_databases(database) == [database.clone()].into()
-            }
-            _ => tables.iter().all(same),
-        }
-    }
-
     async fn has_all(&mut self, tables: &[TableName]) -> Result<bool, Fault> {
-        let rename = &self.way.rename;
-        let local = |name: &TableName| rename.local(&name.database, &name.table);
-        let Some(names) = tables.iter().map(local).collect::<Option<Vec<_>>>() else {
-            return Ok(false);
-        };
+        let names: Vec<_> =
+            tables.iter().map(|name| (name.database.clone(), name.table.clone())).collect();
         let flavor = self.applier.flavor();
         match schema::load(self.applier.conn(), flavor, &names).await {
             Ok(_) => Ok(true),

@@ -81,6 +81,8 @@ pub struct Way {
     pub on_ddl: OnDdl,
     /// Stored code that is brought along where schema changes are applied.
     pub stored_code: Vec<Stored>,
+    /// Whether some unit of the flow has names of its own: statements can't be told then.
+    pub renamed: bool,
     /// The flow's name in orders.
     pub flow: String,
     /// Where orders come from: the target unit's Kafka and its control topic.

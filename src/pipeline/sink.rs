@@ -42,6 +42,7 @@ pub async fn run(
             Ddl::Stop | Ddl::Apply(_) => OnDdl::Stop,
         },
         stored_code: flow.stored_code.clone(),
+        renamed: mesh.renames(&log.store),
         flow: Topics::flow(&log, &to),
         quarantine: Arc::new(Quarantine::open(own, &mesh.topics.quarantine(&to))?),
         control: (own.clone(), mesh.topics.control(&to)),

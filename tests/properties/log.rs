@@ -228,7 +228,7 @@ impl Source {
             Item::Transaction { applied: false, changes } => self.own(changes),
             Item::Watermark => {
                 let seq = self.seq.next_captured();
-                self.alone(Kind::Watermark, seq, b"", b"", Some(b""));
+                self.alone(Kind::Watermark, seq, b"", b"", true);
             }
             Item::Statement { travels } => {
                 // Of an excluded table nobody hears.
@@ -237,15 +237,8 @@ impl Source {
                     if travels { "ALTER TABLE orders DROP x" } else { "GRANT ALL ON *.* TO x" };
                 let database = if self.renamed { "mall" } else { "shop" };
                 let value = format!(r#"{{"database":"{database}","ddl":"{ddl}"}}"#);
-                // In the unit's own words it fits no other; which table is meant does.
-                let names = r#"[{"database":"shop","table":"orders"}]"#;
-                let named = format!(
-                    r#"{{"database":"{database}","ddl":"{ddl}","sql_mode":0,"renamed":{names}}}"#
-                );
-                let out = if self.renamed { &named } else { &value };
                 let seq = self.seq.next_captured();
-                let out = travels.then_some(out.as_bytes());
-                self.alone(Kind::Ddl, seq, b"", value.as_bytes(), out);
+                self.alone(Kind::Ddl, seq, b"", value.as_bytes(), travels);
             }
             Item::Reroute { exclude_orders, hide_tint, choose } => {
                 self.routing.exclude.retain(|pattern| pattern != "shop.orders");
@@ -260,7 +253,7 @@ impl Source {
                     choose.then(|| ("shop.*rs".into(), chosen())).into_iter().collect();
                 let value = serde_json::to_vec(&self.routing).expect("a routing is JSON");
                 let seq = self.seq.next_captured();
-                self.alone(Kind::Routing, seq, b"", &value, None);
+                self.alone(Kind::Routing, seq, b"", &value, false);
             }
             Item::Generation { by_user, bind_orders } => self.generation(*by_user, *bind_orders),
         }
@@ -278,11 +271,11 @@ impl Source {
         }
         let value = serde_json::to_vec(&self.routing).expect("a routing is JSON");
         let seq = Seq::start_of(self.seq.generation() + 1);
-        self.alone(Kind::Barrier, seq, b"", &value, Some(&value));
+        self.alone(Kind::Barrier, seq, b"", &value, true);
     }
 
-    /// A record outside transactions, expected in every lane with the value `out`, or in none.
-    fn alone(&mut self, kind: Kind, seq: Seq, key: &[u8], value: &[u8], out: Option<&[u8]>) {
+    /// A record outside transactions, expected in every lane or in none.
+    fn alone(&mut self, kind: Kind, seq: Seq, key: &[u8], value: &[u8], everywhere: bool) {
         let entry = Entry {
             offset: 0,
             kind,
@@ -295,8 +288,10 @@ impl Source {
             key: key.to_vec(),
             value: value.to_vec(),
         };
-        for lane in out.map_or(0..0, |_| 0..self.log.tagged.len()) {
-            self.expect(lane, &entry.tag(), key, out.unwrap_or_default());
+        if everywhere {
+            for lane in 0..self.log.tagged.len() {
+                self.expect(lane, &entry.tag(), key, value);
+            }
         }
         self.seq = seq;
         self.log.captured.push(entry);

@@ -66,7 +66,7 @@ fn schema_changes_from_mariadb_to_mysql() {
 #[test]
 fn online_schema_changes_arrive_as_what_they_mean() {
     serial("online schema changes", LIMIT, async {
-        let setup = setup(&[Mariadb, Mysql9]).kafka_shared().flow("ddl = { apply = \"A\" }");
+        let setup = setup(&[Mariadb, Mysql9]).kafka_shared().ddl("{ apply = \"A\" }");
         let mut mesh = setup.start().await?;
         mesh.start_workers()?;
         let create = "CREATE TABLE shop.wares (id BIGINT NOT NULL PRIMARY KEY, n INT NOT NULL, note VARCHAR(40))";
@@ -123,7 +123,7 @@ async fn pt_online_schema_change(server: &Mysql, alteration: &str) -> anyhow::Re
 
 async fn schema_changes(owner: Flavor, other: Flavor) -> anyhow::Result<()> {
     let random = Random::new(seed("scenario"));
-    let setup = setup(&[owner, other]).kafka_shared().flow("ddl = { apply = \"A\" }");
+    let setup = setup(&[owner, other]).kafka_shared().ddl("{ apply = \"A\" }");
     let mut mesh = setup.start().await?;
     mesh.start_workers()?;
     let mut load = Vec::new();

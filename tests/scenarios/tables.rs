@@ -191,7 +191,7 @@ fn writes(unit: u32) -> String {
 async fn tables(flavors: [Flavor; 2]) -> anyhow::Result<()> {
     let mut mesh = MeshSetup::new(BINARY, &flavors)
         .kafka_shared()
-        .carrying("tables = [\"odd*.*\"]")
+        .flow("tables = [\"odd*.*\"]")
         .prepare("A", &create("A"))
         .prepare("B", &create("B"))
         .prepare(
@@ -250,7 +250,7 @@ async fn cascades(target: Flavor) -> anyhow::Result<()> {
     let mut mesh = MeshSetup::new(BINARY, &[Mysql9, target])
         .kafka_shared()
         .one_way("A", "B")
-        .carrying("tables = [\"odd.*\"]")
+        .flow("tables = [\"odd.*\"]")
         .prepare("A", CREATE)
         .prepare("B", CREATE)
         .start()
@@ -290,7 +290,7 @@ fn filters_and_names() {
         let first = "region = 'eu' and total >= 9.5 and state != 'draft'";
         let mut mesh = MeshSetup::new(BINARY, &[Mysql9, Mariadb])
             .kafka_shared()
-            .carrying(&rows(first))
+            .flow(&rows(first))
             .prepare("A", in_a)
             .prepare("B", in_b)
             .store(
@@ -306,14 +306,14 @@ fn filters_and_names() {
 
         // Other rows from here on; those that were there before are not sent after.
         let second = "total >= 9.5";
-        mesh.change_carrying(&rows(second))?;
+        mesh.change_flow(&rows(second))?;
         restart_connectors(&mut mesh).await?;
         write_orders(&mesh, 100).await?;
         mesh.quiesce(QUIET).await?;
         ensure_filtered(&mesh, second, 100).await?;
 
         // Keys change lanes: a new generation.
-        mesh.change_carrying(&(rows(second) + "partition_by = { \"mall.orders\" = \"table\" }\n"))?;
+        mesh.change_flow(&(rows(second) + "partition_by = { \"mall.orders\" = \"table\" }\n"))?;
         restart_connectors(&mut mesh).await?;
         write_orders(&mesh, 200).await?;
         mesh.quiesce(QUIET).await?;
@@ -324,7 +324,7 @@ fn filters_and_names() {
         mesh.ensure_still().await?;
 
         // What tells rows apart can't be hidden.
-        mesh.change_carrying(
+        mesh.change_flow(
             "tables = [\"mall.*\"]\ncolumns = { \"mall.*\" = { exclude = [\"id\"] } }\n",
         )?;
         restart_connectors(&mut mesh).await?;
@@ -406,8 +406,7 @@ fn a_unique_key_that_comes_later_begins_a_generation() {
         let mut mesh = MeshSetup::new(BINARY, &[Mysql9, Mariadb])
             .kafka_shared()
             .one_way("A", "B")
-            .carrying("tables = [\"odd.*\"]")
-            .flow("ddl = \"ignore\"")
+            .flow("tables = [\"odd.*\"]\nddl = \"ignore\"")
             .prepare("A", CREATE)
             .prepare("B", CREATE)
             .start()

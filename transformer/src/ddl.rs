@@ -98,21 +98,6 @@ impl Memory {
 
     /// Judges the next statement of the log.
     pub fn judge(&mut self, statement: &Statement, routing: &Routing) -> Verdict {
-        let verdict = self.judge_names(statement, routing);
-        let (travels, statement) = match &verdict {
-            Verdict::Travels => (true, statement),
-            Verdict::TravelsAs(other) => (true, other),
-            Verdict::Applied(_) | Verdict::Stays => (false, statement),
-        };
-        match renamed(statement, routing).filter(|_| travels) {
-            Some(tables) => {
-                Verdict::TravelsAs(Statement { renamed: Some(tables), ..statement.clone() })
-            }
-            None => verdict,
-        }
-    }
-
-    fn judge_names(&mut self, statement: &Statement, routing: &Routing) -> Verdict {
         let class = statement.class();
         if let Some(place) = self.intents.iter().position(|intent| intent.is(statement, &class)) {
             let Intent { log, seq, statement } = self.intents.remove(place);
@@ -128,9 +113,7 @@ impl Memory {
             Class::Local => Verdict::Stays,
             Class::Unknown => Verdict::Travels,
             Class::Database(_, database) | Class::Stored(_, database) => {
-                let carried = routing.rename.canonical_databases(&database);
-                let some = carried.iter().any(|database| routing.carries_some(database));
-                if some { Verdict::Travels } else { Verdict::Stays }
+                if routing.carries_some(&database) { Verdict::Travels } else { Verdict::Stays }
             }
             Class::Rename(pairs) => self.rename(statement, &pairs, routing),
             Class::Tables(verb, tables) => self.tables(statement, verb, &tables, routing),
@@ -147,7 +130,7 @@ impl Memory {
         let carried: Vec<&TableName> = tables
             .iter()
             .filter(|name| !self.shade(statement, verb, name, routing))
-            .filter(|name| routing.carries_local(&name.database, &name.table))
+            .filter(|name| carries(routing, name))
             .collect();
         if carried.is_empty() {
             return Verdict::Stays;
@@ -173,7 +156,7 @@ impl Memory {
         match (verb, known) {
             (Verb::Create, None) => {
                 let of = shadowed(name, &["_new", "_gho", "_ghc", "_del"])
-                    .filter(|of| routing.carries_local(&of.database, &of.table));
+                    .filter(|of| carries(routing, of));
                 let Some(of) = of else { return false };
                 self.shadows.push(Shadow { table: name.clone(), of, alterations: Vec::new() });
             }
@@ -208,7 +191,7 @@ impl Memory {
                 }
                 None if aside => left_behind.push((to.clone(), from.clone())),
                 // A shadow that takes another name than that of its table is moved aside.
-                Some(_) if !routing.carries_local(&to.database, &to.table) => {}
+                Some(_) if !carries(routing, to) => {}
                 _ => return rename_plainly(pairs, routing),
             }
         }
@@ -234,29 +217,14 @@ impl Memory {
 }
 
 fn rename_plainly(pairs: &[(TableName, TableName)], routing: &Routing) -> Verdict {
-    let carried = |name: &TableName| routing.carries_local(&name.database, &name.table);
-    let concerned = pairs.iter().any(|(from, to)| carried(from) || carried(to));
+    let concerned = pairs.iter().any(|(from, to)| carries(routing, from) || carries(routing, to));
     if concerned { Verdict::Travels } else { Verdict::Stays }
 }
 
-/// The tables that a statement names, as the mesh calls them, where the unit has other names for
-/// what stands in its text.
-fn renamed(statement: &Statement, routing: &Routing) -> Option<Vec<TableName>> {
-    let rename = &routing.rename;
-    if rename.is_empty() {
-        return None;
-    }
-    if let Class::Database(_, database) | Class::Stored(_, database) = statement.class() {
-        let same = rename.canonical_databases(&database) == [database].into();
-        return (!same).then(Vec::new);
-    }
-    let names = statement.tables();
-    let canonical: Vec<TableName> = names
-        .iter()
-        .filter_map(|name| rename.canonical(&name.database, &name.table))
-        .map(|(database, table)| TableName { database, table })
-        .collect();
-    (canonical != names).then_some(canonical)
+/// Whether a table's changes travel; statements name it as the unit does.
+fn carries(routing: &Routing, name: &TableName) -> bool {
+    let canonical = routing.rename.canonical(&name.database, &name.table);
+    canonical.is_some_and(|(database, table)| routing.carries(&database, &table))
 }
 
 /// The table that one of this name is a copy of: `t` for `_t_new`; pt-online-schema-change puts
@@ -277,34 +245,6 @@ mod tests {
             r#"{"partitions":4,"order":"key","tables":["shop.*"],"exclude":["shop.session*"],"partition_by":{}}"#,
         )
         .unwrap()
-    }
-
-    #[test]
-    fn statements_about_renamed_tables_say_what_the_mesh_calls_them() {
-        let names = [("shop", "mall"), ("shop.t", "mall.u")];
-        let names = names.map(|(a, b)| (a.to_owned(), b.to_owned())).into();
-        let routing = Routing {
-            tables: vec!["shop.*".into()],
-            rename: unitflow_change::rename::Rename::parse(&names).unwrap(),
-            ..Routing::default()
-        };
-        for (ddl, expected) in [
-            ("ALTER TABLE mall.u ADD a INT", Some(Some("shop.t"))),
-            ("DROP DATABASE mall", Some(None)),
-            ("ALTER TABLE shop.t ADD a INT", None),
-            ("ALTER TABLE mall.t ADD a INT", None),
-        ] {
-            let verdict = Memory::default().judge(&Statement::new("", ddl, 0), &routing);
-            let Some(table) = expected else {
-                assert_eq!(verdict, Verdict::Stays, "{ddl}");
-                continue;
-            };
-            let Verdict::TravelsAs(Statement { renamed: Some(found), .. }) = verdict else {
-                panic!("{ddl}: {verdict:?}");
-            };
-            let found: Vec<String> = found.iter().map(TableName::to_string).collect();
-            assert_eq!(found, table.into_iter().collect::<Vec<_>>(), "{ddl}");
-        }
     }
 
     fn statement(ddl: &str) -> Statement {

@@ -195,14 +195,9 @@ impl Transformer {
     /// One statement: it may be a sink's, or nobody else's business, or arrive in other words.
     fn schema_change(&mut self, record: &Captured<'_>, out: &mut impl Output) -> Result<(), Fault> {
         let statement = Statement::parse(record.value)?;
-        let verdict = match &self.router {
-            Some(router) => self.schema.judge(&statement, router.routing()),
-            None => return Err(no_barrier()),
-        };
-        // It may change what a table's rows are told apart by.
-        if let Some(router) = &mut self.router {
-            router.forget();
-        }
+        let router = self.router.as_mut().ok_or_else(no_barrier)?;
+        router.forget();
+        let verdict = self.schema.judge(&statement, router.routing());
         // CREATE TABLE … SELECT: its rows follow in the same transaction.
         let applied = matches!(verdict, Verdict::Applied(_));
         let whose = if applied { Whose::Applied } else { Whose::Own };

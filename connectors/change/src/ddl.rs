@@ -33,10 +33,6 @@ pub struct Statement {
     /// follows expects the schema that it made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied: Option<Applied>,
-    /// Where the unit that ran it has names of its own for what it names: the tables in it, as the
-    /// mesh calls them. The text then fits no other unit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub renamed: Option<Vec<TableName>>,
 }
 
 /// The record of a statement that one unit took over from another.
@@ -125,13 +121,7 @@ impl Statement {
     /// A statement of a session.
     #[must_use]
     pub fn new(database: &str, ddl: &str, sql_mode: u64) -> Self {
-        Self {
-            database: database.to_owned(),
-            ddl: ddl.to_owned(),
-            sql_mode,
-            applied: None,
-            renamed: None,
-        }
+        Self { database: database.to_owned(), ddl: ddl.to_owned(), sql_mode, applied: None }
     }
 
     /// Reads a record's value.

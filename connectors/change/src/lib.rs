@@ -7,9 +7,9 @@
 //! | [`tag`] | the packed header beside a record |
 //! | [`key`], [`envelope`] | a row's identity and its change, as they travel |
 //! | [`routing`] | which changes travel, and in which lane |
+//! | [`ddl`], [`intent`] | statements that change a schema; the announcement of one |
 //! | [`condition`] | which rows of a table travel |
 //! | [`rename`] | a unit's own names for databases and tables |
-//! | [`ddl`], [`intent`] | statements that change a schema; the announcement of one |
 //! | [`gtid`], [`position`] | where a source was read up to |
 //! | [`fault`] | what can go wrong, judged once |
 //! | [`invariants`] | what must hold, for tests and production alike |

@@ -90,13 +90,9 @@ impl Rename {
     /// The databases in which the unit keeps tables of this canonical database.
     #[must_use]
     pub fn local_databases(&self, database: &str) -> BTreeSet<String> {
-        databases_of(&self.databases, &self.tables, database)
-    }
-
-    /// The canonical databases of which the unit keeps tables in this one.
-    #[must_use]
-    pub fn canonical_databases(&self, database: &str) -> BTreeSet<String> {
-        databases_of(&self.databases_back, &self.tables_back, database)
+        let own = self.databases.get(database).map_or(database, String::as_str);
+        let tables = self.tables.iter().filter(|((canonical, _), _)| canonical == database);
+        tables.map(|(_, (local, _))| local.clone()).chain([own.to_owned()]).collect()
     }
 }
 
@@ -120,16 +116,6 @@ fn place(
         None => name,
     };
     (!tables_back.contains_key(&to)).then_some(to)
-}
-
-fn databases_of(
-    databases: &BTreeMap<String, String>,
-    tables: &BTreeMap<Table, Table>,
-    database: &str,
-) -> BTreeSet<String> {
-    let own = databases.get(database).map_or(database, String::as_str);
-    let tables = tables.iter().filter(|((from, _), _)| from == database);
-    tables.map(|(_, (to, _))| to.clone()).chain([own.to_owned()]).collect()
 }
 
 enum Named<'a> {

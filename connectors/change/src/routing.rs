@@ -116,13 +116,6 @@ impl Routing {
             && !self.exclude.iter().any(|pattern| fits(pattern, &name))
     }
 
-    /// Whether changes of this table travel, which the unit calls so.
-    #[must_use]
-    pub fn carries_local(&self, database: &str, table: &str) -> bool {
-        let canonical = self.rename.canonical(database, table);
-        canonical.is_some_and(|(database, table)| self.carries(&database, &table))
-    }
-
     /// Whether some table of this database may travel.
     #[must_use]
     pub fn carries_some(&self, database: &str) -> bool {

@@ -25,8 +25,17 @@ fn source_needs() -> SourceNeeds {
 }
 
 fn target_needs(together: &[&str]) -> TargetNeeds {
-    let tables =
-        ["good", "unique_name", "folded", "no_key", "myisam", "triggered", "parent", "child", "missing"];
+    let tables = [
+        "good",
+        "unique_name",
+        "folded",
+        "no_key",
+        "myisam",
+        "triggered",
+        "parent",
+        "child",
+        "missing",
+    ];
     TargetNeeds {
         tables: tables.iter().map(|table| ("shop".to_owned(), (*table).to_owned())).collect(),
         spread: together

@@ -39,13 +39,13 @@ pub struct MeshSetup {
     whole_transactions: bool,
     heartbeat: bool,
     one_way: Option<(String, String)>,
+    ddl: String,
     /// Further statements that a unit's server runs before `init`, out of its log.
     prepared: Vec<(String, String)>,
     /// Lines of a unit's store.
     store_lines: Vec<(String, String)>,
     /// Which tables travel and how, as lines of the flow.
-    carrying: String,
-    flow: String,
+    flow_lines: String,
 }
 
 /// One unit.
@@ -88,20 +88,19 @@ impl MeshSetup {
             whole_transactions: false,
             heartbeat: false,
             one_way: None,
+            ddl: String::new(),
             prepared: Vec::new(),
             store_lines: Vec::new(),
-            carrying: format!(
+            flow_lines: format!(
                 "tables = [\"{DATABASE}.*\"]\npartition_by = {{ \"{DATABASE}.stock\" = \"table\", \"{DATABASE}.seats\" = \"key\", \"{DATABASE}.items\" = {{ columns = [\"user_id\"] }} }}"
             ),
-            flow: String::new(),
         }
     }
 
-    /// Another line in the flow's section of the configuration.
+    /// What the flow does at a schema change, as its configuration writes it.
     #[must_use]
-    pub fn flow(mut self, line: &str) -> Self {
-        self.flow.push_str(line);
-        self.flow.push('\n');
+    pub fn ddl(mut self, policy: &str) -> Self {
+        self.ddl = format!("ddl = {policy}\n");
         self
     }
 
@@ -157,8 +156,8 @@ impl MeshSetup {
 
     /// These lines say which tables travel and how, instead of those of the shop.
     #[must_use]
-    pub fn carrying(mut self, lines: &str) -> Self {
-        self.carrying = lines.into();
+    pub fn flow(mut self, lines: &str) -> Self {
+        self.flow_lines = lines.into();
         self
     }
 
@@ -285,11 +284,11 @@ impl Mesh {
         }
         let order = if self.setup.whole_transactions { "transaction" } else { "key" };
         writeln!(text, "\n[flows.shop]\nlanes = {}\norder = \"{order}\"", self.setup.lanes)?;
-        writeln!(text, "{}\nheartbeat = {}", self.setup.carrying, self.setup.heartbeat)?;
+        writeln!(text, "{}\nheartbeat = {}", self.setup.flow_lines, self.setup.heartbeat)?;
         if let Some((from, to)) = &self.setup.one_way {
             writeln!(text, "from = [\"{from}\"]\nto = [\"{to}\"]")?;
         }
-        text.push_str(&self.setup.flow);
+        text.push_str(&self.setup.ddl);
         Ok(text)
     }
 
@@ -320,8 +319,8 @@ impl Mesh {
     }
 
     /// From now on these lines say which tables travel and how. Workers read them at their start.
-    pub fn change_carrying(&mut self, lines: &str) -> anyhow::Result<()> {
-        self.setup.carrying = lines.into();
+    pub fn change_flow(&mut self, lines: &str) -> anyhow::Result<()> {
+        self.setup.flow_lines = lines.into();
         fs::write(self.config(), self.toml()?)?;
         Ok(())
     }
