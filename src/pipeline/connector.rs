@@ -272,9 +272,10 @@ impl Capture {
                 Ok(Taken::Change)
             }
             Event::Ddl(ddl) => {
-                self.stale = true;
+                let class = ddl.class();
+                self.stale |= class != Class::Local;
                 // The rows of CREATE TABLE … SELECT follow in the same transaction.
-                if matches!(ddl.class(), Class::Tables(Verb::Create, _)) {
+                if matches!(class, Class::Tables(Verb::Create, _) | Class::Unknown) {
                     self.look_if_stale()?;
                 }
                 self.put_held(false)?;

@@ -231,11 +231,14 @@ impl Source {
                 self.alone(Kind::Watermark, seq, b"", b"", true);
             }
             Item::Statement { travels } => {
+                // Of an excluded table nobody hears.
+                let travels = *travels && !self.routing.exclude.contains(&"shop.orders".into());
                 let ddl =
-                    if *travels { "A STATEMENT OF TOMORROW" } else { "GRANT ALL ON *.* TO x" };
-                let value = format!(r#"{{"database":"shop","ddl":"{ddl}"}}"#);
+                    if travels { "ALTER TABLE orders DROP x" } else { "GRANT ALL ON *.* TO x" };
+                let database = if self.renamed { "mall" } else { "shop" };
+                let value = format!(r#"{{"database":"{database}","ddl":"{ddl}"}}"#);
                 let seq = self.seq.next_captured();
-                self.alone(Kind::Ddl, seq, b"", value.as_bytes(), *travels);
+                self.alone(Kind::Ddl, seq, b"", value.as_bytes(), travels);
             }
             Item::Reroute { exclude_orders, hide_tint, choose } => {
                 self.routing.exclude.retain(|pattern| pattern != "shop.orders");
