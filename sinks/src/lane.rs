@@ -257,7 +257,7 @@ impl Lane<'_> {
             record.key().unwrap_or_default(),
             record.value().unwrap_or_default(),
         );
-        self.seen = End { seq: tag.seq, offset: record.offset() + 1, commit_us: tag.commit_us };
+        self.seen = End { seq: tag.seq, offset: record.next_offset(), commit_us: tag.commit_us };
         Ok(if self.batch.is_full(&self.way.limits) { Action::Apply } else { Action::Gather })
     }
 

@@ -80,6 +80,7 @@ pub fn shapes() -> impl Strategy<Value = Shape> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub offset: i64,
+    next_offset: i64,
     kind: Kind,
     pub seq: Seq,
     prev: Seq,
@@ -93,7 +94,8 @@ pub struct Entry {
 
 impl Entry {
     pub fn captured(&self) -> Captured<'_> {
-        Captured { offset: self.offset, tag: self.tag(), key: &self.key, value: &self.value }
+        let Self { offset, next_offset, key, value, .. } = self;
+        Captured { offset: *offset, next_offset: *next_offset, tag: self.tag(), key, value }
     }
 
     fn tag(&self) -> Tag<'_> {
@@ -245,6 +247,7 @@ impl Source {
     fn alone(&mut self, kind: Kind, seq: Seq, key: &[u8], value: &[u8], everywhere: bool) {
         let entry = Entry {
             offset: 0,
+            next_offset: 0,
             kind,
             seq,
             prev: self.seq,
@@ -316,6 +319,7 @@ impl Source {
         let seq = self.seq.next_captured();
         self.log.captured.push(Entry {
             offset: 0,
+            next_offset: 0,
             kind,
             seq,
             prev: self.seq,
@@ -477,8 +481,12 @@ impl Log {
     fn number_offsets(&mut self) {
         let mut offset = 3;
         for (at, entry) in self.captured.iter_mut().enumerate() {
-            offset += if at % 5 == 4 { 2 } else { 1 };
+            // Behind the one before it, or behind a transaction's marker.
+            offset += i64::from(at % 5 == 4);
             entry.offset = offset;
+            // A large record takes several.
+            offset += if at % 7 == 3 { 3 } else { 1 };
+            entry.next_offset = offset;
         }
     }
 }

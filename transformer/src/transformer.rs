@@ -26,6 +26,8 @@ use crate::route::Router;
 pub struct Captured<'a> {
     /// Its offset.
     pub offset: i64,
+    /// The offset after it; a large record takes several.
+    pub next_offset: i64,
     /// Its header.
     pub tag: Tag<'a>,
     /// Its key.
@@ -150,7 +152,7 @@ impl Transformer {
                 self.seq = record.tag.seq;
             }
         }
-        self.offset = record.offset + 1;
+        self.offset = record.next_offset;
         Ok(())
     }
 
