@@ -247,7 +247,9 @@ async fn check_store(
     let ready = has_ledger(&mut conn).await?;
     if flow.to.contains(&log.unit) {
         check_missing_tables(mesh, log, &tables, findings).await;
-        let target = check_target(&mut conn, &target_needs(&flow.routing, tables)).await?;
+        let packet_bytes = largest_packet(mesh, log).await;
+        let needs = TargetNeeds { packet_bytes, ..target_needs(&flow.routing, tables) };
+        let target = check_target(&mut conn, &needs).await?;
         found = both(found, target, flow.from.contains(&log.unit));
         if ready {
             check_lanes(mesh, log, &mut conn, away, findings).await?;
@@ -327,7 +329,21 @@ fn target_needs(routing: &Routing, tables: Vec<(String, String)>) -> TargetNeeds
             .filter(|name| !name.is_empty() && *name != "lag")
             .map(str::to_owned)
             .collect(),
+        packet_bytes: 0,
     }
+}
+
+/// What the units that write to this one allow; one that can't be reached is a finding of its own.
+async fn largest_packet(mesh: &Mesh, log: &Log) -> u64 {
+    let mut largest = 0;
+    for (from, _) in mesh.logs_to(&log.unit).filter(|(from, _)| from.store == log.store) {
+        let there = async {
+            let mut conn = connect(mesh.store(&from.unit, &from.store)?).await?;
+            preflight::packet_bytes(&mut conn).await
+        };
+        largest = largest.max(there.await.unwrap_or(0));
+    }
+    largest
 }
 
 /// Tables that another unit's changes will need here.

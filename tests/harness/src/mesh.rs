@@ -39,6 +39,8 @@ pub struct MeshSetup {
     whole_transactions: bool,
     heartbeat: bool,
     one_way: Option<(String, String)>,
+    settings: Vec<(String, String)>,
+    tables: String,
 }
 
 /// One unit.
@@ -81,7 +83,23 @@ impl MeshSetup {
             whole_transactions: false,
             heartbeat: false,
             one_way: None,
+            settings: vec![],
+            tables: String::new(),
         }
+    }
+
+    /// A setting of all servers.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// Statements that create more tables in the shop's database, in all units.
+    #[must_use]
+    pub fn tables(mut self, statements: &str) -> Self {
+        self.tables.push_str(statements);
+        self
     }
 
     /// One broker serves all units: cheaper where the test is not about Kafka.
@@ -132,9 +150,14 @@ impl MeshSetup {
         }
         let mut starting_servers = tokio::task::JoinSet::new();
         for (place, &flavor) in self.flavors.iter().enumerate() {
+            let mut server = Mysql::setup(flavor);
+            for (name, value) in &self.settings {
+                server = server.setting(name, value);
+            }
+            let create = format!("{} USE {DATABASE}; {}", schema::create(), self.tables);
             starting_servers.spawn(async move {
-                let server = Mysql::setup(flavor).start().await?;
-                server.sql(&schema::create()).await?;
+                let server = server.start().await?;
+                server.sql(&create).await?;
                 anyhow::Ok((place, server))
             });
         }
