@@ -74,7 +74,8 @@ async fn rows_come_with_the_commit_whenever_the_reader_restarts() {
     for flavor in FLAVORS {
         let (server, mut conn, start) = shop(flavor).await;
         run(&mut conn, ["insert into shop.items values (1,'a'),(2,'b'),(3,'c')"]).await;
-        prepare(&server, "'one','x',7", &["update shop.items set name = 'one' where id in (1, 2)"]).await;
+        prepare(&server, "'one','x',7", &["update shop.items set name = 'one' where id in (1, 2)"])
+            .await;
         prepare(&server, "'two'", &["delete from shop.items where id = 3"]).await;
         run(&mut conn, ["flush binary logs", "insert into shop.items values (4,'d')"]).await;
         complete(&mut conn, "xa rollback 'two'").await;
