@@ -170,6 +170,47 @@ fn a_row_of_64_mib() {
 }
 
 #[test]
+fn a_target_that_takes_no_such_row_says_so() {
+    serial("a row that the target does not take", LIMIT, async {
+        let mut mesh = setup(&[Mysql9, Mariadb])
+            .kafka_shared()
+            .one_way("A", "B")
+            .setting("max_allowed_packet", "64M")
+            .tables("CREATE TABLE large (id INT PRIMARY KEY, body LONGBLOB)")
+            .start()
+            .await?;
+        mesh.server("B").sql("SET GLOBAL max_allowed_packet = 8388608").await?;
+        mesh.start_workers()?;
+        let row = "INSERT INTO shop.large VALUES (1, REPEAT(RANDOM_BYTES(1024), 10240))";
+        mesh.server("A").sql(row).await?;
+        // The other lanes go on; the status tells what this one met.
+        let told = async {
+            loop {
+                // With a fault to tell it ends with 1.
+                let status = mesh.run(&["status"]).await;
+                let status = status.unwrap_or_else(|error| error.to_string());
+                if status.contains("[too_large]") {
+                    break status;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        let status = tokio::time::timeout(QUIET, told).await?;
+        for part in ["`shop`.`large`", "8388608", "SET GLOBAL max_allowed_packet=1073741824"] {
+            ensure!(status.contains(part), "no {part} in {status}");
+        }
+        mesh.server("B").sql("SET GLOBAL max_allowed_packet = 1073741824").await?;
+        mesh.worker("B", "sink")?.stop(QUIET).await?;
+        mesh.start_worker("B", "sink", "")?;
+        mesh.quiesce(QUIET).await?;
+        let found = mesh.server("B").sql("SELECT LENGTH(body) FROM shop.large").await?;
+        ensure!(found == "10485760", "B has {found}");
+        mesh.finish();
+        Ok(())
+    });
+}
+
+#[test]
 fn many_rows_deleted_by_one_statement() {
     let powers = if is_full() { 6 } else { 5 };
     serial("many rows deleted by one statement", LIMIT * 2, async {
