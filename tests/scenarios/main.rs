@@ -159,8 +159,20 @@ fn a_row_of_64_mib() {
         let delete = |unit: &str| format!("DELETE FROM shop.large WHERE id LIKE '{unit}_'");
         let inserted = change(&mut mesh, &insert).await?;
         ensure!(inserted.contains("67108864"), "no row of 64 MiB: {inserted}");
+        // In the middle of it, those who read it are killed and begin again.
+        let pieces = async |mesh: &mut Mesh| {
+            mesh.server("A").sql("UPDATE shop.large SET text = 'killed' WHERE id = 'A0'").await?;
+            mesh.server("A").sql(&update("A")).await?;
+            for (unit, role) in [("A", "transformer"), ("B", "sink")] {
+                tokio::time::sleep(Duration::from_millis(700)).await;
+                mesh.worker(unit, role)?.kill()?;
+                mesh.start_worker(unit, role, "")?;
+            }
+            anyhow::Ok(())
+        };
+        pieces(&mut mesh).await?;
         let updated = change(&mut mesh, &update).await?;
-        ensure!(updated.contains("67108865"), "the row was not updated: {updated}");
+        ensure!(updated.contains("67108866"), "the row was not updated: {updated}");
         ensure!(change(&mut mesh, &delete).await?.is_empty(), "the rows were not deleted");
         tell_peaks(&mut mesh, PEAK_MIB_LARGE)?;
         mesh.ensure_still().await?;
