@@ -47,10 +47,10 @@ impl Lane<'_> {
     pub(crate) async fn pass(
         &mut self,
         tag: &Tag<'_>,
-        offset: i64,
+        (offset, next_offset): (i64, i64),
         value: &[u8],
     ) -> Result<(), Fault> {
-        let to = End { seq: tag.seq, offset: offset + 1, commit_us: tag.commit_us };
+        let to = End { seq: tag.seq, offset: next_offset, commit_us: tag.commit_us };
         let mut also = Vec::new();
         if tag.kind == Kind::Ddl {
             let statement = Statement::parse(value)?;

@@ -279,7 +279,8 @@ impl Lane<'_> {
         self.ensure_foreign(record.header(ORIGIN).unwrap_or_default())?;
         if matches!(tag.kind, Kind::Ddl | Kind::Barrier) {
             self.commit_what_precedes().await?;
-            self.pass(&tag, record.offset(), record.value().unwrap_or_default()).await?;
+            let offsets = (record.offset(), record.next_offset());
+            self.pass(&tag, offsets, record.value().unwrap_or_default()).await?;
             return Ok(Action::Gather);
         }
         let key = record.key().unwrap_or_default();
@@ -297,7 +298,7 @@ impl Lane<'_> {
             }
             self.batch.push(record.offset(), &tag, key, record.value().unwrap_or_default());
         }
-        self.seen = End { seq: tag.seq, offset: record.offset() + 1, commit_us: tag.commit_us };
+        self.seen = End { seq: tag.seq, offset: record.next_offset(), commit_us: tag.commit_us };
         Ok(if self.batch.is_full(&self.way.limits) { Action::Apply } else { Action::Gather })
     }
 

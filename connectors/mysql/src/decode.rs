@@ -27,6 +27,9 @@ const TABLES_MAX: usize = 4096;
 /// The number of a rows event without table, which only ends a statement.
 const NO_TABLE: u64 = 0xff_ffff;
 
+/// The name of an XA transaction until its events tell it (MariaDB).
+const UNNAMED: &str = "?";
+
 /// The digest's mark of a statement; rows take their operation's letter.
 const STATEMENT: u8 = b'q';
 
@@ -41,6 +44,12 @@ pub(crate) enum Step {
     Ddl,
     /// The transaction is complete.
     End,
+    /// The rows so far are those of an XA transaction, which is prepared with this.
+    Prepared,
+    /// The same, committed at once.
+    OnePhase,
+    /// An XA transaction that was prepared before is committed with this (`true`) or rolled back.
+    Completed(bool),
     /// The server is alive.
     Heartbeat,
     /// The true types of a table's columns have to be asked for: `veiled`.
@@ -96,6 +105,10 @@ pub(crate) struct Decoder {
     packed: u64,
     rows: Option<Rows>,
     ddl: Statement,
+    /// The name of the XA transaction that the current one is a part of; empty where it is none.
+    xid: String,
+    /// The name under which rows are written, where it is not that of their transaction.
+    renamed: Option<Transaction>,
     record: Record,
 }
 
@@ -122,6 +135,8 @@ impl Decoder {
             packed: 0,
             rows: None,
             ddl: Statement::new("", "", 0),
+            xid: String::new(),
+            renamed: None,
             record: Record::new(flavor, connector_name),
         }
     }
@@ -129,6 +144,21 @@ impl Decoder {
     /// The transaction of what was returned last.
     pub fn transaction(&self) -> &Transaction {
         &self.transaction
+    }
+
+    /// From here on rows are written as of this transaction.
+    pub fn rename(&mut self, transaction: Transaction) {
+        self.renamed = Some(transaction);
+    }
+
+    /// The name of the XA transaction that the current one is a part of.
+    pub fn xid(&self) -> &str {
+        &self.xid
+    }
+
+    /// Whether the rows are those of an XA transaction: they count once it is committed.
+    pub fn is_xa(&self) -> bool {
+        !self.xid.is_empty()
     }
 
     /// Rows and statements of the transaction that were returned so far.
@@ -266,6 +296,7 @@ impl Decoder {
             kind::MARIADB_GTID => self.begin(header, event::parse_gtid_mariadb(header, body)?),
             kind::QUERY => self.query(body),
             kind::XID => self.end(),
+            kind::XA_PREPARE => self.xa_prepare(body),
             kind::TABLE_MAP => self.table_map(body),
             kind::WRITE_ROWS => self.rows(body, Op::Insert, true),
             kind::UPDATE_ROWS => self.rows(body, Op::Update, true),
@@ -310,7 +341,6 @@ impl Decoder {
             | kind::EXECUTE_LOAD_QUERY => {
                 refusal(Code::Setting, "a change in statement format", STATEMENT_HINT)
             }
-            kind::XA_PREPARE => refusal(Code::BinlogUnknown, "an XA transaction", event::XA_HINT),
             kind::INCIDENT => refusal(
                 Code::BinlogCorrupt,
                 "the source says that its log lacks changes",
@@ -343,7 +373,7 @@ impl Decoder {
     fn unpack(&mut self, header: &Header) -> Parsed<()> {
         let inner = matches!(
             header.kind,
-            kind::QUERY | kind::XID | kind::TABLE_MAP | kind::ROWS_QUERY | kind::IGNORABLE
+            kind::QUERY | kind::XID | kind::XA_PREPARE | kind::TABLE_MAP | kind::ROWS_QUERY | kind::IGNORABLE
                 | kind::WRITE_ROWS_1..=kind::DELETE_ROWS_1
                 | kind::WRITE_ROWS..=kind::DELETE_ROWS
                 | kind::PARTIAL_UPDATE_ROWS
@@ -369,8 +399,46 @@ impl Decoder {
         transaction.commit_us = begin.commit_us;
         transaction.timestamp = header.timestamp;
         transaction.server_id = header.server_id;
-        self.record.begin(&transaction.gtid_text, &self.file);
+        self.xid.clear();
+        if begin.prepares {
+            self.xid.push_str(UNNAMED);
+        }
+        let named = self.renamed.as_ref().unwrap_or(&self.transaction);
+        self.record.begin(&named.gtid_text, &self.file);
         Ok(Step::Nothing)
+    }
+
+    /// A statement that is a part of an XA transaction.
+    fn xa_statement(&mut self, statement: &str) -> Parsed<Step> {
+        let (verb, name) = statement.split_once(' ').unwrap_or((statement, ""));
+        let verb = verb.to_ascii_uppercase();
+        match (verb.as_str(), self.state) {
+            ("START" | "BEGIN", State::Named) => {
+                self.xid = event::parse_xid(name)?;
+                self.state = State::Open;
+                Ok(Step::Nothing)
+            }
+            ("END", State::Open) if self.is_xa() => Ok(Step::Nothing),
+            ("COMMIT" | "ROLLBACK", State::Named | State::Open) if self.count == 0 => {
+                self.xid = event::parse_xid(name)?;
+                self.state = State::Ending;
+                Ok(Step::Completed(verb == "COMMIT"))
+            }
+            _ => Err(Broken::corrupt("a part of an XA transaction out of place", 0)),
+        }
+    }
+
+    fn xa_prepare(&mut self, body: &[u8]) -> Parsed<Step> {
+        if self.state != State::Open || self.packed > 0 || !self.is_xa() {
+            return Err(Broken::corrupt("an XA transaction is prepared that was not started", 0));
+        }
+        let (one_phase, xid) = event::parse_xa_prepare(body)?;
+        if self.xid != UNNAMED && self.xid != xid {
+            return Err(Broken::corrupt("another XA transaction is prepared than was started", 0));
+        }
+        self.xid = xid;
+        self.state = State::Ending;
+        Ok(if one_phase { Step::OnePhase } else { Step::Prepared })
     }
 
     fn end(&mut self) -> Parsed<Step> {
@@ -388,7 +456,7 @@ impl Decoder {
             statement.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words))
         };
         if starts("XA ") {
-            return Err(Broken::unknown("an XA transaction", 0).hint(event::XA_HINT));
+            return self.xa_statement(statement[3..].trim_start());
         }
         match self.state {
             State::Named if statement.eq_ignore_ascii_case("BEGIN") => {
@@ -525,9 +593,10 @@ impl Decoder {
             .tables
             .get(&rows.table)
             .ok_or_else(|| bytes.corrupt("rows of a table that was not described"))?;
+        let named = self.renamed.as_ref().unwrap_or(&self.transaction);
         let place = Place {
-            commit_us: self.transaction.commit_us,
-            server_id: self.transaction.server_id,
+            commit_us: named.commit_us,
+            server_id: named.server_id,
             at: self.at,
             row: self.count,
         };

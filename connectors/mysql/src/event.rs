@@ -111,7 +111,6 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    #[cfg(test)]
     fn parse(bytes: &mut Bytes<'_>) -> Parsed<Self> {
         Ok(Self {
             timestamp: bytes.u32()?,
@@ -147,7 +146,6 @@ pub(crate) struct Raw<'a> {
 }
 
 impl<'a> Raw<'a> {
-    #[cfg(test)]
     /// An event as it stands in a file; `checksums` as the format description before it said.
     pub fn parse(all: &'a [u8], checksums: bool) -> Parsed<Self> {
         let mut bytes = Bytes::new(all);
@@ -239,6 +237,8 @@ pub(crate) struct Begin {
     pub standalone: bool,
     /// MariaDB: the event stands for BEGIN.
     pub begins: bool,
+    /// MariaDB: the transaction is prepared with its end, not committed.
+    pub prepares: bool,
 }
 
 /// `GTID` of MySQL.
@@ -318,7 +318,13 @@ fn begin_mysql(
     }
     let source = Source::new(uuid, tag.filter(|tag| !tag.is_empty()))
         .map_err(|_| bytes.corrupt("a GTID with an impossible tag"))?;
-    Ok(Begin { gtid: Gtid::Mysql { source, number }, commit_us, standalone: false, begins: false })
+    Ok(Begin {
+        gtid: Gtid::Mysql { source, number },
+        commit_us,
+        standalone: false,
+        begins: false,
+        prepares: false,
+    })
 }
 
 /// `GTID` of MariaDB.
@@ -330,14 +336,17 @@ pub(crate) fn parse_gtid_mariadb(header: &Header, body: &[u8]) -> Parsed<Begin> 
     let sequence = bytes.u64()?;
     let domain = bytes.u32()?;
     let flags = bytes.u8()?;
-    if flags & (PREPARED_XA | COMPLETED_XA) != 0 {
-        return Err(bytes.unknown("an XA transaction").hint(XA_HINT));
-    }
-    // ALTER TABLE in two phases (binlog_alter_two_phase) stands behind the group's number.
+    // ALTER TABLE in two phases (binlog_alter_two_phase) stands behind the group's number and the
+    // XA transaction's name, which its other events have too.
     const GROUP_COMMIT: u8 = 2;
     const ALTER: u8 = 2 | 4 | 8;
     if flags & GROUP_COMMIT != 0 {
         bytes.u64()?;
+        if flags & (PREPARED_XA | COMPLETED_XA) != 0 {
+            bytes.u32()?;
+            let length = usize::from(bytes.u8()?) + usize::from(bytes.u8()?);
+            bytes.take(length)?;
+        }
         if !bytes.is_empty() && bytes.u8()? & ALTER != 0 {
             return Err(bytes
                 .unknown("an ALTER TABLE in two phases")
@@ -349,11 +358,49 @@ pub(crate) fn parse_gtid_mariadb(header: &Header, body: &[u8]) -> Parsed<Begin> 
         commit_us: u64::from(header.timestamp) * 1_000_000,
         standalone: flags & STANDALONE != 0,
         begins: flags & STANDALONE == 0,
+        prepares: flags & PREPARED_XA != 0,
     })
 }
 
-/// What to say about XA transactions.
-pub(crate) const XA_HINT: &str = "XA transactions can't be captured; commit them in one phase";
+/// `XA_PREPARE`: whether the transaction is committed with it, and its name.
+pub(crate) fn parse_xa_prepare(body: &[u8]) -> Parsed<(bool, String)> {
+    let mut bytes = Bytes::new(body);
+    let one_phase = bytes.u8()? != 0;
+    let format = bytes.u32()?.cast_signed();
+    let (global, branch) = (bytes.u32()?, bytes.u32()?);
+    if global > XID_PART_MAX || branch > XID_PART_MAX {
+        return Err(bytes.corrupt("the name of an XA transaction is too long"));
+    }
+    let hex = |part: &[u8]| part.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (global, branch) = (hex(bytes.take(global as usize)?), hex(bytes.take(branch as usize)?));
+    Ok((one_phase, format!("X'{global}',X'{branch}',{format}")))
+}
+
+/// Bytes of each part of an XA transaction's name.
+const XID_PART_MAX: u32 = 64;
+
+/// The name of an XA transaction as a statement in the log has it: `X'61',X'',1`.
+pub(crate) fn parse_xid(text: &str) -> Parsed<String> {
+    let name = text.trim().to_ascii_lowercase();
+    let mut parts = name.split(',');
+    let part = |part: Option<&str>| {
+        let hex = part?.strip_prefix("x'")?.strip_suffix('\'')?;
+        let good = hex.len() <= 2 * XID_PART_MAX as usize
+            && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        good.then(|| hex.to_owned())
+    };
+    match (
+        part(parts.next()),
+        part(parts.next()),
+        parts.next().map(str::parse::<i32>),
+        parts.next(),
+    ) {
+        (Some(global), Some(branch), Some(Ok(format)), None) => {
+            Ok(format!("X'{global}',X'{branch}',{format}"))
+        }
+        _ => Err(Broken::unknown("an XA transaction with an unreadable name", 0)),
+    }
+}
 
 /// `QUERY`: the session's default database and mode, and the statement.
 pub(crate) struct Query<'a> {
@@ -502,6 +549,23 @@ mod tests {
             let noticed = Raw::parse(&flipped, true).and_then(|raw| raw.verify());
             assert!(noticed.is_err(), "bit {at}");
         }
+    }
+
+    #[test]
+    fn names_of_xa_transactions_are_the_same_in_both_forms() {
+        let mut body = vec![0];
+        for number in [7_u32, 2, 1] {
+            body.extend_from_slice(&number.to_le_bytes());
+        }
+        body.extend_from_slice(b"\x00aZ");
+        let (one_phase, name) = parse_xa_prepare(&body).unwrap();
+        assert_eq!((one_phase, name.as_str()), (false, "X'0061',X'5a',7"));
+        assert_eq!(parse_xid(" X'0061',X'5A',7").unwrap(), name);
+        for bad in ["", "X'',X''", "X'0g',X'',1", "X'',X'',1 ONE PHASE", "'a','b',1"] {
+            assert!(parse_xid(bad).is_err(), "{bad}");
+        }
+        body[5] = 200;
+        assert!(parse_xa_prepare(&body).is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! | [`mod@connect`] | sessions, facts about a server, the judge of its errors |
 //! | [`stream`] | the binlog as a stream of changes; what it guarantees stands there |
 //! | [`schema`], [`literal`] | tables as a sink sees them; values and names as SQL |
+//! | [`equality`] | whether a column holds a value, without sending a large one |
 //! | [`preflight`] | what has to be so before a server is used |
 //! | `event`, `table` | framing, checksums, the events that are no rows; table maps |
 //! | `decode` | events to transactions |
@@ -13,6 +14,7 @@
 //! | `bytes` | checked reading |
 
 pub mod connect;
+pub mod equality;
 pub mod literal;
 pub mod preflight;
 pub mod schema;
@@ -22,6 +24,8 @@ mod bytes;
 mod charset;
 mod decode;
 mod event;
+#[doc(hidden)]
+pub mod fuzz;
 mod json;
 mod record;
 mod table;

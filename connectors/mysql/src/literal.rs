@@ -13,6 +13,9 @@ use unitflow_change::fault::{Code, Fault};
 use crate::schema::{Column, Type};
 use crate::value::write_integer;
 
+/// Characters of base64 that are written in hexadecimal: readable, and twice as long.
+const HEX_TEXT_MAX: usize = 1024;
+
 /// Appends a name in backquotes.
 pub fn quote_identifier(out: &mut Vec<u8>, name: &str) {
     out.push(b'`');
@@ -32,8 +35,8 @@ pub fn quote_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'\'');
 }
 
-/// Appends the inside of a string literal. The text is UTF-8 and so is the session, so that no
-/// byte of a longer character is ever taken for a quote or a backslash.
+/// Appends the inside of a string literal. The session speaks UTF-8, where no byte of a longer
+/// character is ever taken for a quote or a backslash; that holds for other bytes too.
 fn write_escaped(out: &mut Vec<u8>, text: &[u8]) {
     let mut clean = 0;
     for (at, &byte) in text.iter().enumerate() {
@@ -74,7 +77,7 @@ pub fn write_literal(out: &mut Vec<u8>, column: &Column, json: &str) -> Result<(
         Type::Time(_) => write_time(out, json, false),
         Type::Datetime(_) | Type::Timestamp(_) => write_time(out, json, true),
         Type::Text { .. } | Type::Enum(_) | Type::Set(_) | Type::Json => write_text(out, json),
-        Type::Binary(_) | Type::Blob(_) => unquote(json).and_then(|text| write_hex(out, text)),
+        Type::Binary(_) | Type::Blob(_) => unquote(json).and_then(|text| write_binary(out, text)),
         Type::Geometry { axes } => write_geometry(out, json, *axes),
         Type::Vector => write_vector(out, json),
         Type::Uuid | Type::Inet6 | Type::Inet4 => write_address(out, json),
@@ -155,7 +158,7 @@ pub fn write_comparison(out: &mut Vec<u8>, column: &Column, left: &[u8], right: 
 }
 
 /// The inside of a JSON string without escapes.
-fn unquote(json: &str) -> Option<&str> {
+pub(crate) fn unquote(json: &str) -> Option<&str> {
     let inside = json.strip_prefix('"')?.strip_suffix('"')?;
     (!inside.bytes().any(|byte| byte == b'\\' || byte == b'"')).then_some(inside)
 }
@@ -246,33 +249,32 @@ fn write_address(out: &mut Vec<u8>, json: &str) -> Option<()> {
 
 /// A JSON string as an SQL string.
 fn write_text(out: &mut Vec<u8>, json: &str) -> Option<()> {
-    let inside = json.strip_prefix('"')?.strip_suffix('"')?;
     out.push(b'\'');
-    let mut rest = inside;
-    while let Some(at) = rest.bytes().position(|byte| byte == b'\\') {
-        // A quote inside would have to be escaped: what is not is no JSON string.
-        let (clean, escaped) = rest.split_at(at);
-        write_plain(out, clean)?;
-        let mut bytes = [0; 4];
-        let (character, length) = unescape(escaped)?;
-        write_escaped(out, character.encode_utf8(&mut bytes).as_bytes());
-        rest = escaped.get(length..)?;
-    }
-    write_plain(out, rest)?;
+    unescaped(json, |part| write_escaped(out, part.as_bytes()))?;
     out.push(b'\'');
     Some(())
 }
 
-fn write_plain(out: &mut Vec<u8>, text: &str) -> Option<()> {
-    if text.bytes().any(|byte| byte == b'"') {
-        return None;
+/// The text of a JSON string, part by part; `None` where it is no JSON string.
+pub(crate) fn unescaped(json: &str, mut take: impl FnMut(&str)) -> Option<()> {
+    let mut rest = json.strip_prefix('"')?.strip_suffix('"')?;
+    // A quote inside would have to be escaped: what is not is no JSON string.
+    while let Some(at) = rest.bytes().position(|byte| matches!(byte, b'\\' | b'"')) {
+        let (clean, escaped) = rest.split_at(at);
+        take(clean);
+        let (character, length) = unescape(escaped)?;
+        take(character.encode_utf8(&mut [0; 4]));
+        rest = escaped.get(length..)?;
     }
-    write_escaped(out, text.as_bytes());
+    take(rest);
     Some(())
 }
 
 /// The character of an escape at the text's start, and the escape's length.
 fn unescape(text: &str) -> Option<(char, usize)> {
+    if !text.starts_with('\\') {
+        return None;
+    }
     let simple = match text.as_bytes().get(1)? {
         b'"' => '"',
         b'\\' => '\\',
@@ -303,20 +305,34 @@ fn unescape(text: &str) -> Option<(char, usize)> {
     Some((simple, 2))
 }
 
-/// Base64 as `X'…'`.
-fn write_hex(out: &mut Vec<u8>, text: &str) -> Option<()> {
+/// Base64 as `X'…'`, or where that would double much as `_binary'…'`.
+fn write_binary(out: &mut Vec<u8>, text: &str) -> Option<()> {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    out.extend_from_slice(b"X'");
-    // Whole groups of four characters at a time, so that a large value is not held twice.
-    let mut raw = [0; 768];
-    for piece in text.as_bytes().chunks(1024) {
-        let count = STANDARD.decode_slice(piece, &mut raw).ok()?;
-        for byte in &raw[..count] {
-            out.push(HEX[usize::from(byte >> 4)]);
-            out.push(HEX[usize::from(byte & 15)]);
-        }
+    if text.len() > HEX_TEXT_MAX {
+        out.reserve(text.len());
+        out.extend_from_slice(b"_binary'");
+        decoded(text, |bytes| write_escaped(out, bytes))?;
+    } else {
+        out.extend_from_slice(b"X'");
+        decoded(text, |bytes| {
+            for byte in bytes {
+                out.push(HEX[usize::from(byte >> 4)]);
+                out.push(HEX[usize::from(byte & 15)]);
+            }
+        })?;
     }
     out.push(b'\'');
+    Some(())
+}
+
+/// The bytes of base64, part by part, so that a large value is not held twice.
+pub(crate) fn decoded(text: &str, mut take: impl FnMut(&[u8])) -> Option<()> {
+    let mut raw = [0; 768];
+    // Whole groups of four characters at a time.
+    for piece in text.as_bytes().chunks(1024) {
+        let count = STANDARD.decode_slice(piece, &mut raw).ok()?;
+        take(&raw[..count]);
+    }
     Some(())
 }
 
@@ -326,7 +342,7 @@ fn write_geometry(out: &mut Vec<u8>, json: &str, axes: bool) -> Option<()> {
     let (wkb, rest) = rest.split_once('"')?;
     let srid = rest.strip_prefix(",\"srid\":")?.strip_suffix('}')?;
     out.extend_from_slice(b"ST_GeomFromWKB(");
-    write_hex(out, wkb)?;
+    write_binary(out, wkb)?;
     if srid != "null" {
         out.push(b',');
         write_integer(out, srid.parse::<u32>().ok()?);
@@ -437,6 +453,38 @@ mod tests {
         ] {
             assert_eq!(literal(kind, json).as_deref(), Some(expected), "{json}");
         }
+    }
+
+    #[test]
+    fn large_binary_values_are_escaped_and_not_doubled() {
+        let all: Vec<u8> = (0..=u8::MAX).cycle().take(10_000).collect();
+        let written = {
+            let mut out = Vec::new();
+            let json = format!("\"{}\"", STANDARD.encode(&all));
+            write_literal(&mut out, &column(Type::Blob(1 << 20)), &json).unwrap();
+            out
+        };
+        assert!(written.len() < all.len() * 21 / 20, "{} bytes", written.len());
+        let inside = written.strip_prefix(b"_binary'").unwrap().strip_suffix(b"'").unwrap();
+        let mut back = Vec::new();
+        let mut bytes = inside.iter();
+        while let Some(&byte) = bytes.next() {
+            assert_ne!(byte, b'\'', "a quote ends the literal");
+            back.push(match (byte, bytes.as_slice().first()) {
+                (b'\\', Some(&escape)) => {
+                    bytes.next();
+                    match escape {
+                        b'0' => 0,
+                        b'n' => b'\n',
+                        b'r' => b'\r',
+                        b'Z' => 0x1a,
+                        other => other,
+                    }
+                }
+                (byte, _) => byte,
+            });
+        }
+        assert!(back == all);
     }
 
     #[test]

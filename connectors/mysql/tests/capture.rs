@@ -265,17 +265,6 @@ async fn what_sessions_set_against_the_rules_is_noticed() {
             ),
             (
                 vec![
-                    "xa start 'x'",
-                    "update shop.items set name = 'e'",
-                    "xa end 'x'",
-                    "xa prepare 'x'",
-                    "xa commit 'x'",
-                ],
-                Code::BinlogUnknown,
-                "XA",
-            ),
-            (
-                vec![
                     "create table shop.gbk (t varchar(9) character set gbk)",
                     "insert into shop.gbk values ('a')",
                 ],

@@ -44,6 +44,7 @@ fn target_needs(together: &[&str]) -> TargetNeeds {
             .collect(),
         ledger_database: "unitflow".into(),
         ledger_tables: vec!["ledger".into()],
+        packet_bytes: 0,
     }
 }
 
@@ -369,5 +370,15 @@ async fn targets_are_guarded() {
             );
         }
         assert_eq!(check_target(&mut as_user(&server, "apply").await, &needs).await.unwrap(), []);
+
+        for (packet, code, severity) in
+            [("4194304", Code::Setting, Error), ("67108864", Code::TooLarge, Warning)]
+        {
+            run(&mut root, [format!("set global max_allowed_packet = {packet}").as_str()]).await;
+            needs.packet_bytes = 1 << 30;
+            let found = check_target(&mut as_user(&server, "apply").await, &needs).await.unwrap();
+            assert_eq!(brief(&found), [(code, severity, "max_allowed_packet".into())]);
+            assert!(found[0].remedy.contains("=1073741824"), "{found:?}");
+        }
     }
 }

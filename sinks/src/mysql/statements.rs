@@ -8,7 +8,8 @@ use unitflow_change::envelope::{Envelope, Op, Row};
 use unitflow_change::key::Key;
 use unitflow_change::tag::Kind;
 use unitflow_change::{Code, Fault};
-use unitflow_mysql::literal::{write_comparison, write_literal};
+use unitflow_mysql::equality::write_equality;
+use unitflow_mysql::literal::write_literal;
 use unitflow_mysql::schema::Type;
 
 use super::tables::{Columns, Tables, Target};
@@ -21,7 +22,8 @@ const STATEMENT_ROWS_MAX: u64 = 500;
 const STATEMENT_BYTES_MAX: usize = 512 << 10;
 /// Rows a DELETE names: the server weighs each as a range of its own.
 const DELETE_ROWS_MAX: u64 = 100;
-/// Bytes of one call; far below the `max_allowed_packet` that preflight asks for.
+/// Bytes of one call, unless a single row needs more; below any server's `max_allowed_packet`
+/// ([`unitflow_mysql::preflight`] sees to it).
 const CALL_BYTES_MAX: usize = 4 << 20;
 
 /// One statement of a call, and what it must do.
@@ -92,11 +94,9 @@ impl Statements {
         }
         for group in self.plan.in_order() {
             for (sql, expected) in self.groups[group].statements.drain(..) {
-                if calls.last().is_none_or(|call| call.sql.len() + sql.len() > CALL_BYTES_MAX) {
-                    calls.push(Call::default());
-                }
-                if let Some(call) = calls.last_mut() {
-                    call.add(expected, |out| out.extend_from_slice(&sql));
+                match calls.last_mut().filter(|call| call.sql.len() + sql.len() < CALL_BYTES_MAX) {
+                    Some(call) => call.add(expected, |out| out.extend_from_slice(&sql)),
+                    None => calls.push(Call { sql, expected: vec![expected] }),
                 }
             }
         }
@@ -257,7 +257,6 @@ fn write_condition(
     columns: &Columns,
     row: &Row<'_>,
 ) -> Result<(), Fault> {
-    let mut literal = Vec::with_capacity(64);
     let mut first = true;
     let mut and = |sql: &mut Vec<u8>| {
         if !std::mem::take(&mut first) {
@@ -279,9 +278,7 @@ fn write_condition(
             continue;
         }
         and(sql);
-        literal.clear();
-        write_literal(&mut literal, column, value)?;
-        write_comparison(sql, column, &target.quoted[place], &literal);
+        write_equality(sql, column, &target.quoted[place], value)?;
     }
     Ok(())
 }

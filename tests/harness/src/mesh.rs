@@ -46,6 +46,8 @@ pub struct MeshSetup {
     store_lines: Vec<(String, String)>,
     /// Which tables travel and how, as lines of the flow.
     flow_lines: String,
+    settings: Vec<(String, String)>,
+    tables: String,
 }
 
 /// One unit.
@@ -94,6 +96,8 @@ impl MeshSetup {
             flow_lines: format!(
                 "tables = [\"{DATABASE}.*\"]\npartition_by = {{ \"{DATABASE}.stock\" = \"table\", \"{DATABASE}.seats\" = \"key\", \"{DATABASE}.items\" = {{ columns = [\"user_id\"] }} }}"
             ),
+            settings: vec![],
+            tables: String::new(),
         }
     }
 
@@ -101,6 +105,20 @@ impl MeshSetup {
     #[must_use]
     pub fn ddl(mut self, policy: &str) -> Self {
         self.ddl = format!("ddl = {policy}\n");
+        self
+    }
+
+    /// A setting of all servers.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// Statements that create more tables in the shop's database, in all units.
+    #[must_use]
+    pub fn tables(mut self, statements: &str) -> Self {
+        self.tables.push_str(statements);
         self
     }
 
@@ -173,9 +191,14 @@ impl MeshSetup {
         }
         let mut starting_servers = tokio::task::JoinSet::new();
         for (place, &flavor) in self.flavors.iter().enumerate() {
+            let mut server = Mysql::setup(flavor);
+            for (name, value) in &self.settings {
+                server = server.setting(name, value);
+            }
+            let create = format!("{} USE {DATABASE}; {}", schema::create(), self.tables);
             starting_servers.spawn(async move {
-                let server = Mysql::setup(flavor).start().await?;
-                server.sql(&schema::create()).await?;
+                let server = server.start().await?;
+                server.sql(&create).await?;
                 anyhow::Ok((place, server))
             });
         }

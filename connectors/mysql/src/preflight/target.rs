@@ -26,6 +26,9 @@ const EXCESSIVE: &[&str] = &[
     "REPLICATION SLAVE",
 ];
 
+/// Twice what a sink sends at once while rows are of ordinary size.
+const PACKET_BYTES_MIN: u64 = 8 << 20;
+
 pub(super) async fn guards(
     conn: &mut Conn,
     facts: &Facts,
@@ -34,6 +37,7 @@ pub(super) async fn guards(
     let mut findings = Vec::new();
     findings.extend(ensure_version(facts));
     findings.extend(ensure_writable(facts));
+    findings.extend(ensure_packets(facts, needs));
     findings.extend(excess(&facts.grants, &facts.user, EXCESSIVE, "apply"));
     let ledger: Vec<_> = needs
         .ledger_tables
@@ -108,6 +112,30 @@ fn ensure_writable(facts: &Facts) -> Option<Finding> {
             actual: facts.variable(name).into(),
             remedy: "point the store at the unit's primary, or SET GLOBAL read_only=OFF".into(),
         })
+}
+
+/// A statement of ordinary rows has to fit; and a row that a source took should, too.
+fn ensure_packets(facts: &Facts, needs: &TargetNeeds) -> Option<Finding> {
+    let name = "max_allowed_packet";
+    let actual: u64 = facts.variable(name).parse().unwrap_or(0);
+    let (severity, expected, why) = if actual < PACKET_BYTES_MIN {
+        (Severity::Error, PACKET_BYTES_MIN, "")
+    } else if actual < needs.packet_bytes {
+        (Severity::Warning, needs.packet_bytes, ", as at the source: a larger row stops its lane")
+    } else {
+        return None;
+    };
+    Some(Finding {
+        code: if severity == Severity::Error { Code::Setting } else { Code::TooLarge },
+        severity,
+        subject: name.into(),
+        expected: format!("{expected} or more{why}"),
+        actual: actual.to_string(),
+        remedy: format!(
+            "SET GLOBAL max_allowed_packet={}, and in the server's configuration; then restart the sink",
+            expected.max(needs.packet_bytes)
+        ),
+    })
 }
 
 fn ensure_rights(facts: &Facts, name: &(String, String)) -> Option<Finding> {
