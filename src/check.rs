@@ -426,7 +426,7 @@ async fn check_across(mesh: &Mesh) -> Vec<Finding> {
 async fn list_tables(conn: &mut Conn, routing: &Routing) -> Result<Vec<(String, String)>, Fault> {
     let all: Vec<(String, String)> = conn
         .query(
-            "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE' \
+            "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED') \
              AND TABLE_SCHEMA NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema', 'unitflow')",
         )
         .await

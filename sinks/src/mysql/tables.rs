@@ -36,6 +36,10 @@ pub struct Target {
     pub in_key: Vec<bool>,
     /// Each column's quoted name.
     pub quoted: Vec<Vec<u8>>,
+    /// Whether it has ENUM columns.
+    pub has_choices: bool,
+    /// The kind of server it is in.
+    pub flavor: Flavor,
 }
 
 /// See the [module](self).
@@ -132,6 +136,8 @@ async fn read(
         serial: !table.unique_keys.is_empty() || table.key_columns().any(is_folded),
         in_key,
         quoted,
+        has_choices: table.columns.iter().any(|column| matches!(column.kind, Type::Enum(_))),
+        flavor,
         table,
     })
 }
@@ -146,6 +152,13 @@ fn refuse_side_effects(table: &Table) -> Result<(), Fault> {
         return refuse(
             format!("its engine is {}, which has no transactions", table.engine),
             "ALTER TABLE … ENGINE=InnoDB",
+        );
+    }
+    if table.versioned {
+        return refuse(
+            "it keeps the history of its rows, which would begin anew here with each change"
+                .to_owned(),
+            "ALTER TABLE … DROP SYSTEM VERSIONING, or exclude the table",
         );
     }
     if let Some(trigger) = table.triggers.first() {

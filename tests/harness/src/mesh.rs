@@ -39,6 +39,8 @@ pub struct MeshSetup {
     whole_transactions: bool,
     heartbeat: bool,
     one_way: Option<(String, String)>,
+    prepared: Vec<(Flavor, String)>,
+    settings: Vec<(usize, &'static str, String)>,
 }
 
 /// One unit.
@@ -81,6 +83,8 @@ impl MeshSetup {
             whole_transactions: false,
             heartbeat: false,
             one_way: None,
+            prepared: Vec::new(),
+            settings: Vec::new(),
         }
     }
 
@@ -120,6 +124,20 @@ impl MeshSetup {
         self
     }
 
+    /// Statements that every server of this kind runs before anything is captured.
+    #[must_use]
+    pub fn prepare(mut self, flavor: Flavor, statements: &str) -> Self {
+        self.prepared.push((flavor, statements.into()));
+        self
+    }
+
+    /// A setting of the server of the unit in this place.
+    #[must_use]
+    pub fn setting(mut self, place: usize, name: &'static str, value: impl ToString) -> Self {
+        self.settings.push((place, name, value.to_string()));
+        self
+    }
+
     /// Starts servers and brokers, creates the shop everywhere, writes the configuration and runs
     /// `init`. No worker runs yet.
     pub async fn start(self) -> anyhow::Result<Mesh> {
@@ -132,9 +150,17 @@ impl MeshSetup {
         }
         let mut starting_servers = tokio::task::JoinSet::new();
         for (place, &flavor) in self.flavors.iter().enumerate() {
+            let mut server = Mysql::setup(flavor);
+            for (_, name, value) in self.settings.iter().filter(|(at, ..)| *at == place) {
+                server = server.setting(*name, value);
+            }
+            let mut statements = schema::create();
+            for (_, more) in self.prepared.iter().filter(|(kind, _)| *kind == flavor) {
+                statements.push_str(more);
+            }
             starting_servers.spawn(async move {
-                let server = Mysql::setup(flavor).start().await?;
-                server.sql(&schema::create()).await?;
+                let server = server.start().await?;
+                server.sql(&statements).await?;
                 anyhow::Ok((place, server))
             });
         }
