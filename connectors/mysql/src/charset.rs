@@ -5,6 +5,7 @@
 //! but not the bytes that the servers write for it (some sets have two codes for one character):
 //! such a value would come out as other bytes at the target.
 
+mod differences;
 mod double;
 mod single;
 
@@ -93,9 +94,13 @@ impl Charset {
         })
     }
 
-    /// Whether bytes below 0x80 are ASCII wherever they stand between characters.
+    /// Whether bytes that are all below 0x80 are ASCII.
     pub fn extends_ascii(self) -> bool {
-        matches!(self, Self::Utf8 | Self::Ascii | Self::Single(_) | Self::Double(_))
+        match self {
+            Self::Utf8 | Self::Ascii | Self::Single(_) => true,
+            Self::Double(double) => double != Double::Sjis,
+            _ => false,
+        }
     }
 
     /// Hands on the characters; the error is the place of the first byte that is none.

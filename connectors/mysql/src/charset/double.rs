@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use encoding_rs::Encoding;
 
+use super::differences::{With, Without};
 use super::present;
 
 /// A character set of two bytes a character, or more.
@@ -30,10 +31,6 @@ struct Table {
     /// Codes of three bytes, by the last two: those after 0x8f in `ujis` and `eucjpms`.
     triples: Box<[u16]>,
 }
-
-/// How the servers' table differs from `encoding_rs`'s: there is nothing from the first to the
-/// last of these codes, and from these codes on stand these characters.
-type Differences = (&'static [(u16, u16)], &'static [(u16, &'static str)]);
 
 impl Double {
     pub(super) fn of_collation(number: u64) -> Option<Self> {
@@ -58,6 +55,8 @@ impl Double {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             let (character, length) = match byte {
+                // The servers write another code for it, of two bytes.
+                b'\\' if self == Self::Sjis => (None, 1),
                 0..0x80 => (Some(byte.into()), 1),
                 _ => self.character(table, &bytes[at..]),
             };
@@ -97,13 +96,17 @@ impl Table {
         let encoding = set.encoding();
         let mut table = Self { pairs: empty(), triples: empty() };
         for high in 0x80..=0xff_u8 {
-            for low in 0x40..=0xff_u8 {
+            for low in set.lowest()..=0xff_u8 {
                 let code = usize::from(u16::from_be_bytes([high, low]));
                 table.pairs[code] = one(encoding, &[high, low]);
                 if matches!(set, Double::Eucjpms | Double::Ujis) {
                     table.triples[code] = one(encoding, &[0x8f, high, low]);
                 }
             }
+        }
+        if matches!(set, Double::Eucjpms | Double::Ujis) {
+            own(&mut table.pairs, 0xe000);
+            own(&mut table.triples, 0xe3ac);
         }
         change(&mut table.pairs, set.differences());
         change(&mut table.triples, set.differences_of_triples());
@@ -125,7 +128,17 @@ fn one(encoding: &'static Encoding, code: &[u8]) -> u16 {
     }
 }
 
-fn change(table: &mut [u16], (without, with): Differences) {
+/// The user's own characters: ten rows of 94.
+fn own(table: &mut [u16], first: u16) {
+    for row in 0..10_u16 {
+        for cell in 0..94_u16 {
+            let code = u16::from_be_bytes([0xf5 + row as u8, 0xa1 + cell as u8]);
+            table[usize::from(code)] = first + 94 * row + cell;
+        }
+    }
+}
+
+fn change(table: &mut [u16], (without, with): (Without, With)) {
     for &(first, last) in without {
         table[usize::from(first)..=usize::from(last)].fill(0);
     }
@@ -159,6 +172,11 @@ fn four(code: [u8; 4]) -> Option<char> {
 }
 
 impl Double {
+    /// The lowest second byte.
+    fn lowest(self) -> u8 {
+        if self == Self::Gb2312 { 0xa1 } else { 0x40 }
+    }
+
     fn encoding(self) -> &'static Encoding {
         match self {
             Self::Big5 => encoding_rs::BIG5,
@@ -167,18 +185,6 @@ impl Double {
             Self::Euckr => encoding_rs::EUC_KR,
             Self::Gb18030 => encoding_rs::GB18030,
             Self::Gb2312 | Self::Gbk => encoding_rs::GBK,
-        }
-    }
-
-    fn differences(self) -> Differences {
-        match self {
-            _ => (&[], &[]),
-        }
-    }
-
-    fn differences_of_triples(self) -> Differences {
-        match self {
-            _ => (&[], &[]),
         }
     }
 }
