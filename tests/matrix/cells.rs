@@ -51,7 +51,7 @@ const BYTES: &str = "hex({})";
 const DOUBLE: &str = "cast({} * 1e0 as char)";
 const BITS: &str = "cast({} as unsigned)";
 /// ENUM and SET: number and text.
-const CHOICE: &str = "concat({} + 0, ':', hex({}))";
+const CHOICE: &str = "concat(cast({} as unsigned), ':', hex({}))";
 const DOCUMENT: &str = "hex(cast({} as char character set utf8mb4))";
 const DIGEST: &str = "concat(length({}), ':', sha2({}, 256))";
 
@@ -124,7 +124,7 @@ pub const CELLS: &[Cell] = &[
         "float",
         &[
             "0",
-            "-0e0",
+            "'-0'",
             "-0.1",
             "0.3",
             "16777217",
@@ -143,7 +143,7 @@ pub const CELLS: &[Cell] = &[
         "double",
         &[
             "0",
-            "-0e0",
+            "'-0'",
             "-0.1",
             "1.7976931348623157e308",
             "2.2250738585072014e-308",
@@ -836,6 +836,13 @@ pub const REFUSED: &[Refusal] = &[
         "moment_after_2038",
         (Mysql9, "datetime", "'2040-01-02 03:04:05'"),
         (MariaDb, "timestamp null"),
+        Code::Table,
+    ),
+    // MariaDB has a first second of 1970, if a fraction of it has passed.
+    refused(
+        "first_second",
+        (MariaDb, "timestamp(6) null", "'1970-01-01 00:00:00.000001'"),
+        (Mysql9, "timestamp(6) null"),
         Code::Table,
     ),
     refused(

@@ -137,10 +137,8 @@ impl Cell {
 
     fn select(&self) -> String {
         let shown = self.shown.replace("{}", "v");
-        format!(
-            "SELECT CONCAT_WS(' ', unit, old, new, COALESCE({shown}, 'NULL')) FROM {} ORDER BY unit, old, new",
-            self.table()
-        )
+        let table = self.table();
+        format!("SELECT unit, old, new, {shown} FROM {table} ORDER BY unit, old, new")
     }
 }
 
@@ -152,7 +150,7 @@ async fn every_cell(setup: MeshSetup) -> anyhow::Result<()> {
     for unit in mesh.units() {
         let mut conn = connect(&unit.server).await?;
         // As an application may: zero dates, dates that are none, values cut to fit.
-        conn.query_drop("SET SESSION sql_mode='ALLOW_INVALID_DATES', time_zone='+02:00'").await?;
+        conn.query_drop("SET SESSION sql_mode='ALLOW_INVALID_DATES', time_zone='+00:00'").await?;
         writers.push((unit.name.clone(), unit.server.flavor(), conn));
     }
     let here = |cell: &&Cell| writers.iter().all(|(_, flavor, _)| !cell.kind(*flavor).is_empty());
@@ -181,6 +179,9 @@ async fn write(conn: &mut Conn, statements: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A row as a server shows it: its key, and the value.
+type Shown = (String, i32, i32, Option<Vec<u8>>);
+
 /// Asks both servers the same, and counts the rows.
 async fn ensure_same(mesh: &Mesh, cells: &[&Cell]) -> anyhow::Result<usize> {
     let mut wrong = String::new();
@@ -192,25 +193,25 @@ async fn ensure_same(mesh: &Mesh, cells: &[&Cell]) -> anyhow::Result<usize> {
         conns.push(conn);
     }
     for cell in cells {
-        let mut answers: Vec<Vec<Vec<u8>>> = Vec::new();
+        let mut answers: Vec<Vec<Shown>> = Vec::new();
         for conn in &mut conns {
             answers.push(conn.query(cell.select()).await.with_context(|| cell.name)?);
         }
         count += answers[0].len();
         let rows = answers[0].iter().zip(&answers[1]);
-        let differing = rows.filter(|(one, other)| one != other);
-        let shown = |row: &[u8]| format!("{:.120}", String::from_utf8_lossy(row));
-        for (one, other) in differing.take(3) {
-            let _ = writeln!(wrong, "{}: {} is not {}", cell.name, shown(one), shown(other));
+        for (one, other) in rows.filter(|(one, other)| one != other).take(3) {
+            let text = |row: &Shown| match &row.3 {
+                Some(shown) => String::from_utf8_lossy(shown).into_owned(),
+                None => "NULL".to_owned(),
+            };
+            let (unit, old, new, _) = one;
+            let (one, other) = (text(one), text(other));
+            let _ =
+                writeln!(wrong, "{} {unit} {old} {new}: {one:.200} is not {other:.200}", cell.name);
         }
         if answers[0].len() != answers[1].len() {
-            let _ = writeln!(
-                wrong,
-                "{}: {} and {} rows",
-                cell.name,
-                answers[0].len(),
-                answers[1].len()
-            );
+            let (one, other) = (answers[0].len(), answers[1].len());
+            let _ = writeln!(wrong, "{}: {one} and {other} rows", cell.name);
         }
     }
     if !wrong.is_empty() {

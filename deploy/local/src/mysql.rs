@@ -184,6 +184,8 @@ impl MysqlSetup {
         set("pid_file", &socket.with_file_name("pid").display().to_string());
         // Debian's default is a folder that only an installed package has.
         set("secure_file_priv", &data.with_file_name("").display().to_string());
+        // A server that starts removes what looks like a leftover of its own, and so a neighbour's.
+        set("tmpdir", &data.with_file_name("").display().to_string());
         set("port", &port.to_string());
         set("server_id", &self.server_id.unwrap_or(u32::from(port)).to_string());
         defaults
