@@ -311,11 +311,6 @@ fn write_double(out: &mut Vec<u8>, json: &str) -> Result<(), Refused> {
 
 /// With an exponent, so that it is a DOUBLE and not a DECIMAL to the server.
 fn put_double(out: &mut Vec<u8>, value: f64) {
-    // MariaDB takes `-0.0e0` for zero.
-    if value == 0.0 && value.is_sign_negative() {
-        out.extend_from_slice(b"'-0.0'");
-        return;
-    }
     let mut buffer = ryu::Buffer::new();
     let text = buffer.format_finite(value);
     out.extend_from_slice(text.as_bytes());

@@ -8,6 +8,7 @@ use unitflow_change::envelope::{Envelope, Op, Row};
 use unitflow_change::key::Key;
 use unitflow_change::tag::Kind;
 use unitflow_change::{Code, Fault};
+use unitflow_mysql::connect::Flavor;
 use unitflow_mysql::literal::{is_no_member, write_comparison, write_lenient, write_literal};
 use unitflow_mysql::schema::Type;
 
@@ -131,6 +132,9 @@ impl Statements {
         }
         let expected = Expected { rows: 1, table: Some(table), op: change.op, slot: number };
         let columns = tables.columns(columns);
+        if let Some(after) = &change.after {
+            refuse_negative_zero(target, columns, after)?;
+        }
         let group = &mut self.groups[group];
         match (change.op, &change.before, &change.after) {
             (Op::Insert, _, Some(after)) => group.insert(target, columns, after, expected, singly),
@@ -292,6 +296,30 @@ impl Group {
         self.statements.push((head.into_bytes(), expected));
         &mut self.statements[place].0
     }
+}
+
+/// MariaDB's columns hold no negative zero, and it makes one positive without a word.
+fn refuse_negative_zero(target: &Target, columns: &Columns, row: &Row<'_>) -> Result<(), Fault> {
+    if target.flavor != Flavor::Mariadb || !target.has_doubles {
+        return Ok(());
+    }
+    for (place, (_, value)) in columns.places.iter().zip(row.iter()) {
+        let Some(column) = place.map(|place| target.column(place)) else { continue };
+        let negative_zero = matches!(column.kind, Type::Float | Type::Double)
+            && value.starts_with('-')
+            && value.parse() == Ok(0.0_f64);
+        if negative_zero {
+            return Err(Fault::poison(
+                Code::Table,
+                format!(
+                    "{} column {}: a negative zero, which MariaDB does not hold",
+                    target.name, column.name
+                ),
+            )
+            .hint("write 0 in its place at the source"));
+        }
+    }
+    Ok(())
 }
 
 /// The places of ENUM columns whose value is no member of theirs.

@@ -38,6 +38,8 @@ pub struct Target {
     pub quoted: Vec<Vec<u8>>,
     /// Whether it has ENUM columns.
     pub has_choices: bool,
+    /// Whether it has FLOAT or DOUBLE columns.
+    pub has_doubles: bool,
     /// The kind of server it is in.
     pub flavor: Flavor,
 }
@@ -64,15 +66,26 @@ impl Tables {
         flavor: Flavor,
         keys: impl Iterator<Item = &'a [u8]>,
     ) -> Result<(), Fault> {
+        let mut parts: Vec<&[u8]> = Vec::new();
+        let mut names = Vec::new();
         for key in keys {
             let part = Key::table_part(key)?;
-            if !self.by_key.contains_key(part) {
+            if !self.by_key.contains_key(part) && !parts.contains(&part) {
                 let key = Key::parse(key)?;
-                let number = self.list.len();
-                self.list.push(read(conn, flavor, &key.database, &key.table).await?);
-                self.columns_of.push(Vec::new());
-                self.by_key.insert(part.into(), number);
+                parts.push(part);
+                names.push((key.database.into(), key.table.into()));
             }
+        }
+        if names.is_empty() {
+            return Ok(());
+        }
+        // All at once: MariaDB looks at every table for each question about some.
+        let tables = schema::load(conn, flavor, &names).await?;
+        for (part, table) in parts.into_iter().zip(tables) {
+            let number = self.list.len();
+            self.list.push(examine(flavor, table)?);
+            self.columns_of.push(Vec::new());
+            self.by_key.insert(part.into(), number);
         }
         Ok(())
     }
@@ -113,18 +126,11 @@ impl Tables {
     }
 }
 
-async fn read(
-    conn: &mut Conn,
-    flavor: Flavor,
-    database: &str,
-    table: &str,
-) -> Result<Target, Fault> {
-    let name = (database.to_owned(), table.to_owned());
-    let table = schema::load(conn, flavor, &[name]).await?.swap_remove(0);
+fn examine(flavor: Flavor, table: Table) -> Result<Target, Fault> {
     if table.primary_key.is_empty() {
         return Err(Fault::fatal(
             Code::NoPrimaryKey,
-            format!("{database}.{} has no primary key at the target", table.name),
+            format!("{}.{} has no primary key at the target", table.database, table.name),
         )
         .hint("give it a primary key in every unit, or exclude it from the flow"));
     }
@@ -137,6 +143,10 @@ async fn read(
         in_key,
         quoted,
         has_choices: table.columns.iter().any(|column| matches!(column.kind, Type::Enum(_))),
+        has_doubles: table
+            .columns
+            .iter()
+            .any(|column| matches!(column.kind, Type::Float | Type::Double)),
         flavor,
         table,
     })
