@@ -19,7 +19,7 @@ const SETTINGS: &str = "\
 #   log_bin=binlog  binlog_format=ROW  binlog_row_image=FULL  binlog_row_metadata=FULL
 #   sync_binlog=1  innodb_flush_log_at_trx_commit=1
 #   MySQL:    gtid_mode=ON  enforce_gtid_consistency=ON  log_replica_updates=ON
-#   MariaDB:  gtid_strict_mode=ON  log_slave_updates=ON  log_bin_compress=OFF
+#   MariaDB:  gtid_strict_mode=ON  log_slave_updates=ON
 ";
 
 /// The plan of these units.

@@ -24,6 +24,9 @@ use crate::table::{Disguises, Parsing, Table};
 /// How many table maps are kept; more come and go with partitions and rebuilt tables.
 const TABLES_MAX: usize = 4096;
 
+/// A buffer above this is given back after a large event.
+const BUFFER_BYTES_KEPT: usize = 8 << 20;
+
 /// The number of a rows event without table, which only ends a statement.
 const NO_TABLE: u64 = 0xff_ffff;
 
@@ -75,6 +78,10 @@ struct Rows {
     table: u64,
     op: Op,
     at: usize,
+    /// They stand in `unpacked`, not in the event.
+    unpacked: bool,
+    /// Documents of an after-image may be changes to those of the before-image.
+    partial: bool,
 }
 
 /// A table map that waits for its columns' true types.
@@ -109,6 +116,8 @@ pub(crate) struct Decoder {
     xid: String,
     /// The name under which rows are written, where it is not that of their transaction.
     renamed: Option<Transaction>,
+    /// The body of an event that came compressed.
+    unpacked: Vec<u8>,
     record: Record,
 }
 
@@ -137,6 +146,7 @@ impl Decoder {
             ddl: Statement::new("", "", 0),
             xid: String::new(),
             renamed: None,
+            unpacked: Vec::new(),
             record: Record::new(flavor, connector_name),
         }
     }
@@ -300,10 +310,14 @@ impl Decoder {
             kind::TABLE_MAP => self.table_map(body),
             kind::WRITE_ROWS => self.rows(body, Op::Insert, true),
             kind::UPDATE_ROWS => self.rows(body, Op::Update, true),
+            kind::PARTIAL_UPDATE_ROWS => self.partial_rows(body),
             kind::DELETE_ROWS => self.rows(body, Op::Delete, true),
             kind::WRITE_ROWS_1 => self.rows(body, Op::Insert, false),
             kind::UPDATE_ROWS_1 => self.rows(body, Op::Update, false),
             kind::DELETE_ROWS_1 => self.rows(body, Op::Delete, false),
+            kind::MARIADB_QUERY_COMPRESSED..=kind::MARIADB_DELETE_ROWS_COMPRESSED => {
+                self.compressed(header.kind, body)
+            }
             kind::TRANSACTION_PAYLOAD => {
                 if self.packed > 0 || self.state != State::Named {
                     return Err(Broken::corrupt("a compressed transaction out of place", 0));
@@ -329,11 +343,6 @@ impl Decoder {
                 "a transaction without GTID",
                 "set gtid_mode=ON at the source; what was logged before needs a resynchronisation",
             ),
-            kind::PARTIAL_UPDATE_ROWS => refusal(
-                Code::RowImage,
-                "an update that holds only a part of a JSON document",
-                "set binlog_row_value_options='' at the source, globally and in all sessions",
-            ),
             kind::INTVAR
             | kind::RAND
             | kind::USER_VAR
@@ -345,11 +354,6 @@ impl Decoder {
                 Code::BinlogCorrupt,
                 "the source says that its log lacks changes",
                 "resynchronise this store",
-            ),
-            kind::MARIADB_QUERY_COMPRESSED..=kind::MARIADB_DELETE_ROWS_COMPRESSED => refusal(
-                Code::BinlogUnknown,
-                "a compressed event",
-                "set log_bin_compress=OFF at the source; what was logged before needs a resynchronisation",
             ),
             _ if flags & FLAG_IGNORABLE != 0 => return None,
             _ => refusal(
@@ -571,20 +575,67 @@ impl Decoder {
                 });
             }
         }
-        self.rows = Some(Rows { table: id, op, at: bytes.at() });
+        self.rows = Some(Rows { table: id, op, at: bytes.at(), unpacked: false, partial: false });
         self.record.stamp();
         Ok(Step::Rows)
+    }
+
+    /// MySQL's updates under `binlog_row_value_options=PARTIAL_JSON`.
+    fn partial_rows(&mut self, body: &[u8]) -> Parsed<Step> {
+        let step = self.rows(body, Op::Update, true)?;
+        if let Some(rows) = &mut self.rows {
+            rows.partial = true;
+        }
+        Ok(step)
+    }
+
+    /// One of MariaDB's compressed events.
+    fn compressed(&mut self, kind: u8, body: &[u8]) -> Parsed<Step> {
+        let mut unpacked = std::mem::take(&mut self.unpacked);
+        unpacked.clear();
+        if unpacked.capacity() > BUFFER_BYTES_KEPT {
+            unpacked = Vec::new();
+        }
+        let step = self.unpack_event(kind, body, &mut unpacked);
+        self.unpacked = unpacked;
+        step
+    }
+
+    fn unpack_event(&mut self, kind: u8, body: &[u8], unpacked: &mut Vec<u8>) -> Parsed<Step> {
+        let (op, extra) = match kind {
+            kind::MARIADB_WRITE_ROWS_COMPRESSED_1 => (Op::Insert, false),
+            kind::MARIADB_UPDATE_ROWS_COMPRESSED_1 => (Op::Update, false),
+            kind::MARIADB_DELETE_ROWS_COMPRESSED_1 => (Op::Delete, false),
+            kind::MARIADB_WRITE_ROWS_COMPRESSED => (Op::Insert, true),
+            kind::MARIADB_UPDATE_ROWS_COMPRESSED => (Op::Update, true),
+            kind::MARIADB_DELETE_ROWS_COMPRESSED => (Op::Delete, true),
+            _ => {
+                event::unpack_query(body, unpacked)?;
+                return self.query(unpacked);
+            }
+        };
+        let images = if op == Op::Update { 2 } else { 1 };
+        event::unpack_rows(body, extra, images, unpacked)?;
+        let step = self.rows(unpacked, op, extra)?;
+        if let Some(rows) = &mut self.rows {
+            rows.unpacked = true;
+        }
+        Ok(step)
     }
 
     /// Writes the next row of the event whose body this is; `false` where there is none.
     pub fn next_row(&mut self, kind: u8, body: &[u8]) -> Result<bool, Fault> {
         let Some(rows) = self.rows else { return Ok(false) };
-        if rows.at >= body.len() {
+        let unpacked = std::mem::take(&mut self.unpacked);
+        let body = if rows.unpacked { unpacked.as_slice() } else { body };
+        let written = if rows.at < body.len() {
+            self.write_record(rows, body).map(|()| true)
+        } else {
             self.rows = None;
-            return Ok(false);
-        }
-        self.write_record(rows, body).map_err(|broken| self.locate(broken, kind))?;
-        Ok(true)
+            Ok(false)
+        };
+        self.unpacked = unpacked;
+        written.map_err(|broken| self.locate(broken, kind))
     }
 
     fn write_record(&mut self, rows: Rows, body: &[u8]) -> Parsed<()> {
@@ -600,7 +651,7 @@ impl Decoder {
             at: self.at,
             row: self.count,
         };
-        self.record.write(table, rows.op, &mut bytes, place)?;
+        self.record.write(table, (rows.op, rows.partial), &mut bytes, place)?;
         self.digest.add(table.digest, rows.op.as_str().as_bytes()[0], bytes.since(rows.at));
         self.count += 1;
         self.rows = Some(Rows { at: bytes.at(), ..rows });

@@ -48,6 +48,8 @@ pub struct MeshSetup {
     flow_lines: String,
     settings: Vec<(String, String)>,
     tables: String,
+    prepared_by_kind: Vec<(Flavor, String)>,
+    settings_at: Vec<(usize, &'static str, String)>,
 }
 
 /// One unit.
@@ -98,6 +100,8 @@ impl MeshSetup {
             ),
             settings: vec![],
             tables: String::new(),
+            prepared_by_kind: Vec::new(),
+            settings_at: Vec::new(),
         }
     }
 
@@ -179,6 +183,20 @@ impl MeshSetup {
         self
     }
 
+    /// Statements that every server of this kind runs before anything is captured.
+    #[must_use]
+    pub fn prepare_each(mut self, flavor: Flavor, statements: &str) -> Self {
+        self.prepared_by_kind.push((flavor, statements.into()));
+        self
+    }
+
+    /// A setting of the server of the unit in this place.
+    #[must_use]
+    pub fn setting_at(mut self, place: usize, name: &'static str, value: impl ToString) -> Self {
+        self.settings_at.push((place, name, value.to_string()));
+        self
+    }
+
     /// Starts servers and brokers, creates the shop everywhere, writes the configuration and runs
     /// `init`. No worker runs yet.
     pub async fn start(self) -> anyhow::Result<Mesh> {
@@ -195,7 +213,13 @@ impl MeshSetup {
             for (name, value) in &self.settings {
                 server = server.setting(name, value);
             }
-            let create = format!("{} USE {DATABASE}; {}", schema::create(), self.tables);
+            for (_, name, value) in self.settings_at.iter().filter(|(at, ..)| *at == place) {
+                server = server.setting(*name, value);
+            }
+            let mut create = format!("{} USE {DATABASE}; {}", schema::create(), self.tables);
+            for (_, more) in self.prepared_by_kind.iter().filter(|(kind, _)| *kind == flavor) {
+                create.push_str(more);
+            }
             starting_servers.spawn(async move {
                 let server = server.start().await?;
                 server.sql(&create).await?;

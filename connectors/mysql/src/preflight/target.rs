@@ -57,6 +57,7 @@ pub(super) async fn guards(
             continue;
         };
         findings.extend(ensure_transactional(&table));
+        findings.extend(ensure_no_history(&table));
         findings.extend(ensure_primary_key(&table));
         findings.extend(ensure_no_triggers(facts, &table));
         findings.extend(ensure_types(&table));
@@ -178,6 +179,19 @@ fn ensure_transactional(table: &Table) -> Option<Finding> {
             "engine InnoDB",
             engine,
             "ALTER TABLE … ENGINE=InnoDB, or exclude it",
+        )
+    })
+}
+
+/// A system-versioned table's old rows and times are its own; they would begin anew.
+fn ensure_no_history(table: &Table) -> Option<Finding> {
+    table.versioned.then(|| {
+        of_table(
+            table,
+            Code::Table,
+            "no system versioning",
+            "system-versioned".into(),
+            "ALTER TABLE … DROP SYSTEM VERSIONING, or exclude the table",
         )
     })
 }
