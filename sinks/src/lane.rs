@@ -248,17 +248,22 @@ impl Lane<'_> {
         }
     }
 
-    /// Waits for the next item: with a transaction open only for a moment, since it holds locks.
+    /// Waits for the next item: with a transaction open only for a moment, since it holds locks,
+    /// unless a large record is under way.
     async fn wait<'r>(&mut self, reader: &'r Reader) -> Result<Item<'r>, Fault> {
+        let mut pieces = reader.pieces();
         loop {
             let patience = if self.inside { OPEN_FOR } else { PING_EVERY };
             match tokio::time::timeout(patience, reader.next()).await {
                 Ok(item) => return item,
-                Err(_) if self.inside => {
+                Err(_) if self.inside && reader.pieces() == pieces => {
                     let what = "the rest of a long transaction does not come; it was rolled back";
                     return Err(Fault::retry(Code::Timeout, what));
                 }
-                Err(_) => self.applier.ping().await?,
+                Err(_) => {
+                    pieces = reader.pieces();
+                    self.applier.ping().await?;
+                }
             }
         }
     }

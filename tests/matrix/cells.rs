@@ -47,8 +47,9 @@ const fn cell(
 const TEXT: &str = "cast({} as char)";
 /// Byte by byte, in the column's own character set.
 const BYTES: &str = "hex({})";
-/// A double has one shortest text; the product keeps the sign of a zero.
-const DOUBLE: &str = "cast({} * 1e0 as char)";
+/// A double has one shortest text, but MySQL prints the smallest normal one as its neighbour: what
+/// is small is shown times 2 to the power of 1023. The product keeps the sign of a zero.
+const DOUBLE: &str = "cast({} * if(abs({}) < 1e-200, 8.98846567431158e307, 1e0) as char)";
 const BITS: &str = "cast({} as unsigned)";
 /// ENUM and SET: number and text.
 const CHOICE: &str = "concat(cast({} as unsigned), ':', hex({}))";

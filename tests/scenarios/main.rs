@@ -263,6 +263,64 @@ fn many_rows_deleted_by_one_statement() {
     });
 }
 
+#[test]
+fn xa_transactions_arrive_when_they_commit() {
+    serial("XA transactions", LIMIT, async {
+        let mut mesh = setup(&[Mysql9, Mariadb])
+            .kafka_shared()
+            .tables("CREATE TABLE parts (id INT PRIMARY KEY, unit CHAR(1))")
+            .start()
+            .await?;
+        mesh.start_workers()?;
+        for (unit, first) in [("A", 0), ("B", 100)] {
+            let prepare = |xid: &str, id: u32| {
+                format!(
+                    "XA START '{xid}'; INSERT INTO shop.parts VALUES ({id}, '{unit}'), ({}, '{unit}'); \
+                     XA END '{xid}'; XA PREPARE '{xid}'",
+                    id + 1
+                )
+            };
+            mesh.server(unit).sql(&prepare("kept", first)).await?;
+            mesh.server(unit).sql(&prepare("dropped", first + 10)).await?;
+            let row = |id: u32| format!("INSERT INTO shop.parts VALUES ({id}, '{unit}')");
+            mesh.server(unit).sql(&row(first + 20)).await?;
+            mesh.quiesce(QUIET).await?;
+        }
+        let query = "SELECT id, unit FROM shop.parts ORDER BY id";
+        for unit in ["A", "B"] {
+            let found = mesh.server(unit).sql(query).await?;
+            ensure!(found == "20\tA\n120\tB", "{unit} has {found}");
+            mesh.worker(unit, "connector")?.kill()?;
+            mesh.start_worker(unit, "connector", "")?;
+        }
+        for unit in ["A", "B"] {
+            complete_xa(&mesh, unit, "XA ROLLBACK 'dropped'").await?;
+            complete_xa(&mesh, unit, "XA COMMIT 'kept'").await?;
+        }
+        mesh.quiesce(QUIET).await?;
+        for unit in ["A", "B"] {
+            let found = mesh.server(unit).sql(query).await?;
+            let rows = "0\tA\n1\tA\n20\tA\n100\tB\n101\tB\n120\tB";
+            ensure!(found == rows, "{unit} has {found}");
+        }
+        mesh.ensure_still().await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// Ends what another connection prepared, once the server has noticed that it is gone.
+async fn complete_xa(mesh: &Mesh, unit: &str, statement: &str) -> anyhow::Result<()> {
+    let done = async {
+        while let Err(error) = mesh.server(unit).sql(statement).await {
+            ensure!(error.to_string().contains("Unknown XID"), "{error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(QUIET, done).await?
+}
+
 /// What each worker had resident, which must be below this.
 fn tell_peaks(mesh: &mut Mesh, most: u64) -> anyhow::Result<()> {
     for worker in mesh.workers() {

@@ -71,6 +71,8 @@ pub struct Reader {
     joining: Mutex<Joining>,
     /// Whether a record is being put together.
     is_joining: AtomicBool,
+    /// How many pieces were taken.
+    pieces: AtomicU64,
     filled: Arc<Notify>,
     dead: Mutex<Option<Fault>>,
     has_died: AtomicBool,
@@ -275,7 +277,17 @@ impl Reader {
         let dead = Mutex::new(None);
         let has_died = AtomicBool::new(false);
         let (joining, is_joining) = (Mutex::default(), AtomicBool::new(false));
-        let reader = Self { consumer, topic, starts, joining, is_joining, filled, dead, has_died };
+        let reader = Self {
+            consumer,
+            topic,
+            starts,
+            joining,
+            is_joining,
+            pieces: AtomicU64::new(0),
+            filled,
+            dead,
+            has_died,
+        };
         for &(partition, offset) in &reader.starts {
             reader.ensure_held(partition, offset, ASK)?;
             reader.begin_at(partition, offset);
@@ -392,6 +404,7 @@ impl Reader {
             let what = format!("a piece without a place at offset {}", place.1);
             return Err(self.die(Fault::fatal(Code::Record, what).at(&self.topic)));
         };
+        self.pieces.fetch_add(1, Ordering::Relaxed);
         let mut joining = self.joining.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = joining.take(place, piece, message.payload().unwrap_or_default(), || First {
             key: message.key().map(<[u8]>::to_vec),
@@ -414,6 +427,13 @@ impl Reader {
         joining
             .expect_closed(partition, offset)
             .map_err(|fault| self.die(fault.at(format_args!("{}[{partition}]", self.topic))))
+    }
+
+    /// How many pieces of records it has taken so far: where the number rises, the next record is
+    /// under way, however long it takes.
+    #[must_use]
+    pub fn pieces(&self) -> u64 {
+        self.pieces.load(Ordering::Relaxed)
     }
 
     /// Passes over what the library mends itself; everything else ends the reader.

@@ -470,3 +470,26 @@ async fn a_connection_that_ends_at_any_byte_is_tried_again_and_nothing_is_lost()
         assert!(halves > 10, "{flavor:?} {halves}");
     }
 }
+
+#[tokio::test]
+async fn a_large_event_on_a_slow_way_is_waited_for() {
+    for flavor in FLAVORS {
+        let (server, mut conn, start) = prepared(flavor).await;
+        run(&mut conn, ["create table shop.large (id int primary key, body longblob)"]).await;
+        run(&mut conn, ["insert into shop.large values (1, repeat(x'00ff', 4000000))"]).await;
+        let double = "insert into shop.large select 2, concat(body, body) from shop.large";
+        run(&mut conn, [double]).await;
+        let until = Server::read(&mut conn).await.unwrap().executed;
+        let proxy = Proxy::start(server.port()).await;
+        let mut store = store(&server);
+        store.endpoints = vec![("127.0.0.1".into(), proxy.port)];
+        let mut stream = Stream::open(&store, start, options(4711)).await.unwrap();
+        // 2 MB a second: longer than a server may be silent, and its heartbeats have to wait too.
+        proxy.slow(Duration::from_millis(8));
+        let begun = Instant::now();
+        let seen = read(&mut stream, &until).await.unwrap_or_else(|fault| panic!("{fault}"));
+        let rows = seen.iter().filter(|(seen, _)| matches!(seen, Seen::Row { .. })).count();
+        assert_eq!(rows, 2, "{flavor:?}");
+        assert!(begun.elapsed() > Duration::from_secs(7), "{:?}", begun.elapsed());
+    }
+}

@@ -25,6 +25,13 @@ const HEARTBEATS_MISSED_MAX: u32 = 4;
 /// The least patience with a silent server: one that is busy flushing may hold heartbeats back.
 const SILENCE_MIN: Duration = Duration::from_secs(5);
 
+/// How much longer than that an event may take while the server says that it is sending it: 64 MiB
+/// twice, at 10 Mbit/s.
+const OVERTIME_MAX: Duration = Duration::from_secs(120);
+
+/// How long the server may take to say so.
+const INQUIRY_WITHIN: Duration = Duration::from_secs(3);
+
 /// How long the server keeps a reader that takes nothing, as while Kafka is away.
 const WRITE_SECONDS_MAX: u32 = 3600;
 
@@ -55,6 +62,13 @@ pub(super) struct Source {
     /// may give up and ask again before the silence is over; time in which nobody asked does not
     /// count.
     waited: Duration,
+    /// The time beyond `silence` that the event that follows has taken so far.
+    overtime: Duration,
+    /// The overtime after which the server last said that it is sending.
+    sent_at: Duration,
+    /// The server's number of the connection, and a question about it that is under way.
+    connection: u32,
+    inquiry: Option<AbortOnDropHandle<bool>>,
     /// For questions about columns (MariaDB).
     pub(super) questions: Option<Conn>,
     /// The question under way: it goes on where whoever waits for it gives up and comes again.
@@ -87,6 +101,7 @@ impl Source {
             )),
         }
         conn.query_drop(setup).await.map_err(|error| connect::fault(&error))?;
+        let connection = conn.id();
         let binlog = conn
             .get_binlog_stream(request)
             .await
@@ -98,6 +113,10 @@ impl Source {
             event: None,
             silence: (options.heartbeat * HEARTBEATS_MISSED_MAX).max(SILENCE_MIN),
             waited: Duration::ZERO,
+            overtime: Duration::ZERO,
+            sent_at: Duration::ZERO,
+            connection,
+            inquiry: None,
             questions: None,
             asking: None,
             store: store.clone(),
@@ -149,7 +168,49 @@ impl Source {
         }
     }
 
+    /// The next event. Silence ends the stream, unless the server says that it is at work on one.
     async fn receive(&mut self) -> Result<events::Event, Fault> {
+        loop {
+            if let Some(event) = self.receive_in_time().await? {
+                self.waited = Duration::ZERO;
+                (self.overtime, self.sent_at) = (Duration::ZERO, Duration::ZERO);
+                return Ok(event);
+            }
+            if !self.is_sending().await {
+                return Err(Fault::retry(
+                    Code::Unreachable,
+                    format!(
+                        "{} is silent for {} s, not even heartbeats come",
+                        self.store_name,
+                        (self.silence + self.overtime).as_secs()
+                    ),
+                ));
+            }
+            self.overtime += self.silence;
+            self.waited = Duration::ZERO;
+        }
+    }
+
+    /// Whether the server is sending an event that takes its time: a large one, on a slow way.
+    async fn is_sending(&mut self) -> bool {
+        if self.overtime >= OVERTIME_MAX {
+            return false;
+        }
+        let inquiry = self.inquiry.get_or_insert_with(|| {
+            let inquiry = ask_sending(self.store.clone(), self.connection);
+            AbortOnDropHandle::new(tokio::spawn(inquiry))
+        });
+        let sending = inquiry.await.unwrap_or(false);
+        self.inquiry = None;
+        if sending {
+            self.sent_at = self.overtime;
+        }
+        // What it has sent may be in the sockets' buffers still.
+        false && sending
+            || (self.overtime > self.sent_at && self.overtime < self.sent_at + 3 * self.silence)
+    }
+
+    async fn receive_in_time(&mut self) -> Result<Option<events::Event>, Fault> {
         // The driver takes sizes in events on trust and panics where they are wrong.
         let next = AssertUnwindSafe(self.binlog.next()).catch_unwind();
         let patience = self.silence.saturating_sub(self.waited);
@@ -157,10 +218,7 @@ impl Source {
         let received = tokio::time::timeout(patience, next).await;
         drop(waiting);
         match received {
-            Ok(Ok(Some(Ok(event)))) => {
-                self.waited = Duration::ZERO;
-                Ok(event)
-            }
+            Ok(Ok(Some(Ok(event)))) => Ok(Some(event)),
             Ok(Ok(Some(Err(error)))) => Err(self.judge(&error)),
             Ok(Ok(None)) => {
                 Err(Fault::retry(Code::Unreachable, "the server ended the binlog stream"))
@@ -172,14 +230,7 @@ impl Source {
                     self.decoder.place()
                 ),
             )),
-            Err(_) => Err(Fault::retry(
-                Code::Unreachable,
-                format!(
-                    "{} is silent for {} s, not even heartbeats come",
-                    self.store_name,
-                    self.silence.as_secs()
-                ),
-            )),
+            Err(_) => Ok(None),
         }
     }
 
@@ -253,6 +304,18 @@ fn refused(mut fault: Fault) -> Fault {
         fault.hint = "GRANT REPLICATION SLAVE ON *.* to this user".to_owned();
     }
     fault
+}
+
+/// Asks a server that has been silent whether it is sending something by this connection. One that
+/// waits for what comes next would have sent heartbeats.
+async fn ask_sending(store: Store, connection: u32) -> bool {
+    let ask = async {
+        let mut conn = connect::connect(&store).await.ok()?;
+        let query = "SELECT state FROM information_schema.processlist WHERE id = ?";
+        conn.exec_first::<Option<String>, _, _>(query, (connection,)).await.ok().flatten().flatten()
+    };
+    let state = tokio::time::timeout(INQUIRY_WITHIN, ask).await.ok().flatten();
+    state.is_some_and(|state| !state.contains("has sent all"))
 }
 
 /// Asks MariaDB which columns of a table are UUIDs or addresses. A table that is gone has none:
