@@ -189,7 +189,8 @@ async fn check_store(
         let incoming = Incoming::read(mesh, log).await;
         findings.extend(check_incoming(&place, &own, &incoming));
         let packet_bytes = largest_packet(mesh, log).await;
-        let needs = TargetNeeds { packet_bytes, ..target_needs(&own, &incoming) };
+        let applies_ddl = flow.runs_ddl_in(&log.unit);
+        let needs = TargetNeeds { packet_bytes, applies_ddl, ..target_needs(&own, &incoming) };
         let target = check_target(&mut conn, &needs).await?;
         found = both(found, target, flow.from.contains(&log.unit));
         if ready {
@@ -272,6 +273,7 @@ fn target_needs(tables: &[(Carried, Table)], incoming: &[Incoming]) -> TargetNee
             .map(str::to_owned)
             .collect(),
         packet_bytes: 0,
+        applies_ddl: false,
     }
 }
 

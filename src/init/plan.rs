@@ -86,6 +86,9 @@ fn sql(text: &mut String, mesh: &Mesh, flow: &Flow, place: &Place<'_>) {
     if flow.to.contains(unit) {
         rights.extend(["INSERT", "UPDATE", "DELETE"]);
     }
+    if flow.runs_ddl_in(unit) {
+        rights.extend(["CREATE", "ALTER", "DROP", "INDEX", "REFERENCES"]);
+    }
     // So that `check` sees triggers.
     rights.push("TRIGGER");
     for scope in databases(flow, rename) {

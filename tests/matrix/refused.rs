@@ -127,7 +127,8 @@ async fn apply(
     };
     let mut batch = Batch::default();
     batch.push(0, &tag, key, value);
-    let mut applier = Applier::open(&store(target), unitflow_change::rename::Rename::default(), log, 0).await?;
+    let mut applier =
+        Applier::open(&store(target), unitflow_change::rename::Rename::default(), log, 0).await?;
     let (from, to) = (
         End { seq: Seq(2), offset: 0, commit_us: 0 },
         End { seq: Seq(4), offset: 1, commit_us: 0 },

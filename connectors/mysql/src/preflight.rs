@@ -75,6 +75,8 @@ pub struct TargetNeeds {
     pub ledger_tables: Vec<String>,
     /// The largest `max_allowed_packet` among the sources; 0 where it is not known.
     pub packet_bytes: u64,
+    /// Schema changes of another unit are run here.
+    pub applies_ddl: bool,
 }
 
 /// Checks a server that is captured from, as the user of this connection.

@@ -45,6 +45,7 @@ fn target_needs(together: &[&str]) -> TargetNeeds {
         ledger_database: "unitflow".into(),
         ledger_tables: vec!["ledger".into()],
         packet_bytes: 0,
+        applies_ddl: false,
     }
 }
 

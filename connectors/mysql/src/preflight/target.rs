@@ -12,6 +12,9 @@ use crate::schema::{self, Table, Type};
 /// What a sink does with tables.
 const RIGHTS: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 
+/// And with their schema, where it applies another unit's changes.
+const DDL_RIGHTS: &[&str] = &["CREATE", "ALTER", "DROP", "INDEX", "REFERENCES"];
+
 /// Rights that no sink needs.
 const EXCESSIVE: &[&str] = &[
     "DROP",
@@ -38,20 +41,23 @@ pub(super) async fn guards(
     findings.extend(ensure_version(facts));
     findings.extend(ensure_writable(facts));
     findings.extend(ensure_packets(facts, needs));
-    findings.extend(excess(&facts.grants, &facts.user, EXCESSIVE, "apply"));
+    let needed = |right: &&&str| !(needs.applies_ddl && DDL_RIGHTS.contains(*right));
+    let excessive: Vec<&str> = EXCESSIVE.iter().filter(needed).copied().collect();
+    findings.extend(excess(&facts.grants, &facts.user, &excessive, "apply"));
+    let rights = if needs.applies_ddl { [RIGHTS, DDL_RIGHTS].concat() } else { RIGHTS.to_vec() };
     let ledger: Vec<_> = needs
         .ledger_tables
         .iter()
         .map(|table| (needs.ledger_database.clone(), table.clone()))
         .collect();
     for name in &ledger {
-        findings.extend(ensure_rights(facts, name));
+        findings.extend(ensure_rights(facts, name, RIGHTS));
         if find(conn, facts, name).await?.is_none() {
             findings.push(missing_ledger(name));
         }
     }
     for name in &needs.tables {
-        findings.extend(ensure_rights(facts, name));
+        findings.extend(ensure_rights(facts, name, &rights));
         let Some(table) = find(conn, facts, name).await? else {
             findings.push(missing_table(name));
             continue;
@@ -139,8 +145,8 @@ fn ensure_packets(facts: &Facts, needs: &TargetNeeds) -> Option<Finding> {
     })
 }
 
-fn ensure_rights(facts: &Facts, name: &(String, String)) -> Option<Finding> {
-    let missing: Vec<_> = RIGHTS
+fn ensure_rights(facts: &Facts, name: &(String, String), rights: &[&str]) -> Option<Finding> {
+    let missing: Vec<_> = rights
         .iter()
         .filter(|right| !facts.grants.has_on_table(right, &name.0, &name.1))
         .copied()
@@ -151,7 +157,7 @@ fn ensure_rights(facts: &Facts, name: &(String, String)) -> Option<Finding> {
             code: Code::Grant,
             severity: Severity::Error,
             subject: facts.user.clone(),
-            expected: format!("{} ON {scope}", RIGHTS.join(", ")),
+            expected: format!("{} ON {scope}", rights.join(", ")),
             actual: format!("missing: {}", missing.join(", ")),
             remedy: format!("GRANT {} ON {scope} TO {}", missing.join(", "), facts.user),
         }
