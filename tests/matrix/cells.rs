@@ -174,6 +174,14 @@ pub const CELLS: &[Cell] = &[
         changes: &[],
         shown: DOUBLE,
     },
+    cell(
+        "computed",
+        &[Long, Varchar],
+        "int, twice int generated always as (v * 2) virtual, thrice int generated always as (v * 3) stored, \
+         hidden int default 7 invisible, made varchar(40) default (concat('x', 1 + 1)), named char(36) default (uuid())",
+        &["1", "-5"],
+        "concat_ws('|', {}, twice, thrice, hidden, made, named)",
+    ),
     cell("bit_1", &[Bit], "bit(1)", &["0", "1"], BITS),
     cell("bit_7", &[Bit], "bit(7)", &["b'1010101'", "0", "127"], BITS),
     cell("bit_8", &[Bit], "bit(8)", &["255", "1"], BITS),
@@ -780,6 +788,19 @@ const fn refused(
 }
 
 pub const REFUSED: &[Refusal] = &[
+    // What follows the column's type ends the table's definition.
+    refused(
+        "to_history",
+        (Mysql9, "int", "1"),
+        (MariaDb, "int) WITH SYSTEM VERSIONING ("),
+        Code::Table,
+    ),
+    refused(
+        "from_history",
+        (MariaDb, "int) WITH SYSTEM VERSIONING (", "1"),
+        (Mysql9, "int"),
+        Code::Table,
+    ),
     // MariaDB's columns hold no negative zero, whatever is written to them.
     refused("negative_zero", (Mysql9, "double", "'-0'"), (MariaDb, "double"), Code::Table),
     refused("negative_zero_float", (Mysql9, "float", "'-0'"), (MariaDb, "float"), Code::Table),

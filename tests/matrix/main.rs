@@ -31,12 +31,20 @@ fn mysql_to_mysql() {
     let setup = setup(&[Mysql9, Mysql9])
         .setting_at(1, "binlog_transaction_compression", "ON")
         .setting_at(1, "binlog_row_value_options", "PARTIAL_JSON");
-    serial("MySQL to MySQL", LIMIT, every_cell(setup));
+    serial("MySQL to MySQL", LIMIT, async {
+        let mut mesh = every_cell(setup).await?;
+        large_transaction(&mut mesh).await?;
+        mesh.finish();
+        Ok(())
+    });
 }
 
 #[test]
 fn mysql_to_mariadb_and_back() {
-    serial("MySQL to MariaDB and back", LIMIT, every_cell(setup(&[Mysql9, Mariadb])));
+    serial("MySQL to MariaDB and back", LIMIT, async {
+        every_cell(setup(&[Mysql9, Mariadb])).await?.finish();
+        Ok(())
+    });
 }
 
 #[test]
@@ -47,7 +55,10 @@ fn mariadb_to_mariadb() {
         "log_bin_compress_min_len",
         10,
     );
-    serial("MariaDB to MariaDB", LIMIT, every_cell(setup));
+    serial("MariaDB to MariaDB", LIMIT, async {
+        every_cell(setup).await?.finish();
+        Ok(())
+    });
 }
 
 #[test]
@@ -143,7 +154,7 @@ impl Cell {
 }
 
 /// Each cell of a pairing, in both directions at once.
-async fn every_cell(setup: MeshSetup) -> anyhow::Result<()> {
+async fn every_cell(setup: MeshSetup) -> anyhow::Result<Mesh> {
     let mut mesh = setup.start().await?;
     mesh.start_workers()?;
     let mut writers = Vec::new();
@@ -168,7 +179,31 @@ async fn every_cell(setup: MeshSetup) -> anyhow::Result<()> {
         ensure!((name == "deleted") == (rows == 0), "{rows} rows were {name}");
         println!("  {} cells, {rows} rows {name} and equal", cells.len());
     }
-    mesh.finish();
+    Ok(mesh)
+}
+
+/// A packed transaction that unpacks to more than its connector may have: it is not held whole.
+async fn large_transaction(mesh: &mut Mesh) -> anyhow::Result<()> {
+    const ROWS: u64 = 50_000;
+    const ROW_BYTES: u64 = 4_000;
+    const PEAK_MIB_MOST: u64 = 100;
+    let mut conn = connect(mesh.server("B")).await?;
+    conn.query_drop("SET SESSION cte_max_recursion_depth=1000000").await?;
+    let insert = format!(
+        "INSERT INTO shop.cell_longblob (unit, old, new, v) WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS}) \
+         SELECT 'B', i, 0, REPEAT(CHAR(65 + i % 26), {ROW_BYTES}) FROM n"
+    );
+    conn.query_drop(insert).await?;
+    mesh.quiesce(QUIET * 2).await?;
+    let cell = CELLS.iter().find(|cell| cell.name == "longblob").context("the cell")?;
+    let rows = ensure_same(mesh, &[cell]).await?;
+    ensure!(rows as u64 == ROWS, "{rows} rows arrived");
+    let peak = mesh.worker("B", "connector")?.peak_kib() / 1024;
+    println!(
+        "  {} MB in one packed transaction: the connector had {peak} MiB",
+        ROWS * ROW_BYTES / 1_000_000
+    );
+    ensure!((1..PEAK_MIB_MOST).contains(&peak), "the connector had {peak} MiB");
     Ok(())
 }
 

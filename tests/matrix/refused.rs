@@ -66,9 +66,12 @@ async fn prepared(flavor: Flavor) -> anyhow::Result<Mysql> {
     for Refusal { name, source, kind, target, target_kind, .. } in REFUSED {
         let tables = [("from", source, kind), ("to", target, target_kind)];
         for (place, _, kind) in tables.into_iter().filter(|(_, at, _)| **at == flavor) {
+            // A type may bring the end of the table's definition with it.
+            let end = if kind.ends_with('(') { "" } else { ")" };
+            let kind = kind.trim_end_matches('(');
             let _ = write!(
                 statements,
-                "CREATE TABLE shop.{place}_{name} (id INT PRIMARY KEY, v {kind});"
+                "CREATE TABLE shop.{place}_{name} (id INT PRIMARY KEY, v {kind}{end};"
             );
         }
     }

@@ -673,8 +673,14 @@ mod tests {
 
     /// Statements run on a real server, and its log's events after the magic number.
     async fn record(kind: Kind, statements: &str) -> (Flavor, Vec<Vec<u8>>) {
-        let server =
-            Mysql::setup(kind).setting("binlog_row_metadata", "FULL").start().await.unwrap();
+        let setup = Mysql::setup(kind).setting("binlog_row_metadata", "FULL");
+        let setup = match kind {
+            Kind::Mysql9 => setup.setting("binlog_row_value_options", "PARTIAL_JSON"),
+            Kind::Mariadb => {
+                setup.setting("log_bin_compress", "ON").setting("log_bin_compress_min_len", 10)
+            }
+        };
+        let server = setup.start().await.unwrap();
         server.sql(statements).await.unwrap();
         let file = std::fs::read(&server.binlog_files().unwrap()[0]).unwrap();
         let mut events = Vec::new();
@@ -717,13 +723,25 @@ mod tests {
         k double, l blob, m year, n date, o timestamp(2) null); \
         insert into shop.t values (1, 1.5, '{\"a\": [1, 2.5, \"x\", null]}', 'text', '2026-01-02 03:04:05', 'y', 'p,q', \
         st_geomfromtext('POINT(1 2)'), 5, x'01', '-01:02:03', 0.1, 'blob', 2026, '2026-01-02', '2026-01-02 03:04:05'); \
-        update shop.t set c = 'other'; begin; insert into shop.t (id) values (2), (3); delete from shop.t; commit;";
+        update shop.t set c = 'other'; update shop.t set b = json_set(b, '$.a[1]', 3.5, '$.n', repeat('n', 40)); begin; insert into shop.t (id) values (2), (3); delete from shop.t; commit;";
 
     #[tokio::test]
     async fn damaged_logs_are_refused_and_never_panic() {
         for kind in [Kind::Mysql9, Kind::Mariadb] {
             let (flavor, events) = record(kind, EVERYTHING).await;
-            assert_eq!(decode(flavor, &events, true).unwrap(), 7);
+            assert_eq!(decode(flavor, &events, true).unwrap(), 8);
+            let special = match kind {
+                Kind::Mysql9 => vec![kind::PARTIAL_UPDATE_ROWS],
+                Kind::Mariadb => vec![
+                    kind::MARIADB_QUERY_COMPRESSED,
+                    kind::MARIADB_WRITE_ROWS_COMPRESSED_1,
+                    kind::MARIADB_UPDATE_ROWS_COMPRESSED_1,
+                    kind::MARIADB_DELETE_ROWS_COMPRESSED_1,
+                ],
+            };
+            for wanted in special {
+                assert!(events.iter().any(|event| event[4] == wanted), "{}", event::name(wanted));
+            }
             let mut random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
             let mut below = |limit: usize| random.next_u32() as usize % limit;
             for round in 0..20_000 {

@@ -241,7 +241,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_change_panics(changes in proptest::collection::vec(any::<u8>(), 0..60), path in "[$.a0-9\\[\\]\"last-]{0,9}") {
-            let _ = changed(&[changes.clone()]);
+            let _ = changed(std::slice::from_ref(&changes));
             let _ = changed(&[change(1, &path, &changes)]);
         }
     }
