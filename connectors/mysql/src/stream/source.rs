@@ -206,8 +206,7 @@ impl Source {
             self.sent_at = self.overtime;
         }
         // What it has sent may be in the sockets' buffers still.
-        false && sending
-            || (self.overtime > self.sent_at && self.overtime < self.sent_at + 3 * self.silence)
+        sending || (self.overtime > self.sent_at && self.overtime < self.sent_at + 3 * self.silence)
     }
 
     async fn receive_in_time(&mut self) -> Result<Option<events::Event>, Fault> {
