@@ -4,9 +4,13 @@
 //! which `{n}` is a number that no other round and no other unit has.
 
 use std::fmt::Write as _;
+use std::time::Instant;
 
 use anyhow::ensure;
+use mysql_async::prelude::Queryable as _;
+use unitflow_change::routing::{PartitionBy, lane_of};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
+use unitflow_harness::load::connect;
 use unitflow_harness::{Flavor, Mesh, MeshSetup, serial};
 
 use super::{BINARY, LIMIT, QUIET};
@@ -444,4 +448,60 @@ fn a_unique_key_that_comes_later_begins_a_generation() {
         mesh.finish();
         Ok(())
     });
+}
+
+#[test]
+fn a_generation_waits_for_every_lane() {
+    serial("a generation waits for every lane", LIMIT, async {
+        const CREATE: &str =
+            "CREATE DATABASE odd; CREATE TABLE odd.many (id INT PRIMARY KEY, v INT)";
+        let mut mesh = MeshSetup::new(BINARY, &[Mariadb, Mysql9])
+            .kafka_shared()
+            .one_way("A", "B")
+            .flow("tables = [\"odd.*\"]")
+            .prepare("A", CREATE)
+            .prepare("B", CREATE)
+            .start()
+            .await?;
+        mesh.start_workers()?;
+        let rows: Vec<String> = (0..200).map(|n| format!("({n}, 0)")).collect();
+        let insert = format!("INSERT INTO odd.many VALUES {}", rows.join(","));
+        mesh.server("A").sql(&insert).await?;
+        mesh.quiesce(QUIET).await?;
+
+        // One lane can't move, and it is not the one that will have all rows.
+        let key = br#"["odd","many",{"id":1}]"#;
+        let slow = (lane_of(&PartitionBy::Table, key, None, 4)? + 1) % 4;
+        let mut lock = connect(mesh.server("B")).await?;
+        lock.query_drop("BEGIN").await?;
+        // By its key, so that no other row is locked.
+        let row = format!("log = 'A.shop' AND lane = {slow}");
+        lock.query_drop(format!("SELECT seq FROM unitflow.ledger WHERE {row} FOR UPDATE")).await?;
+        let others = format!("FROM unitflow.ledger WHERE lane <> {slow}");
+        let before = mesh.server("B").sql(&format!("SELECT MAX(seq) {others}")).await?;
+        mesh.server("A").sql("UPDATE odd.many SET v = 1").await?;
+        wait_for(&mesh, &format!("SELECT MIN(seq) > {before} {others}")).await?;
+        mesh.change_flow("tables = [\"odd.*\"]\npartition_by = { \"odd.many\" = \"table\" }")?;
+        mesh.worker("A", "connector")?.stop(QUIET).await?;
+        mesh.start_worker("A", "connector", "")?;
+        wait_for(&mesh, &format!("SELECT MIN(seq >> 48) = 2 {others}")).await?;
+        mesh.server("A").sql("UPDATE odd.many SET v = 2").await?;
+        let passed = format!("SELECT COUNT(*) {others} AND seq > 2 << 48");
+        ensure!(mesh.server("B").sql(&passed).await? == "0", "a lane went on without another");
+        lock.query_drop("ROLLBACK").await?;
+        mesh.quiesce(QUIET).await?;
+        let query = "SELECT * FROM odd.many";
+        ensure_same(&mesh, query, query).await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// Waits until a query in unit B says 1.
+async fn wait_for(mesh: &Mesh, query: &str) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    while mesh.server("B").sql(query).await? != "1" {
+        ensure!(begin.elapsed() < QUIET, "still not: {query}");
+    }
+    Ok(())
 }
