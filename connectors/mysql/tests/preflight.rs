@@ -182,13 +182,22 @@ async fn sources_are_guarded() {
             ),
         ];
         match flavor {
-            Flavor::Mysql9 => cases.push((
-                "set global gtid_mode = 'ON_PERMISSIVE'",
-                "set global gtid_mode = 'ON'",
-                Code::Setting,
-                Error,
-                "gtid_mode",
-            )),
+            Flavor::Mysql9 => cases.extend([
+                (
+                    "set global gtid_mode = 'ON_PERMISSIVE'",
+                    "set global gtid_mode = 'ON'",
+                    Code::Setting,
+                    Error,
+                    "gtid_mode",
+                ),
+                (
+                    "set global binlog_transaction_compression = 1",
+                    "set global binlog_transaction_compression = 0",
+                    Code::Setting,
+                    Warning,
+                    "binlog_transaction_compression",
+                ),
+            ]),
             Flavor::Mariadb => cases.extend([
                 (
                     "set global gtid_strict_mode = 0",

@@ -30,6 +30,7 @@ pub(super) fn guards(facts: &Facts, needs: &SourceNeeds) -> Vec<Finding> {
     findings.extend(ensure_row_format(facts));
     findings.extend(ensure_row_image(facts));
     findings.extend(ensure_row_metadata(facts));
+    findings.extend(ensure_transactions_fit(facts));
     findings.extend(ensure_gtids(facts));
     findings.extend(ensure_replicated_changes_are_logged(facts));
     findings.extend(ensure_log_is_kept(facts, needs));
@@ -85,6 +86,20 @@ fn ensure_row_metadata(facts: &Facts) -> Option<Finding> {
         "FULL",
         "SET GLOBAL binlog_row_metadata='FULL', and in the server's configuration",
     )
+}
+
+/// MySQL may pack whole transactions, which the driver unpacks at once and in memory.
+fn ensure_transactions_fit(facts: &Facts) -> Option<Finding> {
+    if !facts.variables.contains_key("binlog_transaction_compression") {
+        return None;
+    }
+    let finding = setting(
+        facts,
+        "binlog_transaction_compression",
+        "OFF",
+        "SET GLOBAL binlog_transaction_compression=OFF, or give the connector as much memory as the largest transaction has rows",
+    );
+    finding.map(|finding| Finding { severity: Severity::Warning, ..finding })
 }
 
 fn ensure_gtids(facts: &Facts) -> Vec<Finding> {
