@@ -25,6 +25,7 @@ mod prepared;
 mod resume;
 mod source;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tracing::info;
@@ -34,7 +35,7 @@ use unitflow_change::fault::{Code, Fault};
 use unitflow_change::gtid::Gtid;
 use unitflow_change::position::{Captured, Digest, Open, Position};
 
-use self::prepared::Replay;
+use self::prepared::{Replay, Spare};
 use self::resume::{before, check, other_kind, warn_uncompared, without};
 use self::source::{Found, Source};
 use crate::connect::{self, Server, Store};
@@ -116,6 +117,11 @@ pub struct Stream {
     position: Position,
     /// Rows that were logged before, of the XA transaction that commits.
     replay: Option<Replay>,
+    /// The connection that such rows were read by last.
+    spare: Option<Spare>,
+    /// How many events were passed, and after how many each prepared transaction came.
+    passed: u64,
+    marks: HashMap<Gtid, u64>,
     /// Transactions came before the open one that are not captured yet: ask again once it ends.
     passed_over: bool,
     /// Transactions were passed over and have to be asked for again, by another connection.
@@ -165,6 +171,9 @@ impl Stream {
             source,
             position,
             replay: None,
+            spare: None,
+            passed: 0,
+            marks: HashMap::new(),
             passed_over: false,
             behind: false,
         };
@@ -232,10 +241,13 @@ impl Stream {
                     let read = replay.read();
                     return Ok(self.counted(Found::Row, read.unwrap_or_default()));
                 }
-                self.replay = None;
+                if let Some(replay) = self.replay.take() {
+                    self.keep(replay);
+                }
                 return self.end();
             }
             let found = self.source.advance().await?;
+            self.passed += 1;
             let decoder = &self.source.decoder;
             match found {
                 // They come when the transaction commits.
@@ -247,17 +259,25 @@ impl Stream {
                     }
                     return Ok(self.counted(found, read));
                 }
-                Found::End | Found::Completed(false) => return self.end(),
+                Found::End => return self.end(),
+                Found::Completed(false) => {
+                    self.forget();
+                    return self.end();
+                }
                 Found::Prepared => {
                     self.expect_new()?;
-                    self.position.prepared.push(self.prepared());
+                    let prepared = self.prepared();
+                    self.position.prepared.push(prepared);
                     return self.end();
                 }
                 Found::OnePhase | Found::Completed(true) => {
                     self.expect_new()?;
                     self.replay = self.replay_of(found)?;
                 }
-                Found::Heartbeat => return Ok(found),
+                Found::Heartbeat => {
+                    self.close_spare();
+                    return Ok(found);
+                }
             }
         }
     }

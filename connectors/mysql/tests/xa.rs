@@ -116,6 +116,14 @@ async fn rows_come_with_the_commit_whenever_the_reader_restarts() {
         let long = "insert into shop.items values (13, repeat('m', 60))";
         prepare(&server, "'five'", &[long]).await;
         complete(&mut conn, "xa commit 'five'").await;
+        // Several at once, committed in another order than they were prepared in.
+        for (xid, id) in [("'six'", 14), ("'seven'", 15), ("'eight'", 16)] {
+            let insert = format!("insert into shop.items values ({id}, 'n')");
+            prepare(&server, xid, &[insert.as_str()]).await;
+        }
+        for xid in ["'seven'", "'eight'", "'six'"] {
+            complete(&mut conn, &format!("xa commit {xid}")).await;
+        }
         let all = read_after(&server, &start).await.unwrap();
         let events: Vec<_> = all.iter().map(|(seen, _)| brief(seen)).collect();
         let rows: Vec<_> = all
@@ -140,6 +148,9 @@ async fn rows_come_with_the_commit_whenever_the_reader_restarts() {
             (Op::Insert, "8"),
             (Op::Insert, "12"),
             (Op::Insert, "13"),
+            (Op::Insert, "15"),
+            (Op::Insert, "16"),
+            (Op::Insert, "14"),
         ];
         let rows: Vec<_> = rows.iter().map(|(op, id)| (*op, id.trim_end_matches("}]"))).collect();
         assert_eq!(rows, expected, "{flavor:?} {events:#?}");
@@ -153,7 +164,7 @@ async fn rows_come_with_the_commit_whenever_the_reader_restarts() {
         }
         let (_, last) = all.last().unwrap();
         assert_eq!(last.prepared, [], "{flavor:?}");
-        assert!(all.iter().any(|(_, position)| position.prepared.len() == 2));
+        assert!(all.iter().any(|(_, position)| position.prepared.len() == 3));
         for (i, (_, position)) in all.iter().enumerate() {
             let position = Position::from_json(position.to_json().as_bytes()).unwrap();
             let rest =
