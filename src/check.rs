@@ -188,7 +188,10 @@ async fn check_store(
     if flow.to.contains(&log.unit) {
         let incoming = Incoming::read(mesh, log).await;
         findings.extend(check_incoming(&place, &own, &incoming));
-        let target = check_target(&mut conn, &target_needs(&own, &incoming)).await?;
+        let packet_bytes = largest_packet(mesh, log).await;
+        let applies_ddl = flow.runs_ddl_in(&log.unit);
+        let needs = TargetNeeds { packet_bytes, applies_ddl, ..target_needs(&own, &incoming) };
+        let target = check_target(&mut conn, &needs).await?;
         found = both(found, target, flow.from.contains(&log.unit));
         if ready {
             check_lanes(mesh, log, &mut conn, away, findings).await?;
@@ -269,7 +272,22 @@ fn target_needs(tables: &[(Carried, Table)], incoming: &[Incoming]) -> TargetNee
             .filter(|name| !name.is_empty() && *name != "lag")
             .map(str::to_owned)
             .collect(),
+        packet_bytes: 0,
+        applies_ddl: false,
     }
+}
+
+/// What the units that write to this one allow; one that can't be reached is a finding of its own.
+async fn largest_packet(mesh: &Mesh, log: &Log) -> u64 {
+    let mut largest = 0;
+    for (from, _) in mesh.logs_to(&log.unit).filter(|(from, _)| from.store == log.store) {
+        let there = async {
+            let mut conn = connect(mesh.store(&from.unit, &from.store)?).await?;
+            preflight::packet_bytes(&mut conn).await
+        };
+        largest = largest.max(there.await.unwrap_or(0));
+    }
+    largest
 }
 
 /// Whether each lane into this unit has its ledger row, and reads the topic that is there.

@@ -215,6 +215,14 @@ pub struct Flow {
     pub to: Vec<Name>,
 }
 
+impl Flow {
+    /// Whether this unit runs what another changes in its schema.
+    #[must_use]
+    pub fn runs_ddl_in(&self, unit: &Name) -> bool {
+        matches!(&self.ddl, Ddl::Apply(owner) if owner != unit) && self.to.contains(unit)
+    }
+}
+
 /// The mesh.
 #[derive(Clone, Debug)]
 pub struct Mesh {

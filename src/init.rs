@@ -33,7 +33,7 @@ use crate::output::say;
 use crate::pipeline::{ConnectorState, load_state, relayed_at};
 use crate::tables;
 
-/// The largest record of a data topic, compressed, in bytes.
+/// The largest batch of a data topic, compressed, in bytes. Larger records travel in pieces of 4 MiB.
 const RECORD_BYTES_MAX: u32 = 16 << 20;
 /// The generation a new log begins with.
 const FIRST_GENERATION: u16 = 1;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
-use unitflow_change::ddl::{Applied, Class, Statement, TableName, Verb};
+use unitflow_change::ddl::{Applied, Class, Statement, Stored, TableName, Verb};
 use unitflow_change::intent::Intent;
 use unitflow_change::name::Log;
 use unitflow_change::seq::Seq;
@@ -47,10 +47,10 @@ impl Lane<'_> {
     pub(crate) async fn pass(
         &mut self,
         tag: &Tag<'_>,
-        offset: i64,
+        (offset, next_offset): (i64, i64),
         value: &[u8],
     ) -> Result<(), Fault> {
-        let to = End { seq: tag.seq, offset: offset + 1, commit_us: tag.commit_us };
+        let to = End { seq: tag.seq, offset: next_offset, commit_us: tag.commit_us };
         let mut also = Vec::new();
         if tag.kind == Kind::Ddl {
             let statement = Statement::parse(value)?;
@@ -175,6 +175,10 @@ impl Lane<'_> {
     async fn run_here(&mut self, statement: Statement, seq: Seq) -> Result<Vec<Vec<u8>>, Fault> {
         inject::die_at("die_before_intent");
         let tables = statement.tables();
+        let statement = match statement.class() {
+            Class::Stored(Stored::Event, _) => statement.with_event_disabled(),
+            _ => statement,
+        };
         let intent = Intent { log: self.way.log.to_string(), seq, statement };
         match run_once(&mut self.applier, &self.way.store, &intent, self.at).await {
             Ok(()) => Ok(vec![done(&intent).into_bytes()]),

@@ -5,6 +5,9 @@ use std::ops::Range;
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{Kind, Tag};
 
+/// A buffer above this is given back.
+const BUFFER_BYTES_KEPT: usize = 8 << 20;
+
 /// How much one commit may hold. A source transaction that is larger is applied in several
 /// calls inside one commit.
 #[derive(Clone, Copy, Debug)]
@@ -66,8 +69,11 @@ impl Batch {
         });
     }
 
-    /// Forgets all records and keeps the buffers.
+    /// Forgets all records and keeps the buffers, unless a large record made them large.
     pub fn clear(&mut self) {
+        if self.bytes.capacity() > BUFFER_BYTES_KEPT {
+            self.bytes = Vec::new();
+        }
         self.bytes.clear();
         self.slots.clear();
     }

@@ -248,17 +248,22 @@ impl Lane<'_> {
         }
     }
 
-    /// Waits for the next item: with a transaction open only for a moment, since it holds locks.
+    /// Waits for the next item: with a transaction open only for a moment, since it holds locks,
+    /// unless a large record is under way.
     async fn wait<'r>(&mut self, reader: &'r Reader) -> Result<Item<'r>, Fault> {
+        let mut pieces = reader.pieces();
         loop {
             let patience = if self.inside { OPEN_FOR } else { PING_EVERY };
             match tokio::time::timeout(patience, reader.next()).await {
                 Ok(item) => return item,
-                Err(_) if self.inside => {
+                Err(_) if self.inside && reader.pieces() == pieces => {
                     let what = "the rest of a long transaction does not come; it was rolled back";
                     return Err(Fault::retry(Code::Timeout, what));
                 }
-                Err(_) => self.applier.ping().await?,
+                Err(_) => {
+                    pieces = reader.pieces();
+                    self.applier.ping().await?;
+                }
             }
         }
     }
@@ -279,7 +284,8 @@ impl Lane<'_> {
         self.ensure_foreign(record.header(ORIGIN).unwrap_or_default())?;
         if matches!(tag.kind, Kind::Ddl | Kind::Barrier) {
             self.commit_what_precedes().await?;
-            self.pass(&tag, record.offset(), record.value().unwrap_or_default()).await?;
+            let offsets = (record.offset(), record.next_offset());
+            self.pass(&tag, offsets, record.value().unwrap_or_default()).await?;
             return Ok(Action::Gather);
         }
         let key = record.key().unwrap_or_default();
@@ -297,7 +303,7 @@ impl Lane<'_> {
             }
             self.batch.push(record.offset(), &tag, key, record.value().unwrap_or_default());
         }
-        self.seen = End { seq: tag.seq, offset: record.offset() + 1, commit_us: tag.commit_us };
+        self.seen = End { seq: tag.seq, offset: record.next_offset(), commit_us: tag.commit_us };
         Ok(if self.batch.is_full(&self.way.limits) { Action::Apply } else { Action::Gather })
     }
 

@@ -267,7 +267,7 @@ impl Lane<'_> {
                 }
             }
             if batch.is_full(&self.way.limits) {
-                let moved = self.moved(table, reached, record.offset() + 1);
+                let moved = self.moved(table, reached, record.next_offset());
                 self.apply_released(&batch, moved).await?;
                 batch.clear();
             }

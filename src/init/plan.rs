@@ -19,7 +19,7 @@ const SETTINGS: &str = "\
 #   log_bin=binlog  binlog_format=ROW  binlog_row_image=FULL  binlog_row_metadata=FULL
 #   sync_binlog=1  innodb_flush_log_at_trx_commit=1
 #   MySQL:    gtid_mode=ON  enforce_gtid_consistency=ON  log_replica_updates=ON
-#   MariaDB:  gtid_strict_mode=ON  log_slave_updates=ON  log_bin_compress=OFF
+#   MariaDB:  gtid_strict_mode=ON  log_slave_updates=ON
 ";
 
 /// The plan of these units.
@@ -85,6 +85,9 @@ fn sql(text: &mut String, mesh: &Mesh, flow: &Flow, place: &Place<'_>) {
     }
     if flow.to.contains(unit) {
         rights.extend(["INSERT", "UPDATE", "DELETE"]);
+    }
+    if flow.runs_ddl_in(unit) {
+        rights.extend(["CREATE", "ALTER", "DROP", "INDEX", "REFERENCES"]);
     }
     // So that `check` sees triggers.
     rights.push("TRIGGER");

@@ -37,6 +37,8 @@ use crate::telemetry::{CaptureMeters, Meters};
 const WATERMARK_EVERY: Duration = Duration::from_secs(1);
 /// How many events are taken before the clock is looked at.
 const EVENTS_BETWEEN_LOOKS: u32 = 256;
+/// A buffer above this is given back after a large row.
+const BUFFER_BYTES_KEPT: usize = 8 << 20;
 
 /// Captures one store until it is cancelled or fails.
 pub async fn run(
@@ -96,6 +98,9 @@ impl Held {
         self.kind = Some(kind);
         self.key.clear();
         self.key.extend_from_slice(key);
+        if self.value.capacity() > BUFFER_BYTES_KEPT {
+            self.value = Vec::new();
+        }
         self.value.clear();
         self.value.extend_from_slice(value);
     }
@@ -244,6 +249,9 @@ impl Capture {
             let Some(event) = stream.next().now_or_never() else { return Ok(false) };
             let taken = self.take(event?)?;
             self.settle(stream, taken)?;
+            if self.grouping.is_full(&self.writer) {
+                break;
+            }
         }
         if self.grouping.is_due(&self.writer) {
             self.commit_with(stream)?;

@@ -35,7 +35,13 @@ impl Grouping {
     /// Whether a stream that goes on must be committed now. Looks at the clock: ask now and then.
     pub fn is_due(&self, writer: &Writer) -> bool {
         self.pending_since.is_some_and(|since| since.elapsed() >= COMMIT_WITHIN)
-            || writer.pending_bytes() >= COMMIT_BYTES
+            || self.is_full(writer)
+    }
+
+    /// Whether no more should be gathered. Costs nothing: ask after each record, for a few may be
+    /// large.
+    pub fn is_full(&self, writer: &Writer) -> bool {
+        writer.pending_bytes() >= COMMIT_BYTES
     }
 
     /// How long a stream that has paused may wait before its commit; `None` if nothing is pending.

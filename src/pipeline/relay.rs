@@ -123,6 +123,9 @@ impl Copy {
         for _ in 0..RECORDS_BETWEEN_LOOKS {
             let Some(item) = reader.try_next()? else { return Ok(false) };
             self.take(&item)?;
+            if self.grouping.is_full(&self.writer) {
+                break;
+            }
         }
         if self.grouping.is_due(&self.writer) {
             self.commit()?;
@@ -143,7 +146,7 @@ impl Copy {
             }
             Step::Gap => return Err(self.gap(record, &tag, self.state.tails[place])),
         }
-        self.state.offsets[place] = record.offset() + 1;
+        self.state.offsets[place] = record.next_offset();
         self.grouping.pending();
         Ok(())
     }

@@ -127,6 +127,9 @@ impl Stager {
         for _ in 0..RECORDS_BETWEEN_LOOKS {
             let Some(item) = reader.try_next()? else { return Ok(false) };
             self.take(&item)?;
+            if self.grouping.is_full(&self.out.writer) {
+                break;
+            }
         }
         if self.grouping.is_due(&self.out.writer) {
             self.commit()?;
@@ -171,6 +174,7 @@ fn captured<'a>(record: &'a Record<'_>) -> Result<Captured<'a>, Fault> {
         .map_err(|fault| fault.at(format!("captured offset {}", record.offset())))?;
     Ok(Captured {
         offset: record.offset(),
+        next_offset: record.next_offset(),
         tag,
         key: record.key().unwrap_or_default(),
         value: record.value().unwrap_or_default(),

@@ -98,6 +98,7 @@ pub fn shapes() -> impl Strategy<Value = Shape> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub offset: i64,
+    next_offset: i64,
     kind: Kind,
     pub seq: Seq,
     prev: Seq,
@@ -111,7 +112,8 @@ pub struct Entry {
 
 impl Entry {
     pub fn captured(&self) -> Captured<'_> {
-        Captured { offset: self.offset, tag: self.tag(), key: &self.key, value: &self.value }
+        let Self { offset, next_offset, key, value, .. } = self;
+        Captured { offset: *offset, next_offset: *next_offset, tag: self.tag(), key, value }
     }
 
     fn tag(&self) -> Tag<'_> {
@@ -278,6 +280,7 @@ impl Source {
     fn alone(&mut self, kind: Kind, seq: Seq, key: &[u8], value: &[u8], everywhere: bool) {
         let entry = Entry {
             offset: 0,
+            next_offset: 0,
             kind,
             seq,
             prev: self.seq,
@@ -350,6 +353,7 @@ impl Source {
         let seq = self.seq.next_captured();
         self.log.captured.push(Entry {
             offset: 0,
+            next_offset: 0,
             kind,
             seq,
             prev: self.seq,
@@ -531,8 +535,12 @@ impl Log {
     fn number_offsets(&mut self) {
         let mut offset = 3;
         for (at, entry) in self.captured.iter_mut().enumerate() {
-            offset += if at % 5 == 4 { 2 } else { 1 };
+            // Behind the one before it, or behind a transaction's marker.
+            offset += i64::from(at % 5 == 4);
             entry.offset = offset;
+            // A large record takes several.
+            offset += if at % 7 == 3 { 3 } else { 1 };
+            entry.next_offset = offset;
         }
     }
 }

@@ -100,6 +100,46 @@ fn online_schema_changes_arrive_as_what_they_mean() {
     });
 }
 
+/// Stored code comes along where it is named; events arrive disabled, accounts never.
+#[test]
+fn stored_code_comes_along_where_it_is_named() {
+    serial("stored code", LIMIT, async {
+        let policy = "{ apply = \"A\" }\nstored_code = [\"views\", \"events\"]";
+        let mut mesh = setup(&[Mysql9, Mariadb]).kafka_shared().ddl(policy).start().await?;
+        mesh.start_workers()?;
+        for statement in [
+            "CREATE USER somebody",
+            "CREATE TABLE shop.wares (id INT PRIMARY KEY)",
+            "CREATE SQL SECURITY INVOKER VIEW shop.all_wares AS SELECT id FROM shop.wares",
+            "CREATE PROCEDURE shop.nothing() SELECT 1",
+            "CREATE EVENT shop.clean_up ON SCHEDULE EVERY 1 DAY DO DELETE FROM shop.wares",
+        ] {
+            mesh.server("A").sql(statement).await?;
+        }
+        mesh.quiesce(ARRIVES_WITHIN).await?;
+        for (query, expected) in [
+            (
+                "SELECT table_name FROM information_schema.views WHERE table_schema = 'shop'",
+                "all_wares",
+            ),
+            (
+                "SELECT status FROM information_schema.events WHERE event_schema = 'shop'",
+                "DISABLED",
+            ),
+            ("SELECT COUNT(*) FROM information_schema.routines WHERE routine_schema = 'shop'", "0"),
+            ("SELECT COUNT(*) FROM mysql.user WHERE user = 'somebody'", "0"),
+        ] {
+            let found = mesh.server("B").sql(query).await?;
+            ensure!(found.trim() == expected, "{query} gives {found}");
+        }
+        let ran = statements(mesh.server("A")).await?;
+        ensure!(ran.len() == 3, "A's log has other statements than three:\n{}", ran.join("\n"));
+        mesh.ensure_still().await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
 /// Runs the tool itself.
 async fn pt_online_schema_change(server: &Mysql, alteration: &str) -> anyhow::Result<()> {
     unitflow_local::ensure(&[Component::Percona], |line| println!("  {line}")).await?;

@@ -23,6 +23,9 @@ const LIMIT: Duration = Duration::from_secs(300);
 const QUIET: Duration = Duration::from_secs(90);
 /// What a worker may have resident, at its peak.
 const PEAK_MIB_MOST: u64 = 256;
+/// The same where a row of 64 MiB is updated: its two images in base64 are 171 MiB, and each hand
+/// that the record passes through has a copy.
+const PEAK_MIB_LARGE: u64 = 1024;
 
 /// Of each unit.
 fn transactions(units: usize) -> u64 {
@@ -116,18 +119,220 @@ fn a_transaction_of_two_hundred_thousand_rows() {
         written.add(bulk(mesh.server("B"), "B", 31, ROWS, &random).await?);
         written.add(running.stop().await?);
         mesh.ensure_done(&written, QUIET * 2).await?;
-        for worker in mesh.workers() {
-            let peak = worker.peak_kib() / 1024;
-            println!("  {}: at most {peak} MiB resident", worker.name());
-            ensure!(
-                (1..PEAK_MIB_MOST).contains(&peak),
-                "{} had {peak} MiB resident, {PEAK_MIB_MOST} are allowed",
-                worker.name()
-            );
-        }
+        tell_peaks(&mut mesh, PEAK_MIB_MOST)?;
         mesh.finish();
         Ok(())
     });
+}
+
+#[test]
+fn a_row_of_64_mib() {
+    serial("a row of 64 MiB", LIMIT, async {
+        // Bytes of every value, and characters that need two bytes, quotes and backslashes.
+        const ROWS: [&str; 2] = [
+            "REPEAT(RANDOM_BYTES(1024), 65536), NULL",
+            "NULL, REPEAT('\u{e9}\\'\\\\\"\\n', 2000000)",
+        ];
+        let mut mesh = setup(&[Mysql9, Mariadb])
+            .setting("max_allowed_packet", "1G")
+            .tables("CREATE TABLE large (id VARCHAR(9) PRIMARY KEY, body LONGBLOB, text LONGTEXT CHARACTER SET latin1)")
+            .start()
+            .await?;
+        mesh.start_workers()?;
+        let change = async |mesh: &mut Mesh, statements: &dyn Fn(&str) -> String| {
+            for unit in ["A", "B"] {
+                mesh.server(unit).sql(&statements(unit)).await?;
+            }
+            mesh.quiesce(QUIET).await?;
+            let query = "SELECT id, SHA2(body, 256), LENGTH(body), SHA2(text, 256), LENGTH(text) FROM shop.large ORDER BY id";
+            let rows = mesh.server("A").sql(query).await?;
+            ensure!(rows == mesh.server("B").sql(query).await?, "they differ: {rows}");
+            anyhow::Ok(rows)
+        };
+        let insert = |unit: &str| {
+            let row = |(number, row)| {
+                format!("INSERT INTO shop.large VALUES ('{unit}{number}', {row}); ")
+            };
+            (0..).zip(ROWS).map(row).collect()
+        };
+        let update = |unit: &str| {
+            format!(
+                "UPDATE shop.large SET body = CONCAT(body, 'x'), text = CONCAT('\u{fc}', text) WHERE id LIKE '{unit}_'"
+            )
+        };
+        let delete = |unit: &str| format!("DELETE FROM shop.large WHERE id LIKE '{unit}_'");
+        let inserted = change(&mut mesh, &insert).await?;
+        ensure!(inserted.contains("67108864"), "no row of 64 MiB: {inserted}");
+        // In the middle of it, those who read it are killed and begin again.
+        let pieces = async |mesh: &mut Mesh| {
+            mesh.server("A").sql("UPDATE shop.large SET text = 'killed' WHERE id = 'A0'").await?;
+            mesh.server("A").sql(&update("A")).await?;
+            for (unit, role) in [("A", "transformer"), ("B", "sink")] {
+                tokio::time::sleep(Duration::from_millis(700)).await;
+                mesh.worker(unit, role)?.kill()?;
+                mesh.start_worker(unit, role, "")?;
+            }
+            anyhow::Ok(())
+        };
+        pieces(&mut mesh).await?;
+        let updated = change(&mut mesh, &update).await?;
+        ensure!(updated.contains("67108866"), "the row was not updated: {updated}");
+        ensure!(change(&mut mesh, &delete).await?.is_empty(), "the rows were not deleted");
+        tell_peaks(&mut mesh, PEAK_MIB_LARGE)?;
+        mesh.ensure_still().await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
+#[test]
+fn a_target_that_takes_no_such_row_says_so() {
+    serial("a row that the target does not take", LIMIT, async {
+        let mut mesh = setup(&[Mysql9, Mariadb])
+            .kafka_shared()
+            .one_way("A", "B")
+            .setting("max_allowed_packet", "64M")
+            .tables("CREATE TABLE large (id INT PRIMARY KEY, body LONGBLOB)")
+            .start()
+            .await?;
+        mesh.server("B").sql("SET GLOBAL max_allowed_packet = 8388608").await?;
+        mesh.start_workers()?;
+        let row = "INSERT INTO shop.large VALUES (1, REPEAT(RANDOM_BYTES(1024), 10240))";
+        mesh.server("A").sql(row).await?;
+        // The other lanes go on; the status tells what this one met.
+        let told = async {
+            loop {
+                // With a fault to tell it ends with 1.
+                let status = mesh.run(&["status"]).await;
+                let status = status.unwrap_or_else(|error| error.to_string());
+                if status.contains("[too_large]") {
+                    break status;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        let status = tokio::time::timeout(QUIET, told).await?;
+        for part in ["`shop`.`large`", "8388608", "SET GLOBAL max_allowed_packet=1073741824"] {
+            ensure!(status.contains(part), "no {part} in {status}");
+        }
+        mesh.server("B").sql("SET GLOBAL max_allowed_packet = 1073741824").await?;
+        mesh.worker("B", "sink")?.stop(QUIET).await?;
+        mesh.start_worker("B", "sink", "")?;
+        mesh.quiesce(QUIET).await?;
+        let found = mesh.server("B").sql("SELECT LENGTH(body) FROM shop.large").await?;
+        ensure!(found == "10485760", "B has {found}");
+        mesh.finish();
+        Ok(())
+    });
+}
+
+#[test]
+fn many_rows_deleted_by_one_statement() {
+    let powers = if is_full() { 6 } else { 5 };
+    serial("many rows deleted by one statement", LIMIT * 2, async {
+        let digits = "(SELECT 0 n UNION SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5 \
+             UNION SELECT 6 UNION SELECT 7 UNION SELECT 8 UNION SELECT 9)";
+        let from: Vec<_> = (0..powers).map(|power| format!("{digits} d{power}")).collect();
+        let id: Vec<_> =
+            (0..powers).map(|power| format!("d{power}.n * {}", 10_u32.pow(power))).collect();
+        let rows = 10_u32.pow(powers);
+        let mut mesh = setup(&[Mysql9, Mariadb])
+            .tables("CREATE TABLE many (id INT PRIMARY KEY, name VARCHAR(40), at DATETIME)")
+            .start()
+            .await?;
+        mesh.start_workers()?;
+        let insert = format!(
+            "INSERT INTO shop.many SELECT {}, UUID(), NOW() FROM {}",
+            id.join(" + "),
+            from.join(", ")
+        );
+        for (unit, other) in [("A", "B"), ("B", "A")] {
+            for (statement, left) in [(insert.as_str(), rows), ("DELETE FROM shop.many", 0)] {
+                mesh.server(unit).sql(statement).await?;
+                let begun = std::time::Instant::now();
+                mesh.quiesce(QUIET * 4).await?;
+                println!("  {rows} rows of {unit} took {:.1?}", begun.elapsed());
+                let query = "SELECT COUNT(*), COUNT(DISTINCT name) FROM shop.many";
+                let found = mesh.server(other).sql(query).await?;
+                ensure!(found.trim() == format!("{left}\t{left}"), "{other} has {found}");
+            }
+        }
+        tell_peaks(&mut mesh, PEAK_MIB_MOST)?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
+#[test]
+fn xa_transactions_arrive_when_they_commit() {
+    serial("XA transactions", LIMIT, async {
+        let mut mesh = setup(&[Mysql9, Mariadb])
+            .kafka_shared()
+            .tables("CREATE TABLE parts (id INT PRIMARY KEY, unit CHAR(1))")
+            .start()
+            .await?;
+        mesh.start_workers()?;
+        for (unit, first) in [("A", 0), ("B", 100)] {
+            let prepare = |xid: &str, id: u32| {
+                format!(
+                    "XA START '{xid}'; INSERT INTO shop.parts VALUES ({id}, '{unit}'), ({}, '{unit}'); \
+                     XA END '{xid}'; XA PREPARE '{xid}'",
+                    id + 1
+                )
+            };
+            mesh.server(unit).sql(&prepare("kept", first)).await?;
+            mesh.server(unit).sql(&prepare("dropped", first + 10)).await?;
+            let row = |id: u32| format!("INSERT INTO shop.parts VALUES ({id}, '{unit}')");
+            mesh.server(unit).sql(&row(first + 20)).await?;
+            mesh.quiesce(QUIET).await?;
+        }
+        let query = "SELECT id, unit FROM shop.parts ORDER BY id";
+        for unit in ["A", "B"] {
+            let found = mesh.server(unit).sql(query).await?;
+            ensure!(found == "20\tA\n120\tB", "{unit} has {found}");
+            mesh.worker(unit, "connector")?.kill()?;
+            mesh.start_worker(unit, "connector", "")?;
+        }
+        for unit in ["A", "B"] {
+            complete_xa(&mesh, unit, "XA ROLLBACK 'dropped'").await?;
+            complete_xa(&mesh, unit, "XA COMMIT 'kept'").await?;
+        }
+        mesh.quiesce(QUIET).await?;
+        for unit in ["A", "B"] {
+            let found = mesh.server(unit).sql(query).await?;
+            let rows = "0\tA\n1\tA\n20\tA\n100\tB\n101\tB\n120\tB";
+            ensure!(found == rows, "{unit} has {found}");
+        }
+        mesh.ensure_still().await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// Ends what another connection prepared, once the server has noticed that it is gone.
+async fn complete_xa(mesh: &Mesh, unit: &str, statement: &str) -> anyhow::Result<()> {
+    let done = async {
+        while let Err(error) = mesh.server(unit).sql(statement).await {
+            ensure!(error.to_string().contains("Unknown XID"), "{error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(QUIET, done).await?
+}
+
+/// What each worker had resident, which must be below this.
+fn tell_peaks(mesh: &mut Mesh, most: u64) -> anyhow::Result<()> {
+    for worker in mesh.workers() {
+        let peak = worker.peak_kib() / 1024;
+        println!("  {}: at most {peak} MiB resident", worker.name());
+        ensure!(
+            (1..most).contains(&peak),
+            "{} had {peak} MiB resident, {most} are allowed",
+            worker.name()
+        );
+    }
+    Ok(())
 }
 
 #[test]

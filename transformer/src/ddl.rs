@@ -112,8 +112,12 @@ impl Memory {
         match class {
             Class::Local => Verdict::Stays,
             Class::Unknown => Verdict::Travels,
-            Class::Database(_, database) | Class::Stored(_, database) => {
-                if routing.carries_some(&database) { Verdict::Travels } else { Verdict::Stays }
+            Class::Database(_, database) | Class::Stored(_, TableName { database, .. }) => {
+                if routing.carries_some(&database) {
+                    Verdict::Travels
+                } else {
+                    Verdict::Stays
+                }
             }
             Class::Rename(pairs) => self.rename(statement, &pairs, routing),
             Class::Tables(verb, tables) => self.tables(statement, verb, &tables, routing),

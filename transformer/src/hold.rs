@@ -8,6 +8,9 @@
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{After, Kind, Tag};
 
+/// A buffer above this is given back after a large record.
+const BUFFER_BYTES_KEPT: usize = 8 << 20;
+
 /// A record that waits for its successor. Buffers are used again.
 #[derive(Debug, Default)]
 pub struct Held {
@@ -42,6 +45,9 @@ impl Held {
         self.transaction.push_str(tag.transaction);
         self.key.clear();
         self.key.extend_from_slice(key);
+        if self.value.capacity() > BUFFER_BYTES_KEPT {
+            self.value = Vec::new();
+        }
         self.value.clear();
         self.value.extend_from_slice(value);
     }

@@ -31,6 +31,8 @@ use crate::route::{Router, Rule};
 pub struct Captured<'a> {
     /// Its offset.
     pub offset: i64,
+    /// The offset after it; a large record takes several.
+    pub next_offset: i64,
     /// Its header.
     pub tag: Tag<'a>,
     /// Its key.
@@ -168,7 +170,7 @@ impl Transformer {
                 self.seq = record.tag.seq;
             }
         }
-        self.offset = record.offset + 1;
+        self.offset = record.next_offset;
         Ok(())
     }
 

@@ -93,8 +93,8 @@ pub enum Class {
     Rename(Vec<(TableName, TableName)>),
     /// A whole database: created, altered or dropped.
     Database(Verb, String),
-    /// A view, trigger, routine or event: code that is stored in the database named.
-    Stored(Stored, String),
+    /// A view, trigger, routine or event: code that is stored under this name.
+    Stored(Stored, TableName),
     /// An account, maintenance, a temporary table: each unit's own affair.
     Local,
     /// Nothing that is recognised.
@@ -158,6 +158,27 @@ impl Statement {
             Class::Tables(_, tables) => tables,
             Class::Rename(pairs) => pairs.into_iter().flat_map(|(from, to)| [from, to]).collect(),
             _ => Vec::new(),
+        }
+    }
+
+    /// The same with the event that it makes or enables disabled: it is to run in one unit only.
+    #[must_use]
+    pub fn with_event_disabled(self) -> Self {
+        let mut words = Words::new(&self.ddl, self.sql_mode & ANSI_QUOTES != 0);
+        loop {
+            words.skip_blanks();
+            let start = words.at;
+            let end = match words.next() {
+                Some(Token::Word(word)) if word.eq_ignore_ascii_case("ENABLE") => words.at,
+                // The body begins here.
+                Some(Token::Word(word)) if word.eq_ignore_ascii_case("DO") => start,
+                Some(Token::Word(word)) if word.eq_ignore_ascii_case("DISABLE") => return self,
+                Some(_) => continue,
+                None => return self,
+            };
+            let (before, after) = (&self.ddl[..start], &self.ddl[end..]);
+            let ddl = format!("{before}DISABLE {after}");
+            return Self { ddl, ..self };
         }
     }
 
@@ -316,7 +337,7 @@ fn stored(word: &str, mut words: Words<'_>, database: &str) -> Option<Class> {
     };
     words.skip_any(&["FUNCTION", "BODY"]);
     words.skip_if_exists();
-    Some(Class::Stored(kind, words.table(database)?.database))
+    Some(Class::Stored(kind, words.table(database)?))
 }
 
 /// One token of a statement.
@@ -669,17 +690,17 @@ mod tests {
             ("ALTER DATABASE CHARACTER SET utf8mb4", Class::Database(Verb::Alter, "shop".into())),
             (
                 "CREATE DEFINER=`a`@`%` TRIGGER x.t1 BEFORE INSERT ON t FOR EACH ROW SET @a=1",
-                Class::Stored(Stored::Trigger, "x".into()),
+                Class::Stored(Stored::Trigger, name("x", "t1")),
             ),
             (
                 "CREATE ALGORITHM=UNDEFINED DEFINER=CURRENT_USER() SQL SECURITY INVOKER VIEW v AS SELECT 1",
-                Class::Stored(Stored::View, "shop".into()),
+                Class::Stored(Stored::View, name("shop", "v")),
             ),
             (
                 "CREATE DEFINER = root@localhost PROCEDURE p() BEGIN END",
-                Class::Stored(Stored::Routine, "shop".into()),
+                Class::Stored(Stored::Routine, name("shop", "p")),
             ),
-            ("DROP EVENT IF EXISTS e", Class::Stored(Stored::Event, "shop".into())),
+            ("DROP EVENT IF EXISTS e", Class::Stored(Stored::Event, name("shop", "e"))),
             ("CREATE USER a", Class::Local),
             ("grant all on *.* to a", Class::Local),
             ("/* hello */ ANALYZE TABLE t", Class::Local),
@@ -702,6 +723,28 @@ mod tests {
         assert_eq!(quoted.class(), Class::Unknown);
         quoted.sql_mode = ANSI_QUOTES;
         assert_eq!(quoted.class(), tables(Verb::Drop, &[("shop", "a b")]));
+    }
+
+    #[test]
+    fn events_are_disabled_on_the_way() {
+        for (ddl, expected) in [
+            (
+                "CREATE EVENT `do` ON SCHEDULE EVERY 1 DAY DO DELETE FROM t",
+                "CREATE EVENT `do` ON SCHEDULE EVERY 1 DAY DISABLE DO DELETE FROM t",
+            ),
+            (
+                "CREATE EVENT e ON SCHEDULE EVERY 1 DAY ENABLE COMMENT 'do it' DO SET @a = 1",
+                "CREATE EVENT e ON SCHEDULE EVERY 1 DAY DISABLE  COMMENT 'do it' DO SET @a = 1",
+            ),
+            ("ALTER EVENT e ENABLE", "ALTER EVENT e DISABLE "),
+            ("ALTER EVENT e RENAME TO f", "ALTER EVENT e RENAME TO f"),
+            (
+                "CREATE EVENT e ON SCHEDULE EVERY 1 DAY DISABLE DO SELECT 1",
+                "CREATE EVENT e ON SCHEDULE EVERY 1 DAY DISABLE DO SELECT 1",
+            ),
+        ] {
+            assert_eq!(statement(ddl).with_event_disabled().ddl, expected);
+        }
     }
 
     #[test]

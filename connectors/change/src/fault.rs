@@ -88,6 +88,8 @@ codes! {
     Kafka = "kafka",
     /// A record can't be read, or is of a newer format.
     Record = "record",
+    /// A row is larger than a record may be, or than the target takes.
+    TooLarge = "too_large",
     /// A record does not follow the one applied before it.
     Gap = "gap",
     /// The ledger has no row for a lane of a flow that has run, or was never initialised.

@@ -21,6 +21,20 @@ pub struct Position {
     /// The transaction of which only the first rows were captured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open: Option<Open>,
+    /// XA transactions that were prepared and neither committed nor rolled back: their rows are read
+    /// again when they commit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prepared: Vec<Prepared>,
+}
+
+/// An XA transaction that was prepared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prepared {
+    /// Its name, as the log has it: `X'61',X'',1`.
+    pub xid: String,
+    /// What the log holds of it.
+    pub transaction: Captured,
 }
 
 /// A transaction captured to its end.
@@ -93,7 +107,7 @@ impl Position {
     /// A position before anything was captured: what comes after `done` is to be read.
     #[must_use]
     pub fn after(done: GtidSet) -> Self {
-        Self { done, last: None, open: None }
+        Self { done, last: None, open: None, prepared: Vec::new() }
     }
 
     /// Reads what [`Position::to_json`] wrote.
@@ -124,7 +138,9 @@ impl Position {
     fn check(&self) -> Result<(), Fault> {
         let last =
             self.last.iter().flat_map(|last| [Some(&last.gtid), last.before.as_ref()]).flatten();
-        let mixed = last.chain(self.open.iter().map(|open| &open.gtid)).any(|gtid| {
+        let prepared = self.prepared.iter().map(|one| &one.transaction.gtid);
+        let mut all = last.chain(self.open.iter().map(|open| &open.gtid)).chain(prepared);
+        let mixed = all.any(|gtid| {
             !self.done.is_empty()
                 && matches!(gtid, Gtid::Mysql { .. }) != matches!(self.done, GtidSet::Mysql(_))
         });
@@ -138,6 +154,11 @@ impl Position {
         }
         if self.open.as_ref().is_some_and(|open| self.done.contains(&open.gtid)) {
             return Err(unreadable("the stored position's open transaction is among those done"));
+        }
+        if self.prepared.iter().any(|one| !self.done.contains(&one.transaction.gtid)) {
+            return Err(unreadable(
+                "the stored position's prepared transaction is not among those done",
+            ));
         }
         Ok(())
     }
@@ -162,6 +183,7 @@ mod tests {
                 before: Some("0-1-39".parse().unwrap()),
             }),
             open: Some(Open { gtid: "0-1-41".parse().unwrap(), rows: 1, digest: Digest(u64::MAX) }),
+            prepared: vec![],
         }
     }
 
@@ -173,6 +195,15 @@ mod tests {
             r#"{"done":"0-1-40,1-1-2","last":{"gtid":"0-1-40","rows":3,"digest":"0000000000000007","before":"0-1-39"},"open":{"gtid":"0-1-41","rows":1,"digest":"ffffffffffffffff"}}"#
         );
         assert_eq!(Position::from_json(text.as_bytes()).unwrap(), position());
+        let transaction = Captured { before: None, ..position().last.unwrap() };
+        let prepared = vec![Prepared { xid: "X'61',X'',1".into(), transaction }];
+        let waiting = Position { prepared, ..Position::after("0-1-41".parse().unwrap()) };
+        let text = waiting.to_json();
+        assert_eq!(
+            text,
+            r#"{"done":"0-1-41","prepared":[{"xid":"X'61',X'',1","transaction":{"gtid":"0-1-40","rows":3,"digest":"0000000000000007"}}]}"#
+        );
+        assert_eq!(Position::from_json(text.as_bytes()).unwrap(), waiting);
         let fresh = Position::after(GtidSet::mysql());
         assert_eq!(Position::from_json(fresh.to_json().as_bytes()).unwrap(), fresh);
     }
@@ -188,6 +219,7 @@ mod tests {
             r#"{"done":"0-1-1","open":{"gtid":"0-1-1","rows":1,"digest":"0000000000000000"}}"#,
             r#"{"done":"0-1-1","open":{"gtid":"0-1-2","rows":1,"digest":"+000000000000000"}}"#,
             r#"{"done":"0-1-1","last":{"gtid":"0-1-2","rows":1,"digest":"0000000000000000"}}"#,
+            r#"{"done":"0-1-1","prepared":[{"xid":"X'',X'',1","transaction":{"gtid":"0-1-2","rows":1,"digest":"0000000000000000"}}]}"#,
             r#"{"done":"0-1-1","open":{"gtid":"3e11fa47-71ca-11e1-9e33-c80aa9429562:1","rows":1,"digest":"0000000000000000"}}"#,
         ] {
             let fault = Position::from_json(text.as_bytes()).unwrap_err();

@@ -236,7 +236,7 @@ pub fn judge_code(code: RDKafkaErrorCode, place: impl fmt::Display, detail: &str
         E::MessageSizeTooLarge | E::MessageBatchTooLarge | E::InvalidMessageSize => (
             Kind::Poison,
             Code::Record,
-            "raise max.message.bytes of the topic to what the largest row needs",
+            "set max.message.bytes of the topic to the 16 MiB that init gives it; larger rows travel in pieces",
         ),
         E::InvalidTimestamp | E::InvalidRecord => (Kind::Poison, Code::Record, ""),
         E::BadMessage | E::InvalidMessage | E::BadCompression => {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use unitflow_change::fault::{Code, Fault, Kind};
 
 use crate::broker::{Broker, blocking};
-use crate::reader::{Item, Options, Reader, Record};
+use crate::reader::{Item, Options, Reader};
 use crate::topics::{asking, watermarks};
 
 /// How far the first step back goes, in offsets.
@@ -28,8 +28,10 @@ const STRIDE_WITHIN: Duration = Duration::from_secs(30);
 /// A committed record, copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedRecord {
-    /// Its offset.
+    /// Where it begins.
     pub offset: i64,
+    /// The offset after it.
+    pub next_offset: i64,
     /// Its key.
     pub key: Option<Vec<u8>>,
     /// Its value; `None` is a tombstone.
@@ -38,21 +40,6 @@ pub struct OwnedRecord {
     pub headers: Vec<(String, Vec<u8>)>,
     /// When it was written, in milliseconds since 1970, as the topic counts it.
     pub timestamp_ms: Option<i64>,
-}
-
-impl From<&Record<'_>> for OwnedRecord {
-    fn from(record: &Record<'_>) -> Self {
-        Self {
-            offset: record.offset(),
-            key: record.key().map(<[u8]>::to_vec),
-            value: record.value().map(<[u8]>::to_vec),
-            headers: record
-                .headers()
-                .map(|(key, value)| (key.to_owned(), value.to_vec()))
-                .collect(),
-            timestamp_ms: record.timestamp_ms(),
-        }
-    }
 }
 
 impl OwnedRecord {
@@ -107,8 +94,10 @@ async fn last_between(reader: &Reader, upper: i64) -> Result<Option<OwnedRecord>
         match reader.next().await? {
             Item::Record(record) if record.offset() >= upper => return Ok(last),
             Item::Record(record) => {
-                last = Some(OwnedRecord::from(&record));
-                if record.offset() + 1 >= upper {
+                let record = OwnedRecord::from(record);
+                let is_last = record.next_offset >= upper;
+                last = Some(record);
+                if is_last {
                     return Ok(last);
                 }
             }

@@ -12,6 +12,7 @@
 //! | [`topics`] | create, describe and check topics; their ids and bounds |
 //! | [`writer`] | the fenced transactional writer |
 //! | [`reader`] | partitions read at given offsets |
+//! | [`pieces`] | records larger than a broker takes |
 //! | [`last`] | the last committed record of a partition |
 //! | [`positions`] | a stage's durable state, in a compacted topic |
 //! | [`members`] | who works on which partition; mirrored offsets |
@@ -26,6 +27,7 @@ pub mod last;
 pub mod members;
 mod native;
 pub mod notes;
+pub mod pieces;
 pub mod positions;
 pub mod quarantine;
 pub mod reader;

@@ -12,6 +12,9 @@ use crate::last::last_record;
 use crate::topics::{Retention, Spec};
 use crate::writer::Writer;
 
+/// Of one state; its record must travel whole.
+const STATE_BYTES_MAX: usize = 3 << 20;
+
 /// The position topic as it has to be.
 ///
 /// Every commit adds a record, so segments are as small as Kafka allows (1 MiB) and cleaned early:
@@ -56,8 +59,15 @@ pub async fn load(broker: &Broker, topic: &str, stage: i32) -> Result<Option<Vec
 /// Adds a stage's new state to the writer's transaction. It counts from the commit on.
 ///
 /// # Errors
-/// As [`Writer::send`].
+/// As [`Writer::send`]; [`Code::TooLarge`] where it is no state that a stage can have.
 pub fn store(writer: &mut Writer, topic: &str, stage: i32, state: &[u8]) -> Result<(), Fault> {
+    // Compaction would leave the last piece only.
+    if state.len() > STATE_BYTES_MAX {
+        let what = format!("{topic}[{stage}]: a state of {} bytes", state.len());
+        return Err(Fault::fatal(Code::TooLarge, what).hint(
+            "GTIDs with too many gaps, or too many prepared XA transactions: see the runbook",
+        ));
+    }
     // One key per partition, the writer's id, so that compaction keeps the last state only.
     let key = writer.id().to_owned();
     writer.send(topic, stage, Some(key.as_bytes()), Some(state), &[], now_ms())

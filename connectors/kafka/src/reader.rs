@@ -6,20 +6,22 @@
 //! [`Reader::down_since`] tells since when.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 use tracing::debug;
 use unitflow_change::fault::{Code, Fault, Kind};
 
 use crate::broker::{ASK, Broker, blocking, judge, judge_code, log};
+use crate::last::OwnedRecord;
+use crate::pieces::{self, First, Joined, Joining, Piece};
 
 /// The client library wants a group's name even where partitions are assigned by hand. Nothing is
 /// ever committed to it.
@@ -52,9 +54,11 @@ impl Default for Options {
 /// * **In order, from there.** The first record of a partition is the first committed one at or
 ///   after the given offset; then each one in offset order. An offset that the topic does not hold
 ///   ends the reader ([`Code::OffsetGone`], [`Code::TopicTruncated`]): it never jumps.
+/// * **Whole.** A record that travelled in [pieces] is put together; a part of one is never seen.
 /// * **Ends are told.** [`Item::End`] comes whenever the reader has passed everything that stands
 ///   in a partition, with the offset to resume from, which is past a transaction's marker.
-/// * **Bounded.** Records fetched ahead are bounded by the queue; what the caller holds is not.
+/// * **Bounded.** Records fetched ahead are bounded by the queue, and a record put together by
+///   [`pieces::RECORD_BYTES_MAX`] in each partition; what the caller holds is not.
 /// * **Undamaged.** Each batch's checksum is compared.
 /// * **Dead is dead.** After a fault every call returns that fault.
 ///
@@ -64,6 +68,11 @@ pub struct Reader {
     consumer: BaseConsumer<Watch>,
     topic: String,
     starts: Vec<(i32, i64)>,
+    joining: Mutex<Joining>,
+    /// Whether a record is being put together.
+    is_joining: AtomicBool,
+    /// How many pieces were taken.
+    pieces: AtomicU64,
     filled: Arc<Notify>,
     dead: Mutex<Option<Fault>>,
     has_died: AtomicBool,
@@ -82,59 +91,119 @@ pub enum Item<'a> {
     },
 }
 
-/// A committed record, borrowed from its reader.
-pub struct Record<'a>(BorrowedMessage<'a>);
+/// A committed record. One that travelled whole is borrowed from its reader.
+pub struct Record<'a>(Content<'a>);
+
+enum Content<'a> {
+    Whole(BorrowedMessage<'a>),
+    Joined(Box<Joined>),
+}
 
 impl Record<'_> {
     /// The partition it stands in.
     #[must_use]
     pub fn partition(&self) -> i32 {
-        self.0.partition()
+        match &self.0 {
+            Content::Whole(message) => message.partition(),
+            Content::Joined(record) => record.partition,
+        }
     }
 
-    /// Its offset there.
+    /// Where it begins: a reader that begins there, or before, sees it.
     #[must_use]
     pub fn offset(&self) -> i64 {
-        self.0.offset()
+        match &self.0 {
+            Content::Whole(message) => message.offset(),
+            Content::Joined(record) => record.offset,
+        }
+    }
+
+    /// The offset after it: what is to be read next.
+    #[must_use]
+    pub fn next_offset(&self) -> i64 {
+        match &self.0 {
+            Content::Whole(message) => message.offset() + 1,
+            Content::Joined(record) => record.next,
+        }
     }
 
     /// Its key.
     #[must_use]
     pub fn key(&self) -> Option<&[u8]> {
-        self.0.key()
+        match &self.0 {
+            Content::Whole(message) => message.key(),
+            Content::Joined(record) => record.first.key.as_deref(),
+        }
     }
 
     /// Its value; `None` is a tombstone.
     #[must_use]
     pub fn value(&self) -> Option<&[u8]> {
-        self.0.payload()
+        match &self.0 {
+            Content::Whole(message) => message.payload(),
+            Content::Joined(record) => Some(&record.value),
+        }
     }
 
     /// The first header of this name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        let headers = self.0.headers()?;
-        (0..headers.count())
-            .filter_map(|index| headers.try_get(index))
-            .find(|header| header.key == name)?
-            .value
+        self.headers().find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
     /// All headers, in order.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let headers = self.0.headers();
-        let count = headers.map_or(0, Headers::count);
-        (0..count).filter_map(move |index| {
-            let header = headers?.try_get(index)?;
-            Some((header.key, header.value.unwrap_or_default()))
-        })
+        let (borrowed, owned) = match &self.0 {
+            Content::Whole(message) => (message.headers(), &[][..]),
+            Content::Joined(record) => (None, record.first.headers.as_slice()),
+        };
+        let owned = owned.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
+        borrowed.into_iter().flat_map(each_header).chain(owned)
     }
 
     /// When it was written, in milliseconds since 1970, as the topic counts it.
     #[must_use]
     pub fn timestamp_ms(&self) -> Option<i64> {
-        self.0.timestamp().to_millis()
+        match &self.0 {
+            Content::Whole(message) => message.timestamp().to_millis(),
+            Content::Joined(record) => record.first.timestamp_ms,
+        }
     }
+}
+
+fn each_header(headers: &BorrowedHeaders) -> impl Iterator<Item = (&str, &[u8])> {
+    (0..headers.count()).filter_map(|index| {
+        let header = headers.try_get(index)?;
+        Some((header.key, header.value.unwrap_or_default()))
+    })
+}
+
+impl From<Record<'_>> for OwnedRecord {
+    fn from(record: Record<'_>) -> Self {
+        let (offset, next_offset) = (record.offset(), record.next_offset());
+        match record.0 {
+            Content::Whole(message) => Self {
+                offset,
+                next_offset,
+                key: message.key().map(<[u8]>::to_vec),
+                value: message.payload().map(<[u8]>::to_vec),
+                headers: message.headers().into_iter().flat_map(owned_headers).collect(),
+                timestamp_ms: message.timestamp().to_millis(),
+            },
+            Content::Joined(record) => Self {
+                offset,
+                next_offset,
+                key: record.first.key,
+                value: Some(record.value),
+                headers: record.first.headers,
+                timestamp_ms: record.first.timestamp_ms,
+            },
+        }
+    }
+}
+
+fn owned_headers(headers: &BorrowedHeaders) -> impl Iterator<Item = (String, Vec<u8>)> {
+    each_header(headers).map(|(key, value)| (key.to_owned(), value.to_vec()))
 }
 
 impl Reader {
@@ -207,9 +276,21 @@ impl Reader {
         });
         let dead = Mutex::new(None);
         let has_died = AtomicBool::new(false);
-        let reader = Self { consumer, topic, starts, filled, dead, has_died };
+        let (joining, is_joining) = (Mutex::default(), AtomicBool::new(false));
+        let reader = Self {
+            consumer,
+            topic,
+            starts,
+            joining,
+            is_joining,
+            pieces: AtomicU64::new(0),
+            filled,
+            dead,
+            has_died,
+        };
         for &(partition, offset) in &reader.starts {
             reader.ensure_held(partition, offset, ASK)?;
+            reader.begin_at(partition, offset);
         }
         let mut list = TopicPartitionList::new();
         for &(partition, offset) in &reader.starts {
@@ -245,9 +326,11 @@ impl Reader {
         loop {
             let before = watch.notices.load(Ordering::Relaxed);
             match self.consumer.poll(Duration::ZERO) {
-                Some(Ok(record)) => {
+                Some(Ok(message)) => {
                     watch.up();
-                    return Ok(Some(Item::Record(Record(record))));
+                    if let Some(record) = self.whole(message)? {
+                        return Ok(Some(Item::Record(record)));
+                    }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     watch.up();
@@ -256,6 +339,7 @@ impl Reader {
                         let what = format!("{}: an end without an offset", self.topic);
                         return Err(self.die(Fault::fatal(Code::Bug, what)));
                     }
+                    self.expect_closed(partition, offset)?;
                     return Ok(Some(Item::End { partition, offset }));
                 }
                 Some(Err(error)) => self.bear(&error)?,
@@ -276,9 +360,11 @@ impl Reader {
             return Err(self.death());
         }
         self.ensure_held(partition, offset, ASK)?;
-        self.consumer.seek(&self.topic, partition, Offset::Offset(offset), ASK).map_err(|error| {
-            Fault::retry(Code::Kafka, format!("seek {}[{partition}]: {error}", self.topic))
-        })
+        self.consumer.seek(&self.topic, partition, Offset::Offset(offset), ASK).map_err(
+            |error| Fault::retry(Code::Kafka, format!("seek {}[{partition}]: {error}", self.topic)),
+        )?;
+        self.begin_at(partition, offset);
+        Ok(())
     }
 
     /// Closes the reader without holding up the runtime: a plain drop takes a tenth of a second of
@@ -297,6 +383,57 @@ impl Reader {
     pub fn down_since(&self) -> Option<SystemTime> {
         let millis = self.consumer.context().down_since.load(Ordering::Relaxed);
         (millis != 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(millis))
+    }
+
+    fn begin_at(&self, partition: i32, offset: i64) {
+        let mut joining = self.joining.lock().unwrap_or_else(PoisonError::into_inner);
+        joining.begin(partition, offset);
+        self.is_joining.store(!joining.is_empty(), Ordering::Relaxed);
+    }
+
+    /// The record that a message is, or that it completes.
+    fn whole<'a>(&self, message: BorrowedMessage<'a>) -> Result<Option<Record<'a>>, Fault> {
+        let first = message.headers().filter(|headers| headers.count() > 0);
+        let first = first.and_then(|headers| headers.try_get(0));
+        let Some(header) = first.filter(|header| header.key == pieces::HEADER) else {
+            self.expect_closed(message.partition(), message.offset())?;
+            return Ok(Some(Record(Content::Whole(message))));
+        };
+        let place = (message.partition(), message.offset());
+        let Some(piece) = Piece::parse(header.value.unwrap_or_default()) else {
+            let what = format!("a piece without a place at offset {}", place.1);
+            return Err(self.die(Fault::fatal(Code::Record, what).at(&self.topic)));
+        };
+        self.pieces.fetch_add(1, Ordering::Relaxed);
+        let mut joining = self.joining.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = joining.take(place, piece, message.payload().unwrap_or_default(), || First {
+            key: message.key().map(<[u8]>::to_vec),
+            headers: message.headers().into_iter().flat_map(owned_headers).skip(1).collect(),
+            timestamp_ms: message.timestamp().to_millis(),
+        });
+        self.is_joining.store(!joining.is_empty(), Ordering::Relaxed);
+        match taken {
+            Ok(record) => Ok(record.map(|record| Record(Content::Joined(Box::new(record))))),
+            Err(fault) => Err(self.die(fault.at(format_args!("{}[{}]", self.topic, place.0)))),
+        }
+    }
+
+    /// What is no piece, and the end, come only where no record is being put together.
+    fn expect_closed(&self, partition: i32, offset: i64) -> Result<(), Fault> {
+        if !self.is_joining.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let joining = self.joining.lock().unwrap_or_else(PoisonError::into_inner);
+        joining
+            .expect_closed(partition, offset)
+            .map_err(|fault| self.die(fault.at(format_args!("{}[{partition}]", self.topic))))
+    }
+
+    /// How many pieces of records it has taken so far: where the number rises, the next record is
+    /// under way, however long it takes.
+    #[must_use]
+    pub fn pieces(&self) -> u64 {
+        self.pieces.load(Ordering::Relaxed)
     }
 
     /// Passes over what the library mends itself; everything else ends the reader.

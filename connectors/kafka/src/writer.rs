@@ -21,6 +21,7 @@ use unitflow_change::fault::{Code, Fault, Kind};
 
 use crate::broker::{ASK, Broker, blocking, judge, judge_code, log};
 use crate::native;
+use crate::pieces::{self, PIECE_BYTES_MAX};
 
 /// How many records are sent between two looks at what failed.
 const LOOK_EVERY: u32 = 64;
@@ -30,6 +31,9 @@ const LOOK_EVERY: u32 = 64;
 /// Long, since an answer that comes between two slices may be taken for the next one's.
 const SLICE: Duration = Duration::from_secs(5);
 
+/// Room in a request for what stands beside a piece: headers, and smaller records of its batch.
+const BESIDE_BYTES: usize = 2 << 20;
+
 /// When a connection that was cut without a word is given up.
 const SOCKET: Duration = Duration::from_secs(30);
 
@@ -37,10 +41,10 @@ const SOCKET: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Bytes of records that were sent and not yet acknowledged. Beyond it `send` waits. It must be
-    /// larger than the largest record.
+    /// larger than a piece.
     pub queue_bytes_max: usize,
-    /// The largest record, before compression. Kafka's own limit of a request is 100 MB.
-    pub record_bytes_max: usize,
+    /// Key and value of a record above which it travels in pieces of this size, before compression.
+    pub piece_bytes_max: usize,
     /// How long a transaction may be open before the broker aborts it and fences the writer.
     pub transaction_timeout: Duration,
     /// How long a batch waits for more records unless a commit ends the wait.
@@ -48,11 +52,11 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// 128 MiB of queue, records up to 96 MiB, a minute for a transaction, 20 ms for a batch.
+    /// 64 MiB of queue, [`PIECE_BYTES_MAX`], a minute for a transaction, 20 ms for a batch.
     fn default() -> Self {
         Self {
-            queue_bytes_max: 128 << 20,
-            record_bytes_max: 96 << 20,
+            queue_bytes_max: 64 << 20,
+            piece_bytes_max: PIECE_BYTES_MAX,
             transaction_timeout: Duration::from_secs(60),
             linger: Duration::from_millis(20),
         }
@@ -68,6 +72,8 @@ impl Default for Options {
 ///   [`Writer::commit`], or never.
 /// * **Order.** Records of one partition stand in the order in which they were sent. None is left
 ///   out: a record that can't be delivered ends the writer.
+/// * **Any size.** A record that is larger than a broker takes travels in [pieces], all of them in
+///   the one transaction.
 /// * **Dead is dead.** After the first fault every call returns that fault. `Ambiguous` from
 ///   `commit` means that the broker may have committed: open a new writer and look.
 /// * **Durable.** A committed record is on all in-sync replicas (`acks=all`).
@@ -78,6 +84,7 @@ pub struct Writer {
     producer: BaseProducer<Deliveries>,
     id: String,
     give_up: Duration,
+    piece_bytes_max: usize,
     open: bool,
     records: usize,
     bytes: usize,
@@ -117,7 +124,7 @@ impl Writer {
             ("retry.backoff.ms", "50"),
             ("queue.buffering.max.messages", "1000000"),
             ("queue.buffering.max.kbytes", &(options.queue_bytes_max / 1024).to_string()),
-            ("message.max.bytes", &options.record_bytes_max.to_string()),
+            ("message.max.bytes", &(options.piece_bytes_max + BESIDE_BYTES).to_string()),
         ];
         let forced = [
             ("transactional.id", id.as_str()),
@@ -136,6 +143,7 @@ impl Writer {
             producer,
             id,
             give_up,
+            piece_bytes_max: options.piece_bytes_max,
             open: false,
             records: 0,
             bytes: 0,
@@ -178,8 +186,61 @@ impl Writer {
     /// `timestamp_ms` counts only in topics with `CreateTime`.
     ///
     /// # Errors
-    /// A record over the limit is `Poison` and leaves the writer as it was; all else kills it.
+    /// A record over the limit is `Poison` ([`Code::TooLarge`] over [`pieces::RECORD_BYTES_MAX`])
+    /// and leaves the writer as it was; all else kills it.
     pub fn send(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, &[u8])],
+        timestamp_ms: i64,
+    ) -> Result<(), Fault> {
+        let bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
+        if bytes <= self.piece_bytes_max {
+            self.put(topic, partition, key, value, headers, timestamp_ms)?;
+        } else {
+            self.send_in_pieces(topic, partition, (key, value), headers, timestamp_ms)?;
+        }
+        self.records += 1;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    fn send_in_pieces(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        (key, value): (Option<&[u8]>, Option<&[u8]>),
+        headers: &[(&str, &[u8])],
+        timestamp_ms: i64,
+    ) -> Result<(), Fault> {
+        let value = value.unwrap_or_default();
+        let cut = pieces::cut(key.map_or(0, <[u8]>::len), value.len(), self.piece_bytes_max)
+            .map_err(|fault| fault.at(format_args!("topic {topic}")))?;
+        for (piece, range) in cut {
+            let text = piece.text();
+            let mut all = vec![(pieces::HEADER, text.as_bytes())];
+            let first = piece.number == 1;
+            if first {
+                all.extend_from_slice(headers);
+            }
+            let key = key.filter(|_| first);
+            let put = self.put(topic, partition, key, Some(&value[range]), &all, timestamp_ms);
+            if let Err(fault) = put {
+                // A part of a record must never be committed.
+                if !first {
+                    self.dead.get_or_insert_with(|| fault.clone());
+                }
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands one record of Kafka's to the library.
+    fn put(
         &mut self,
         topic: &str,
         partition: i32,
@@ -192,17 +253,7 @@ impl Writer {
         if self.unlooked >= LOOK_EVERY || self.dead.is_some() {
             self.check()?;
         }
-        if !self.open {
-            self.producer
-                .begin_transaction()
-                .map_err(|error| self.die_of(&error, "beginning a transaction"))
-                // The commit before may not have ended: begin anew from what is durable.
-                .map_err(|fault| match fault.code {
-                    Code::Kafka => Fault { kind: Kind::Ambiguous, ..fault },
-                    _ => fault,
-                })?;
-            self.open = true;
-        }
+        self.begin()?;
         let mut record: BaseRecord<'_, [u8], [u8]> =
             BaseRecord::to(topic).partition(partition).timestamp(timestamp_ms);
         record.key = key;
@@ -217,7 +268,7 @@ impl Writer {
         let mut full_since = None;
         loop {
             record = match self.producer.send(record) {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => back,
                 Err((error, _)) => return Err(self.refused(&error, topic)),
             };
@@ -227,8 +278,22 @@ impl Writer {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.records += 1;
-        self.bytes += key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
+    }
+
+    /// Begins a transaction where none is open.
+    fn begin(&mut self) -> Result<(), Fault> {
+        if self.open {
+            return Ok(());
+        }
+        self.producer
+            .begin_transaction()
+            .map_err(|error| self.die_of(&error, "beginning a transaction"))
+            // The commit before may not have ended: begin anew from what is durable.
+            .map_err(|fault| match fault.code {
+                Code::Kafka => Fault { kind: Kind::Ambiguous, ..fault },
+                _ => fault,
+            })?;
+        self.open = true;
         Ok(())
     }
 

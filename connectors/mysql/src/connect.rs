@@ -332,7 +332,7 @@ fn driver(error: &DriverError) -> Fault {
         | D::MysqlOldPasswordDisabled
         | D::CleartextPluginDisabled
         | D::InvalidParsecSalt => Fault::fatal(Code::Denied, error.to_string()),
-        D::PacketTooLarge => Fault::poison(Code::Apply, error.to_string()),
+        D::PacketTooLarge => Fault::poison(Code::TooLarge, error.to_string()),
         D::UnexpectedPacket { payload } => Fault::fatal(
             Code::Bug,
             format!("the server sent a packet of {} bytes out of place", payload.len()),
@@ -389,13 +389,13 @@ fn judge(error: &ServerError) -> (Kind, Code) {
         1193 | 1231 | 1238 | 1290 | 1381 | 1665 => (Kind::Fatal, Code::Setting),
         1049 | 1051 | 1054 | 1136 | 1146 | 1364 => (Kind::Fatal, Code::Table),
         // The value does not fit the column.
-        1048 | 1264 | 1265 | 1292 | 1366 | 1406 | 1416 | 1526 | 3140 | 3156 | 3819 | 4025 => {
-            (Kind::Poison, Code::Table)
-        }
+        1048 | 1264 | 1265 | 1292 | 1366 | 1406 | 1416 | 1526 | 3140 | 3156 | 3548 | 3616
+        | 3617 | 3643 | 3819 | 4025 | 6138 => (Kind::Poison, Code::Table),
         1062 | 1169 | 1216 | 1217 | 1451 | 1452 | 1557 | 1586 | 1761 | 1762 => {
             (Kind::Poison, Code::Conflict)
         }
-        1153 => (Kind::Poison, Code::Apply),
+        // Packet, row, or transaction over a limit of the server's.
+        1118 | 1153 | 1162 | 1197 | 1301 | 3170 => (Kind::Poison, Code::TooLarge),
         // 4052 in MySQL 9, 1236 before.
         1236 | 4052 if says("same server_uuid") || says("same server_id") => {
             (Kind::Fatal, Code::Fenced)
@@ -464,6 +464,7 @@ mod tests {
             ),
             (1236, "Replica has more GTIDs than the source has", Kind::Fatal, Code::SourceLostTail),
             (1062, "Duplicate entry", Kind::Poison, Code::Conflict),
+            (1153, "Got a packet bigger than", Kind::Poison, Code::TooLarge),
             (1290, "The server is running with the --read-only option", Kind::Retry, Code::Apply),
             (1290, "running with the --secure-file-priv option", Kind::Fatal, Code::Setting),
             (65_000, "from the future", Kind::Fatal, Code::Apply),

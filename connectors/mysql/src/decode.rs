@@ -24,8 +24,14 @@ use crate::table::{Disguises, Parsing, Table};
 /// How many table maps are kept; more come and go with partitions and rebuilt tables.
 const TABLES_MAX: usize = 4096;
 
+/// A buffer above this is given back after a large event.
+const BUFFER_BYTES_KEPT: usize = 8 << 20;
+
 /// The number of a rows event without table, which only ends a statement.
 const NO_TABLE: u64 = 0xff_ffff;
+
+/// The name of an XA transaction until its events tell it (MariaDB).
+const UNNAMED: &str = "?";
 
 /// The digest's mark of a statement; rows take their operation's letter.
 const STATEMENT: u8 = b'q';
@@ -41,6 +47,12 @@ pub(crate) enum Step {
     Ddl,
     /// The transaction is complete.
     End,
+    /// The rows so far are those of an XA transaction, which is prepared with this.
+    Prepared,
+    /// The same, committed at once.
+    OnePhase,
+    /// An XA transaction that was prepared before is committed with this (`true`) or rolled back.
+    Completed(bool),
     /// The server is alive.
     Heartbeat,
     /// The true types of a table's columns have to be asked for: `veiled`.
@@ -66,6 +78,10 @@ struct Rows {
     table: u64,
     op: Op,
     at: usize,
+    /// They stand in `unpacked`, not in the event.
+    unpacked: bool,
+    /// Documents of an after-image may be changes to those of the before-image.
+    partial: bool,
 }
 
 /// A table map that waits for its columns' true types.
@@ -96,6 +112,12 @@ pub(crate) struct Decoder {
     packed: u64,
     rows: Option<Rows>,
     ddl: Statement,
+    /// The name of the XA transaction that the current one is a part of; empty where it is none.
+    xid: String,
+    /// The name under which rows are written, where it is not that of their transaction.
+    renamed: Option<Transaction>,
+    /// The body of an event that came compressed.
+    unpacked: Vec<u8>,
     record: Record,
 }
 
@@ -122,6 +144,9 @@ impl Decoder {
             packed: 0,
             rows: None,
             ddl: Statement::new("", "", 0),
+            xid: String::new(),
+            renamed: None,
+            unpacked: Vec::new(),
             record: Record::new(flavor, connector_name),
         }
     }
@@ -129,6 +154,21 @@ impl Decoder {
     /// The transaction of what was returned last.
     pub fn transaction(&self) -> &Transaction {
         &self.transaction
+    }
+
+    /// From here on rows are written as of this transaction.
+    pub fn rename(&mut self, transaction: Transaction) {
+        self.renamed = Some(transaction);
+    }
+
+    /// The name of the XA transaction that the current one is a part of.
+    pub fn xid(&self) -> &str {
+        &self.xid
+    }
+
+    /// Whether the rows are those of an XA transaction: they count once it is committed.
+    pub fn is_xa(&self) -> bool {
+        !self.xid.is_empty()
     }
 
     /// Rows and statements of the transaction that were returned so far.
@@ -266,13 +306,18 @@ impl Decoder {
             kind::MARIADB_GTID => self.begin(header, event::parse_gtid_mariadb(header, body)?),
             kind::QUERY => self.query(body),
             kind::XID => self.end(),
+            kind::XA_PREPARE => self.xa_prepare(body),
             kind::TABLE_MAP => self.table_map(body),
             kind::WRITE_ROWS => self.rows(body, Op::Insert, true),
             kind::UPDATE_ROWS => self.rows(body, Op::Update, true),
+            kind::PARTIAL_UPDATE_ROWS => self.partial_rows(body),
             kind::DELETE_ROWS => self.rows(body, Op::Delete, true),
             kind::WRITE_ROWS_1 => self.rows(body, Op::Insert, false),
             kind::UPDATE_ROWS_1 => self.rows(body, Op::Update, false),
             kind::DELETE_ROWS_1 => self.rows(body, Op::Delete, false),
+            kind::MARIADB_QUERY_COMPRESSED..=kind::MARIADB_DELETE_ROWS_COMPRESSED => {
+                self.compressed(header.kind, body)
+            }
             kind::TRANSACTION_PAYLOAD => {
                 if self.packed > 0 || self.state != State::Named {
                     return Err(Broken::corrupt("a compressed transaction out of place", 0));
@@ -298,11 +343,6 @@ impl Decoder {
                 "a transaction without GTID",
                 "set gtid_mode=ON at the source; what was logged before needs a resynchronisation",
             ),
-            kind::PARTIAL_UPDATE_ROWS => refusal(
-                Code::RowImage,
-                "an update that holds only a part of a JSON document",
-                "set binlog_row_value_options='' at the source, globally and in all sessions",
-            ),
             kind::INTVAR
             | kind::RAND
             | kind::USER_VAR
@@ -310,16 +350,10 @@ impl Decoder {
             | kind::EXECUTE_LOAD_QUERY => {
                 refusal(Code::Setting, "a change in statement format", STATEMENT_HINT)
             }
-            kind::XA_PREPARE => refusal(Code::BinlogUnknown, "an XA transaction", event::XA_HINT),
             kind::INCIDENT => refusal(
                 Code::BinlogCorrupt,
                 "the source says that its log lacks changes",
                 "resynchronise this store",
-            ),
-            kind::MARIADB_QUERY_COMPRESSED..=kind::MARIADB_DELETE_ROWS_COMPRESSED => refusal(
-                Code::BinlogUnknown,
-                "a compressed event",
-                "set log_bin_compress=OFF at the source; what was logged before needs a resynchronisation",
             ),
             _ if flags & FLAG_IGNORABLE != 0 => return None,
             _ => refusal(
@@ -343,7 +377,7 @@ impl Decoder {
     fn unpack(&mut self, header: &Header) -> Parsed<()> {
         let inner = matches!(
             header.kind,
-            kind::QUERY | kind::XID | kind::TABLE_MAP | kind::ROWS_QUERY | kind::IGNORABLE
+            kind::QUERY | kind::XID | kind::XA_PREPARE | kind::TABLE_MAP | kind::ROWS_QUERY | kind::IGNORABLE
                 | kind::WRITE_ROWS_1..=kind::DELETE_ROWS_1
                 | kind::WRITE_ROWS..=kind::DELETE_ROWS
                 | kind::PARTIAL_UPDATE_ROWS
@@ -369,8 +403,46 @@ impl Decoder {
         transaction.commit_us = begin.commit_us;
         transaction.timestamp = header.timestamp;
         transaction.server_id = header.server_id;
-        self.record.begin(&transaction.gtid_text, &self.file);
+        self.xid.clear();
+        if begin.prepares {
+            self.xid.push_str(UNNAMED);
+        }
+        let named = self.renamed.as_ref().unwrap_or(&self.transaction);
+        self.record.begin(&named.gtid_text, &self.file);
         Ok(Step::Nothing)
+    }
+
+    /// A statement that is a part of an XA transaction.
+    fn xa_statement(&mut self, statement: &str) -> Parsed<Step> {
+        let (verb, name) = statement.split_once(' ').unwrap_or((statement, ""));
+        let verb = verb.to_ascii_uppercase();
+        match (verb.as_str(), self.state) {
+            ("START" | "BEGIN", State::Named) => {
+                self.xid = event::parse_xid(name)?;
+                self.state = State::Open;
+                Ok(Step::Nothing)
+            }
+            ("END", State::Open) if self.is_xa() => Ok(Step::Nothing),
+            ("COMMIT" | "ROLLBACK", State::Named | State::Open) if self.count == 0 => {
+                self.xid = event::parse_xid(name)?;
+                self.state = State::Ending;
+                Ok(Step::Completed(verb == "COMMIT"))
+            }
+            _ => Err(Broken::corrupt("a part of an XA transaction out of place", 0)),
+        }
+    }
+
+    fn xa_prepare(&mut self, body: &[u8]) -> Parsed<Step> {
+        if self.state != State::Open || self.packed > 0 || !self.is_xa() {
+            return Err(Broken::corrupt("an XA transaction is prepared that was not started", 0));
+        }
+        let (one_phase, xid) = event::parse_xa_prepare(body)?;
+        if self.xid != UNNAMED && self.xid != xid {
+            return Err(Broken::corrupt("another XA transaction is prepared than was started", 0));
+        }
+        self.xid = xid;
+        self.state = State::Ending;
+        Ok(if one_phase { Step::OnePhase } else { Step::Prepared })
     }
 
     fn end(&mut self) -> Parsed<Step> {
@@ -388,7 +460,7 @@ impl Decoder {
             statement.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words))
         };
         if starts("XA ") {
-            return Err(Broken::unknown("an XA transaction", 0).hint(event::XA_HINT));
+            return self.xa_statement(statement[3..].trim_start());
         }
         match self.state {
             State::Named if statement.eq_ignore_ascii_case("BEGIN") => {
@@ -503,20 +575,67 @@ impl Decoder {
                 });
             }
         }
-        self.rows = Some(Rows { table: id, op, at: bytes.at() });
+        self.rows = Some(Rows { table: id, op, at: bytes.at(), unpacked: false, partial: false });
         self.record.stamp();
         Ok(Step::Rows)
+    }
+
+    /// MySQL's updates under `binlog_row_value_options=PARTIAL_JSON`.
+    fn partial_rows(&mut self, body: &[u8]) -> Parsed<Step> {
+        let step = self.rows(body, Op::Update, true)?;
+        if let Some(rows) = &mut self.rows {
+            rows.partial = true;
+        }
+        Ok(step)
+    }
+
+    /// One of MariaDB's compressed events.
+    fn compressed(&mut self, kind: u8, body: &[u8]) -> Parsed<Step> {
+        let mut unpacked = std::mem::take(&mut self.unpacked);
+        unpacked.clear();
+        if unpacked.capacity() > BUFFER_BYTES_KEPT {
+            unpacked = Vec::new();
+        }
+        let step = self.unpack_event(kind, body, &mut unpacked);
+        self.unpacked = unpacked;
+        step
+    }
+
+    fn unpack_event(&mut self, kind: u8, body: &[u8], unpacked: &mut Vec<u8>) -> Parsed<Step> {
+        let (op, extra) = match kind {
+            kind::MARIADB_WRITE_ROWS_COMPRESSED_1 => (Op::Insert, false),
+            kind::MARIADB_UPDATE_ROWS_COMPRESSED_1 => (Op::Update, false),
+            kind::MARIADB_DELETE_ROWS_COMPRESSED_1 => (Op::Delete, false),
+            kind::MARIADB_WRITE_ROWS_COMPRESSED => (Op::Insert, true),
+            kind::MARIADB_UPDATE_ROWS_COMPRESSED => (Op::Update, true),
+            kind::MARIADB_DELETE_ROWS_COMPRESSED => (Op::Delete, true),
+            _ => {
+                event::unpack_query(body, unpacked)?;
+                return self.query(unpacked);
+            }
+        };
+        let images = if op == Op::Update { 2 } else { 1 };
+        event::unpack_rows(body, extra, images, unpacked)?;
+        let step = self.rows(unpacked, op, extra)?;
+        if let Some(rows) = &mut self.rows {
+            rows.unpacked = true;
+        }
+        Ok(step)
     }
 
     /// Writes the next row of the event whose body this is; `false` where there is none.
     pub fn next_row(&mut self, kind: u8, body: &[u8]) -> Result<bool, Fault> {
         let Some(rows) = self.rows else { return Ok(false) };
-        if rows.at >= body.len() {
+        let unpacked = std::mem::take(&mut self.unpacked);
+        let body = if rows.unpacked { unpacked.as_slice() } else { body };
+        let written = if rows.at < body.len() {
+            self.write_record(rows, body).map(|()| true)
+        } else {
             self.rows = None;
-            return Ok(false);
-        }
-        self.write_record(rows, body).map_err(|broken| self.locate(broken, kind))?;
-        Ok(true)
+            Ok(false)
+        };
+        self.unpacked = unpacked;
+        written.map_err(|broken| self.locate(broken, kind))
     }
 
     fn write_record(&mut self, rows: Rows, body: &[u8]) -> Parsed<()> {
@@ -525,13 +644,14 @@ impl Decoder {
             .tables
             .get(&rows.table)
             .ok_or_else(|| bytes.corrupt("rows of a table that was not described"))?;
+        let named = self.renamed.as_ref().unwrap_or(&self.transaction);
         let place = Place {
-            commit_us: self.transaction.commit_us,
-            server_id: self.transaction.server_id,
+            commit_us: named.commit_us,
+            server_id: named.server_id,
             at: self.at,
             row: self.count,
         };
-        self.record.write(table, rows.op, &mut bytes, place)?;
+        self.record.write(table, (rows.op, rows.partial), &mut bytes, place)?;
         self.digest.add(table.digest, rows.op.as_str().as_bytes()[0], bytes.since(rows.at));
         self.count += 1;
         self.rows = Some(Rows { at: bytes.at(), ..rows });
@@ -553,8 +673,14 @@ mod tests {
 
     /// Statements run on a real server, and its log's events after the magic number.
     async fn record(kind: Kind, statements: &str) -> (Flavor, Vec<Vec<u8>>) {
-        let server =
-            Mysql::setup(kind).setting("binlog_row_metadata", "FULL").start().await.unwrap();
+        let setup = Mysql::setup(kind).setting("binlog_row_metadata", "FULL");
+        let setup = match kind {
+            Kind::Mysql9 => setup.setting("binlog_row_value_options", "PARTIAL_JSON"),
+            Kind::Mariadb => {
+                setup.setting("log_bin_compress", "ON").setting("log_bin_compress_min_len", 10)
+            }
+        };
+        let server = setup.start().await.unwrap();
         server.sql(statements).await.unwrap();
         let file = std::fs::read(&server.binlog_files().unwrap()[0]).unwrap();
         let mut events = Vec::new();
@@ -597,13 +723,25 @@ mod tests {
         k double, l blob, m year, n date, o timestamp(2) null); \
         insert into shop.t values (1, 1.5, '{\"a\": [1, 2.5, \"x\", null]}', 'text', '2026-01-02 03:04:05', 'y', 'p,q', \
         st_geomfromtext('POINT(1 2)'), 5, x'01', '-01:02:03', 0.1, 'blob', 2026, '2026-01-02', '2026-01-02 03:04:05'); \
-        update shop.t set c = 'other'; begin; insert into shop.t (id) values (2), (3); delete from shop.t; commit;";
+        update shop.t set c = 'other'; update shop.t set b = json_set(b, '$.a[1]', 3.5, '$.n', repeat('n', 40)); begin; insert into shop.t (id) values (2), (3); delete from shop.t; commit;";
 
     #[tokio::test]
     async fn damaged_logs_are_refused_and_never_panic() {
         for kind in [Kind::Mysql9, Kind::Mariadb] {
             let (flavor, events) = record(kind, EVERYTHING).await;
-            assert_eq!(decode(flavor, &events, true).unwrap(), 7);
+            assert_eq!(decode(flavor, &events, true).unwrap(), 8);
+            let special = match kind {
+                Kind::Mysql9 => vec![kind::PARTIAL_UPDATE_ROWS],
+                Kind::Mariadb => vec![
+                    kind::MARIADB_QUERY_COMPRESSED,
+                    kind::MARIADB_WRITE_ROWS_COMPRESSED_1,
+                    kind::MARIADB_UPDATE_ROWS_COMPRESSED_1,
+                    kind::MARIADB_DELETE_ROWS_COMPRESSED_1,
+                ],
+            };
+            for wanted in special {
+                assert!(events.iter().any(|event| event[4] == wanted), "{}", event::name(wanted));
+            }
             let mut random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
             let mut below = |limit: usize| random.next_u32() as usize % limit;
             for round in 0..20_000 {

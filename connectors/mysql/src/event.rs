@@ -6,7 +6,8 @@
 use unitflow_change::gtid::{Gtid, Source, Uuid};
 
 use crate::bytes::{Broken, Bytes, Parsed};
-use crate::charset::{Charset, latin1};
+use crate::charset::Charset;
+use crate::compressed::unpack_event;
 use crate::connect::Flavor;
 
 /// Bytes of an event's header.
@@ -61,6 +62,11 @@ pub(crate) mod kind {
     pub const MARIADB_GTID_LIST: u8 = 163;
     pub const MARIADB_START_ENCRYPTION: u8 = 164;
     pub const MARIADB_QUERY_COMPRESSED: u8 = 165;
+    pub const MARIADB_WRITE_ROWS_COMPRESSED_1: u8 = 166;
+    pub const MARIADB_UPDATE_ROWS_COMPRESSED_1: u8 = 167;
+    pub const MARIADB_DELETE_ROWS_COMPRESSED_1: u8 = 168;
+    pub const MARIADB_WRITE_ROWS_COMPRESSED: u8 = 169;
+    pub const MARIADB_UPDATE_ROWS_COMPRESSED: u8 = 170;
     pub const MARIADB_DELETE_ROWS_COMPRESSED: u8 = 171;
 }
 
@@ -92,7 +98,9 @@ pub(crate) fn name(kind: u8) -> &'static str {
         kind::MARIADB_GTID => "GTID",
         kind::MARIADB_START_ENCRYPTION => "START_ENCRYPTION",
         kind::MARIADB_QUERY_COMPRESSED => "QUERY_COMPRESSED",
-        166..=kind::MARIADB_DELETE_ROWS_COMPRESSED => "ROWS_COMPRESSED",
+        kind::MARIADB_WRITE_ROWS_COMPRESSED_1..=kind::MARIADB_DELETE_ROWS_COMPRESSED => {
+            "ROWS_COMPRESSED"
+        }
         _ => "unknown",
     }
 }
@@ -111,7 +119,6 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    #[cfg(test)]
     fn parse(bytes: &mut Bytes<'_>) -> Parsed<Self> {
         Ok(Self {
             timestamp: bytes.u32()?,
@@ -147,7 +154,6 @@ pub(crate) struct Raw<'a> {
 }
 
 impl<'a> Raw<'a> {
-    #[cfg(test)]
     /// An event as it stands in a file; `checksums` as the format description before it said.
     pub fn parse(all: &'a [u8], checksums: bool) -> Parsed<Self> {
         let mut bytes = Bytes::new(all);
@@ -239,6 +245,8 @@ pub(crate) struct Begin {
     pub standalone: bool,
     /// MariaDB: the event stands for BEGIN.
     pub begins: bool,
+    /// MariaDB: the transaction is prepared with its end, not committed.
+    pub prepares: bool,
 }
 
 /// `GTID` of MySQL.
@@ -318,7 +326,13 @@ fn begin_mysql(
     }
     let source = Source::new(uuid, tag.filter(|tag| !tag.is_empty()))
         .map_err(|_| bytes.corrupt("a GTID with an impossible tag"))?;
-    Ok(Begin { gtid: Gtid::Mysql { source, number }, commit_us, standalone: false, begins: false })
+    Ok(Begin {
+        gtid: Gtid::Mysql { source, number },
+        commit_us,
+        standalone: false,
+        begins: false,
+        prepares: false,
+    })
 }
 
 /// `GTID` of MariaDB.
@@ -330,14 +344,17 @@ pub(crate) fn parse_gtid_mariadb(header: &Header, body: &[u8]) -> Parsed<Begin> 
     let sequence = bytes.u64()?;
     let domain = bytes.u32()?;
     let flags = bytes.u8()?;
-    if flags & (PREPARED_XA | COMPLETED_XA) != 0 {
-        return Err(bytes.unknown("an XA transaction").hint(XA_HINT));
-    }
-    // ALTER TABLE in two phases (binlog_alter_two_phase) stands behind the group's number.
+    // ALTER TABLE in two phases (binlog_alter_two_phase) stands behind the group's number and the
+    // XA transaction's name, which its other events have too.
     const GROUP_COMMIT: u8 = 2;
     const ALTER: u8 = 2 | 4 | 8;
     if flags & GROUP_COMMIT != 0 {
         bytes.u64()?;
+        if flags & (PREPARED_XA | COMPLETED_XA) != 0 {
+            bytes.u32()?;
+            let length = usize::from(bytes.u8()?) + usize::from(bytes.u8()?);
+            bytes.take(length)?;
+        }
         if !bytes.is_empty() && bytes.u8()? & ALTER != 0 {
             return Err(bytes
                 .unknown("an ALTER TABLE in two phases")
@@ -349,11 +366,49 @@ pub(crate) fn parse_gtid_mariadb(header: &Header, body: &[u8]) -> Parsed<Begin> 
         commit_us: u64::from(header.timestamp) * 1_000_000,
         standalone: flags & STANDALONE != 0,
         begins: flags & STANDALONE == 0,
+        prepares: flags & PREPARED_XA != 0,
     })
 }
 
-/// What to say about XA transactions.
-pub(crate) const XA_HINT: &str = "XA transactions can't be captured; commit them in one phase";
+/// `XA_PREPARE`: whether the transaction is committed with it, and its name.
+pub(crate) fn parse_xa_prepare(body: &[u8]) -> Parsed<(bool, String)> {
+    let mut bytes = Bytes::new(body);
+    let one_phase = bytes.u8()? != 0;
+    let format = bytes.u32()?.cast_signed();
+    let (global, branch) = (bytes.u32()?, bytes.u32()?);
+    if global > XID_PART_MAX || branch > XID_PART_MAX {
+        return Err(bytes.corrupt("the name of an XA transaction is too long"));
+    }
+    let hex = |part: &[u8]| part.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (global, branch) = (hex(bytes.take(global as usize)?), hex(bytes.take(branch as usize)?));
+    Ok((one_phase, format!("X'{global}',X'{branch}',{format}")))
+}
+
+/// Bytes of each part of an XA transaction's name.
+const XID_PART_MAX: u32 = 64;
+
+/// The name of an XA transaction as a statement in the log has it: `X'61',X'',1`.
+pub(crate) fn parse_xid(text: &str) -> Parsed<String> {
+    let name = text.trim().to_ascii_lowercase();
+    let mut parts = name.split(',');
+    let part = |part: Option<&str>| {
+        let hex = part?.strip_prefix("x'")?.strip_suffix('\'')?;
+        let good = hex.len() <= 2 * XID_PART_MAX as usize
+            && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        good.then(|| hex.to_owned())
+    };
+    match (
+        part(parts.next()),
+        part(parts.next()),
+        parts.next().map(str::parse::<i32>),
+        parts.next(),
+    ) {
+        (Some(global), Some(branch), Some(Ok(format)), None) => {
+            Ok(format!("X'{global}',X'{branch}',{format}"))
+        }
+        _ => Err(Broken::unknown("an XA transaction with an unreadable name", 0)),
+    }
+}
 
 /// `QUERY`: the session's default database and mode, and the statement.
 pub(crate) struct Query<'a> {
@@ -364,6 +419,26 @@ pub(crate) struct Query<'a> {
 
 pub(crate) fn parse_query<'a>(flavor: Flavor, body: &'a [u8]) -> Parsed<Query<'a>> {
     let mut bytes = Bytes::new(body);
+    let (database, variables) = read_query_head(&mut bytes)?;
+    let offset = bytes.at();
+    let text = bytes.rest();
+    let statement = if text.is_ascii() {
+        String::from_utf8_lossy(text)
+    } else {
+        let charset = client_charset(flavor, variables).ok_or_else(|| {
+            Broken::unknown("a statement in a character set that the decoder does not know", offset)
+        })?;
+        let mut statement = String::with_capacity(text.len());
+        charset.decode(text, &mut |character| statement.push(character)).map_err(|at| {
+            Broken::corrupt(format!("a statement is not {charset:?}"), offset + at)
+        })?;
+        statement.into()
+    };
+    Ok(Query { database, sql_mode: sql_mode(variables).unwrap_or(0), statement })
+}
+
+/// The default database and the status variables, which stand before the statement.
+fn read_query_head<'a>(bytes: &mut Bytes<'a>) -> Parsed<(&'a str, &'a [u8])> {
     bytes.take(8)?;
     let database = usize::from(bytes.u8()?);
     bytes.u16()?;
@@ -371,24 +446,38 @@ pub(crate) fn parse_query<'a>(flavor: Flavor, body: &'a [u8]) -> Parsed<Query<'a
     let variables = bytes.take(variables)?;
     let database = bytes.text(database)?;
     bytes.u8()?;
-    let offset = bytes.at();
-    let text = bytes.rest();
-    let statement = if text.is_ascii() {
-        String::from_utf8_lossy(text)
-    } else {
-        match client_charset(flavor, variables) {
-            Some(Charset::Utf8) => std::str::from_utf8(text)
-                .map_err(|error| {
-                    Broken::corrupt("a statement is not UTF-8", offset + error.valid_up_to())
-                })?
-                .into(),
-            Some(Charset::Latin1) => {
-                text.iter().map(|&byte| latin1(byte)).collect::<String>().into()
-            }
-            _ => return Err(Broken::unknown("a statement in an unknown character set", offset)),
-        }
-    };
-    Ok(Query { database, sql_mode: sql_mode(variables).unwrap_or(0), statement })
+    Ok((database, variables))
+}
+
+/// Appends the body of the `QUERY` that a `QUERY_COMPRESSED` stands for.
+pub(crate) fn unpack_query(body: &[u8], out: &mut Vec<u8>) -> Parsed<()> {
+    let mut bytes = Bytes::new(body);
+    read_query_head(&mut bytes)?;
+    out.extend_from_slice(bytes.since(0));
+    unpack_event(&mut bytes, out)
+}
+
+/// Appends the body of the rows event that a compressed one stands for: table, flags, extra data
+/// (`extra`: of events of the second version), columns, and a bitmap of them for each image.
+pub(crate) fn unpack_rows(
+    body: &[u8],
+    extra: bool,
+    images: usize,
+    out: &mut Vec<u8>,
+) -> Parsed<()> {
+    let mut bytes = Bytes::new(body);
+    bytes.take(8)?;
+    if extra {
+        let size = bytes
+            .u16()?
+            .checked_sub(2)
+            .ok_or_else(|| bytes.corrupt("a rows event with a negative size"))?;
+        bytes.take(size.into())?;
+    }
+    let columns = usize::try_from(bytes.length()?).unwrap_or(usize::MAX);
+    bytes.take(columns.div_ceil(8).saturating_mul(images))?;
+    out.extend_from_slice(bytes.since(0));
+    unpack_event(&mut bytes, out)
 }
 
 /// The session's `sql_mode`; of the status variables only the session's flags stand before it.
@@ -502,6 +591,23 @@ mod tests {
             let noticed = Raw::parse(&flipped, true).and_then(|raw| raw.verify());
             assert!(noticed.is_err(), "bit {at}");
         }
+    }
+
+    #[test]
+    fn names_of_xa_transactions_are_the_same_in_both_forms() {
+        let mut body = vec![0];
+        for number in [7_u32, 2, 1] {
+            body.extend_from_slice(&number.to_le_bytes());
+        }
+        body.extend_from_slice(b"\x00aZ");
+        let (one_phase, name) = parse_xa_prepare(&body).unwrap();
+        assert_eq!((one_phase, name.as_str()), (false, "X'0061',X'5a',7"));
+        assert_eq!(parse_xid(" X'0061',X'5A',7").unwrap(), name);
+        for bad in ["", "X'',X''", "X'0g',X'',1", "X'',X'',1 ONE PHASE", "'a','b',1"] {
+            assert!(parse_xid(bad).is_err(), "{bad}");
+        }
+        body[5] = 200;
+        assert!(parse_xa_prepare(&body).is_err());
     }
 
     #[test]

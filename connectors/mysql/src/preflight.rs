@@ -73,6 +73,10 @@ pub struct TargetNeeds {
     pub ledger_database: String,
     /// The ledger's tables.
     pub ledger_tables: Vec<String>,
+    /// The largest `max_allowed_packet` among the sources; 0 where it is not known.
+    pub packet_bytes: u64,
+    /// Schema changes of another unit are run here.
+    pub applies_ddl: bool,
 }
 
 /// Checks a server that is captured from, as the user of this connection.
@@ -85,6 +89,11 @@ pub async fn check_source(conn: &mut Conn, needs: &SourceNeeds) -> Result<Vec<Fi
 pub async fn check_target(conn: &mut Conn, needs: &TargetNeeds) -> Result<Vec<Finding>, Fault> {
     let facts = Facts::read(conn).await?;
     target::guards(conn, &facts, needs).await
+}
+
+/// The `max_allowed_packet` of a server: no client can have written a larger row there.
+pub async fn packet_bytes(conn: &mut Conn) -> Result<u64, Fault> {
+    first::<(u64,)>(conn, "SELECT @@global.max_allowed_packet").await.map(|(bytes,)| bytes)
 }
 
 /// What is read of a server before any guard looks at it.

@@ -196,6 +196,8 @@ pub struct Table {
     pub name: String,
     /// `InnoDB`; empty for a view.
     pub engine: String,
+    /// MariaDB: it keeps the history of its rows by itself.
+    pub versioned: bool,
     /// In the table's order.
     pub columns: Vec<Column>,
     /// Places of the primary key's columns, in the key's order; empty where there is none.
@@ -293,10 +295,11 @@ async fn load_some(
     };
 
     let query = format!(
-        "SELECT table_schema, table_name, COALESCE(engine, '') FROM information_schema.tables \
+        "SELECT table_schema, table_name, COALESCE(engine, ''), table_type FROM information_schema.tables \
          WHERE (table_schema, table_name) IN ({list})"
     );
-    for (database, table, engine) in all::<(String, String, String)>(conn, query).await? {
+    type Described = (String, String, String, String);
+    for (database, table, engine, kind) in all::<Described>(conn, query).await? {
         let Some(name) = asked(database.clone(), table.clone()) else { continue };
         tables.insert(
             name,
@@ -304,6 +307,7 @@ async fn load_some(
                 database,
                 name: table,
                 engine,
+                versioned: kind.eq_ignore_ascii_case("SYSTEM VERSIONED"),
                 columns: Vec::new(),
                 primary_key: Vec::new(),
                 primary_partial: false,

@@ -36,8 +36,8 @@ const SESSION: [&str; 2] = [
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
 ];
 
-/// How long one call may take at the target. Longer than a lock wait, shorter than TCP's patience
-/// with a peer that is gone.
+/// How long one call may take at the target, and a second more for each MiB. Longer than a lock
+/// wait, shorter than TCP's patience with a peer that is gone.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// The part of a source transaction that a batch holds.
@@ -69,6 +69,8 @@ pub struct End {
 pub struct Applier {
     conn: Conn,
     flavor: Flavor,
+    /// The largest call that the server takes.
+    packet_bytes_max: usize,
     log: Log,
     lane: i32,
     rename: Rename,
@@ -84,9 +86,14 @@ impl Applier {
             conn.query_drop(statement).await.map_err(|error| judge(&error))?;
         }
         let flavor = Server::read(&mut conn).await?.flavor;
+        let packet: Option<u64> = conn
+            .query_first("SELECT @@session.max_allowed_packet")
+            .await
+            .map_err(|error| judge(&error))?;
         Ok(Self {
             conn,
             flavor,
+            packet_bytes_max: packet.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0),
             log,
             lane,
             rename,
@@ -304,9 +311,12 @@ impl Applier {
 
     /// Sends one call and compares what each statement found with what it must find.
     async fn send(&mut self, batch: &Batch, call: &Call, from: Seq) -> Result<(), Fault> {
+        self.ensure_fits(batch, call)?;
         let mut wrong = None;
         let mut statement = 0;
-        let outcome = timeout(ANSWER_WITHIN, async {
+        let mib = u64::try_from(call.sql.len() >> 20).unwrap_or(u64::MAX);
+        let patience = ANSWER_WITHIN + Duration::from_secs(mib);
+        let outcome = timeout(patience, async {
             let mut result = self.conn.query_iter(call.sql.as_slice()).await?;
             for (number, expected) in call.expected.iter().enumerate() {
                 statement = number;
@@ -345,6 +355,26 @@ impl Applier {
                 })
             }
         }
+    }
+
+    /// A server that is sent more than it takes closes the connection, and says why too late.
+    fn ensure_fits(&self, batch: &Batch, call: &Call) -> Result<(), Fault> {
+        if call.sql.len() < self.packet_bytes_max {
+            return Ok(());
+        }
+        // What is that large is a single row, or one with its neighbours in its statement.
+        let largest = batch.slots().iter().max_by_key(|slot| batch.value(slot).len());
+        let (seq, offset) = largest.map_or((Seq::NONE, 0), |slot| (slot.seq, slot.offset));
+        let table = call.expected.iter().find_map(|expected| expected.table);
+        let table = table.map_or("?", |table| self.tables.target(table).name.as_str());
+        Err(Fault::poison(
+            Code::TooLarge,
+            format!(
+                "{table}: a change takes a statement of {} bytes, and the target's max_allowed_packet is {} (log {}, lane {}, record {seq}, offset {offset})",
+                call.sql.len(), self.packet_bytes_max, self.log, self.lane
+            ),
+        )
+        .hint("SET GLOBAL max_allowed_packet=1073741824 at the target, and in its configuration; then restart the sink"))
     }
 
     fn conflict(&self, batch: &Batch, failed: Expected, found: &str) -> Fault {

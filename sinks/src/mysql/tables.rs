@@ -10,7 +10,7 @@ use unitflow_change::rename::Rename;
 use unitflow_change::{Code, Fault};
 use unitflow_mysql::connect::Flavor;
 use unitflow_mysql::literal::quote_identifier;
-use unitflow_mysql::schema::{self, Column, Table};
+use unitflow_mysql::schema::{self, Column, Table, Type};
 
 /// The columns of row images as they arrive, matched with the target's.
 #[derive(Debug)]
@@ -38,6 +38,12 @@ pub struct Target {
     pub in_key: Vec<bool>,
     /// Each column's quoted name.
     pub quoted: Vec<Vec<u8>>,
+    /// Whether it has ENUM columns.
+    pub has_choices: bool,
+    /// Whether it has FLOAT or DOUBLE columns.
+    pub has_doubles: bool,
+    /// The kind of server it is in.
+    pub flavor: Flavor,
 }
 
 /// See the [module](self).
@@ -65,9 +71,11 @@ impl Tables {
         rename: &Rename,
         keys: impl Iterator<Item = &'a [u8]>,
     ) -> Result<(), Fault> {
+        let mut parts: Vec<&[u8]> = Vec::new();
+        let mut names = Vec::new();
         for key in keys {
             let part = Key::table_part(key)?;
-            if !self.by_key.contains_key(part) {
+            if !self.by_key.contains_key(part) && !parts.contains(&part) {
                 self.blame(key);
                 let key = Key::parse(key)?;
                 let local = rename.local(&key.database, &key.table).ok_or_else(|| {
@@ -80,14 +88,49 @@ impl Tables {
                     )
                     .hint("give it a name of its own under rename, or exclude it")
                 })?;
-                let number = self.list.len();
-                self.list.push(read(conn, flavor, local).await?);
-                self.blamed = None;
-                self.columns_of.push(Vec::new());
-                self.by_key.insert(part.into(), number);
+                parts.push(part);
+                names.push(local);
             }
         }
+        if names.is_empty() {
+            return Ok(());
+        }
+        // All at once: MariaDB looks at every table for each question about some.
+        let tables = match schema::load(conn, flavor, &names).await {
+            Err(fault) if fault.code == Code::Table => {
+                return Err(self.find_missing(conn, flavor, (&parts, &names), fault).await);
+            }
+            tables => tables?,
+        };
+        self.blamed = None;
+        for (part, table) in parts.into_iter().zip(tables) {
+            let number = self.list.len();
+            let target = examine(flavor, table);
+            if target.is_err() {
+                self.blamed = Some(part.to_vec());
+            }
+            self.list.push(target?);
+            self.columns_of.push(Vec::new());
+            self.by_key.insert(part.into(), number);
+        }
         Ok(())
+    }
+
+    /// Blames the first of these tables that can't be read.
+    async fn find_missing(
+        &mut self,
+        conn: &mut Conn,
+        flavor: Flavor,
+        (parts, names): (&[&[u8]], &[(String, String)]),
+        fault: Fault,
+    ) -> Fault {
+        for (part, name) in parts.iter().zip(names) {
+            if let Err(fault) = schema::load(conn, flavor, std::slice::from_ref(name)).await {
+                self.blamed = Some(part.to_vec());
+                return fault;
+            }
+        }
+        fault
     }
 
     /// Notes that an attempt failed at the row with this key.
@@ -139,19 +182,30 @@ impl Tables {
     }
 }
 
-async fn read(conn: &mut Conn, flavor: Flavor, name: (String, String)) -> Result<Target, Fault> {
-    let table = schema::load(conn, flavor, &[name]).await?.swap_remove(0);
+fn examine(flavor: Flavor, table: Table) -> Result<Target, Fault> {
     if table.primary_key.is_empty() {
         return Err(Fault::fatal(
             Code::NoPrimaryKey,
-            format!("{} has no primary key at the target", table.quoted()),
+            format!("{}.{} has no primary key at the target", table.database, table.name),
         )
         .hint("give it a primary key in every unit, or exclude it from the flow"));
     }
     refuse_side_effects(&table)?;
     let in_key = (0..table.columns.len()).map(|place| table.primary_key.contains(&place)).collect();
     let quoted = table.columns.iter().map(|column| quote(&column.name)).collect();
-    Ok(Target { name: table.quoted(), serial: table.is_serial(), in_key, quoted, table })
+    Ok(Target {
+        name: table.quoted(),
+        serial: table.is_serial(),
+        in_key,
+        quoted,
+        has_choices: table.columns.iter().any(|column| matches!(column.kind, Type::Enum(_))),
+        has_doubles: table
+            .columns
+            .iter()
+            .any(|column| matches!(column.kind, Type::Float | Type::Double)),
+        flavor,
+        table,
+    })
 }
 
 /// What the server would do to other rows by itself: the source's log holds it too, and it would be
@@ -167,10 +221,14 @@ fn refuse_side_effects(table: &Table) -> Result<(), Fault> {
             "ALTER TABLE … ENGINE=InnoDB",
         );
     }
-    // Those of pt-online-schema-change keep its copy of the table up to date, which is this unit's
-    // own affair and has to see what comes from others.
-    let triggers = table.triggers.iter().find(|name| !name.starts_with("pt_osc_"));
-    if let Some(trigger) = triggers {
+    if table.versioned {
+        return refuse(
+            "it keeps the history of its rows, which would begin anew here with each change"
+                .to_owned(),
+            "ALTER TABLE … DROP SYSTEM VERSIONING, or exclude the table",
+        );
+    }
+    if let Some(trigger) = table.triggers.first() {
         return refuse(
             format!("the trigger {trigger} would fire here as it did at the source"),
             "drop it in this unit, or exclude the table",

@@ -46,6 +46,10 @@ pub struct MeshSetup {
     store_lines: Vec<(String, String)>,
     /// Which tables travel and how, as lines of the flow.
     flow_lines: String,
+    settings: Vec<(String, String)>,
+    tables: String,
+    prepared_by_kind: Vec<(Flavor, String)>,
+    settings_at: Vec<(usize, &'static str, String)>,
 }
 
 /// One unit.
@@ -94,6 +98,10 @@ impl MeshSetup {
             flow_lines: format!(
                 "tables = [\"{DATABASE}.*\"]\npartition_by = {{ \"{DATABASE}.stock\" = \"table\", \"{DATABASE}.seats\" = \"key\", \"{DATABASE}.items\" = {{ columns = [\"user_id\"] }} }}"
             ),
+            settings: vec![],
+            tables: String::new(),
+            prepared_by_kind: Vec::new(),
+            settings_at: Vec::new(),
         }
     }
 
@@ -101,6 +109,20 @@ impl MeshSetup {
     #[must_use]
     pub fn ddl(mut self, policy: &str) -> Self {
         self.ddl = format!("ddl = {policy}\n");
+        self
+    }
+
+    /// A setting of all servers.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// Statements that create more tables in the shop's database, in all units.
+    #[must_use]
+    pub fn tables(mut self, statements: &str) -> Self {
+        self.tables.push_str(statements);
         self
     }
 
@@ -161,6 +183,20 @@ impl MeshSetup {
         self
     }
 
+    /// Statements that every server of this kind runs before anything is captured.
+    #[must_use]
+    pub fn prepare_each(mut self, flavor: Flavor, statements: &str) -> Self {
+        self.prepared_by_kind.push((flavor, statements.into()));
+        self
+    }
+
+    /// A setting of the server of the unit in this place.
+    #[must_use]
+    pub fn setting_at(mut self, place: usize, name: &'static str, value: impl ToString) -> Self {
+        self.settings_at.push((place, name, value.to_string()));
+        self
+    }
+
     /// Starts servers and brokers, creates the shop everywhere, writes the configuration and runs
     /// `init`. No worker runs yet.
     pub async fn start(self) -> anyhow::Result<Mesh> {
@@ -173,9 +209,20 @@ impl MeshSetup {
         }
         let mut starting_servers = tokio::task::JoinSet::new();
         for (place, &flavor) in self.flavors.iter().enumerate() {
+            let mut server = Mysql::setup(flavor);
+            for (name, value) in &self.settings {
+                server = server.setting(name, value);
+            }
+            for (_, name, value) in self.settings_at.iter().filter(|(at, ..)| *at == place) {
+                server = server.setting(*name, value);
+            }
+            let mut create = format!("{} USE {DATABASE}; {}", schema::create(), self.tables);
+            for (_, more) in self.prepared_by_kind.iter().filter(|(kind, _)| *kind == flavor) {
+                create.push_str(more);
+            }
             starting_servers.spawn(async move {
-                let server = Mysql::setup(flavor).start().await?;
-                server.sql(&schema::create()).await?;
+                let server = server.start().await?;
+                server.sql(&create).await?;
                 anyhow::Ok((place, server))
             });
         }

@@ -1,5 +1,6 @@
 //! Reads a tagged topic, as any consumer could.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -29,6 +30,29 @@ pub struct Tagged {
     pub row: Option<(u32, u32)>,
 }
 
+/// A record of which all pieces so far were read.
+struct Record {
+    offset: i64,
+    /// Of a row's change.
+    seq: Option<Seq>,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Record {
+    fn change(self, lane: i32) -> anyhow::Result<Option<Tagged>> {
+        let Some(seq) = self.seq else { return Ok(None) };
+        let key = Key::parse(&self.key)?;
+        let envelope = Envelope::parse(&self.value)?;
+        let column = |name: &str| {
+            let text = envelope.after.as_ref()?.get(name)?;
+            text.parse().ok()
+        };
+        let row = column("number").zip(column("version"));
+        Ok(Some(Tagged { lane, offset: self.offset, seq, table: key.table.into_owned(), row }))
+    }
+}
+
 /// All row changes of the topic, in the order of each lane. Sees to it that the chain of each
 /// lane's records is whole.
 pub fn read(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Tagged>> {
@@ -50,6 +74,8 @@ pub fn read(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Tagged>> {
     consumer.assign(&assignment)?;
     let mut chains = vec![Chain::default(); lanes];
     let mut changes = Vec::new();
+    // Large records come in pieces.
+    let mut open = HashMap::new();
     let mut ended = vec![false; lanes];
     let deadline = Instant::now() + PATIENCE;
     while ended.contains(&false) {
@@ -64,25 +90,29 @@ pub fn read(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Tagged>> {
             Some(Err(error)) => return Err(error).with_context(|| format!("read {topic}")),
             Some(Ok(message)) => {
                 let headers = message.headers().context("a record has headers")?;
-                let header = headers.iter().find(|header| header.key == HEADER);
-                let tag = Tag::parse(header.and_then(|header| header.value).unwrap_or_default())?;
-                chains[usize::try_from(message.partition())?].see(tag.seq, tag.prev)?;
-                if tag.kind != Kind::Row {
-                    continue;
+                let header = |name| headers.iter().find(|header| header.key == name)?.value;
+                let payload = message.payload().context("a record has a value")?;
+                let piece = header("piece").map(String::from_utf8_lossy);
+                let (number, of) = piece.as_deref().and_then(|at| at.split_once('/')).unzip();
+                if number.is_none_or(|number| number == "1") {
+                    let tag = Tag::parse(header(HEADER).unwrap_or_default())?;
+                    chains[usize::try_from(message.partition())?].see(tag.seq, tag.prev)?;
+                    let record = Record {
+                        offset: message.offset(),
+                        seq: (tag.kind == Kind::Row).then_some(tag.seq),
+                        key: message.key().unwrap_or_default().to_vec(),
+                        value: Vec::new(),
+                    };
+                    open.insert(message.partition(), record);
                 }
-                let key = Key::parse(message.key().context("a row's record has a key")?)?;
-                let envelope = Envelope::parse(message.payload().context("and a value")?)?;
-                let column = |name: &str| {
-                    let text = envelope.after.as_ref()?.get(name)?;
-                    text.parse().ok()
-                };
-                changes.push(Tagged {
-                    lane: message.partition(),
-                    offset: message.offset(),
-                    seq: tag.seq,
-                    table: key.table.into_owned(),
-                    row: column("number").zip(column("version")),
-                });
+                let lane = message.partition();
+                let record = open.get_mut(&lane).context("a piece behind the first")?;
+                record.value.extend_from_slice(payload);
+                if number == of
+                    && let Some(record) = open.remove(&lane)
+                {
+                    changes.extend(record.change(lane)?);
+                }
             }
         }
     }

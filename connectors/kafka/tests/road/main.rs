@@ -6,6 +6,7 @@
 mod lasts;
 mod memberships;
 mod outages;
+mod pieces;
 mod readings;
 mod topics;
 mod writings;

@@ -30,8 +30,6 @@ pub(super) fn guards(facts: &Facts, needs: &SourceNeeds) -> Vec<Finding> {
     findings.extend(ensure_row_format(facts));
     findings.extend(ensure_row_image(facts));
     findings.extend(ensure_row_metadata(facts));
-    findings.extend(ensure_whole_documents(facts));
-    findings.extend(ensure_plain_events(facts));
     findings.extend(ensure_gtids(facts));
     findings.extend(ensure_replicated_changes_are_logged(facts));
     findings.extend(ensure_log_is_kept(facts, needs));
@@ -86,32 +84,6 @@ fn ensure_row_metadata(facts: &Facts) -> Option<Finding> {
         "binlog_row_metadata",
         "FULL",
         "SET GLOBAL binlog_row_metadata='FULL', and in the server's configuration",
-    )
-}
-
-/// MySQL may log a part of a JSON document.
-fn ensure_whole_documents(facts: &Facts) -> Option<Finding> {
-    if !facts.variables.contains_key("binlog_row_value_options") {
-        return None;
-    }
-    setting(
-        facts,
-        "binlog_row_value_options",
-        "",
-        "SET GLOBAL binlog_row_value_options='', and in the server's configuration",
-    )
-}
-
-/// MariaDB may compress events one by one, which the decoder does not read.
-fn ensure_plain_events(facts: &Facts) -> Option<Finding> {
-    if !facts.variables.contains_key("log_bin_compress") {
-        return None;
-    }
-    setting(
-        facts,
-        "log_bin_compress",
-        "OFF",
-        "SET GLOBAL log_bin_compress=OFF, and in the server's configuration",
     )
 }
 

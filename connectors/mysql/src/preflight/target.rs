@@ -12,6 +12,9 @@ use crate::schema::{self, Table, Type};
 /// What a sink does with tables.
 const RIGHTS: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 
+/// And with their schema, where it applies another unit's changes.
+const DDL_RIGHTS: &[&str] = &["CREATE", "ALTER", "DROP", "INDEX", "REFERENCES"];
+
 /// Rights that no sink needs.
 const EXCESSIVE: &[&str] = &[
     "DROP",
@@ -26,6 +29,9 @@ const EXCESSIVE: &[&str] = &[
     "REPLICATION SLAVE",
 ];
 
+/// Twice what a sink sends at once while rows are of ordinary size.
+const PACKET_BYTES_MIN: u64 = 8 << 20;
+
 pub(super) async fn guards(
     conn: &mut Conn,
     facts: &Facts,
@@ -34,25 +40,30 @@ pub(super) async fn guards(
     let mut findings = Vec::new();
     findings.extend(ensure_version(facts));
     findings.extend(ensure_writable(facts));
-    findings.extend(excess(&facts.grants, &facts.user, EXCESSIVE, "apply"));
+    findings.extend(ensure_packets(facts, needs));
+    let needed = |right: &&&str| !(needs.applies_ddl && DDL_RIGHTS.contains(*right));
+    let excessive: Vec<&str> = EXCESSIVE.iter().filter(needed).copied().collect();
+    findings.extend(excess(&facts.grants, &facts.user, &excessive, "apply"));
+    let rights = if needs.applies_ddl { [RIGHTS, DDL_RIGHTS].concat() } else { RIGHTS.to_vec() };
     let ledger: Vec<_> = needs
         .ledger_tables
         .iter()
         .map(|table| (needs.ledger_database.clone(), table.clone()))
         .collect();
     for name in &ledger {
-        findings.extend(ensure_rights(facts, name));
+        findings.extend(ensure_rights(facts, name, RIGHTS));
         if find(conn, facts, name).await?.is_none() {
             findings.push(missing_ledger(name));
         }
     }
     for name in &needs.tables {
-        findings.extend(ensure_rights(facts, name));
+        findings.extend(ensure_rights(facts, name, &rights));
         let Some(table) = find(conn, facts, name).await? else {
             findings.push(missing_table(name));
             continue;
         };
         findings.extend(ensure_transactional(&table));
+        findings.extend(ensure_no_history(&table));
         findings.extend(ensure_primary_key(&table));
         findings.extend(ensure_no_triggers(facts, &table));
         findings.extend(ensure_types(&table));
@@ -110,8 +121,32 @@ fn ensure_writable(facts: &Facts) -> Option<Finding> {
         })
 }
 
-fn ensure_rights(facts: &Facts, name: &(String, String)) -> Option<Finding> {
-    let missing: Vec<_> = RIGHTS
+/// A statement of ordinary rows has to fit; and a row that a source took should, too.
+fn ensure_packets(facts: &Facts, needs: &TargetNeeds) -> Option<Finding> {
+    let name = "max_allowed_packet";
+    let actual: u64 = facts.variable(name).parse().unwrap_or(0);
+    let (severity, expected, why) = if actual < PACKET_BYTES_MIN {
+        (Severity::Error, PACKET_BYTES_MIN, "")
+    } else if actual < needs.packet_bytes {
+        (Severity::Warning, needs.packet_bytes, ", as at the source: a larger row stops its lane")
+    } else {
+        return None;
+    };
+    Some(Finding {
+        code: if severity == Severity::Error { Code::Setting } else { Code::TooLarge },
+        severity,
+        subject: name.into(),
+        expected: format!("{expected} or more{why}"),
+        actual: actual.to_string(),
+        remedy: format!(
+            "SET GLOBAL max_allowed_packet={}, and in the server's configuration; then restart the sink",
+            expected.max(needs.packet_bytes)
+        ),
+    })
+}
+
+fn ensure_rights(facts: &Facts, name: &(String, String), rights: &[&str]) -> Option<Finding> {
+    let missing: Vec<_> = rights
         .iter()
         .filter(|right| !facts.grants.has_on_table(right, &name.0, &name.1))
         .copied()
@@ -122,7 +157,7 @@ fn ensure_rights(facts: &Facts, name: &(String, String)) -> Option<Finding> {
             code: Code::Grant,
             severity: Severity::Error,
             subject: facts.user.clone(),
-            expected: format!("{} ON {scope}", RIGHTS.join(", ")),
+            expected: format!("{} ON {scope}", rights.join(", ")),
             actual: format!("missing: {}", missing.join(", ")),
             remedy: format!("GRANT {} ON {scope} TO {}", missing.join(", "), facts.user),
         }
@@ -150,6 +185,19 @@ fn ensure_transactional(table: &Table) -> Option<Finding> {
             "engine InnoDB",
             engine,
             "ALTER TABLE … ENGINE=InnoDB, or exclude it",
+        )
+    })
+}
+
+/// A system-versioned table's old rows and times are its own; they would begin anew.
+fn ensure_no_history(table: &Table) -> Option<Finding> {
+    table.versioned.then(|| {
+        of_table(
+            table,
+            Code::Table,
+            "no system versioning",
+            "system-versioned".into(),
+            "ALTER TABLE … DROP SYSTEM VERSIONING, or exclude the table",
         )
     })
 }

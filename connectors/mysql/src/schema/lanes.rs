@@ -130,6 +130,7 @@ mod tests {
             parents: Vec::new(),
             children: Vec::new(),
             triggers: Vec::new(),
+            versioned: false,
         }
     }
 

@@ -1,4 +1,4 @@
-//! A way to a server that ends at a chosen byte.
+//! A way to a server that ends at a chosen byte, or is slow.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 pub struct Proxy {
     pub port: u16,
     left: Arc<AtomicU64>,
+    pause_us: Arc<AtomicU64>,
     _tasks: JoinSet<()>,
 }
 
@@ -19,16 +20,22 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let left = Arc::new(AtomicU64::new(u64::MAX));
+        let pause_us = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
-        let shared = Arc::clone(&left);
+        let shared = (Arc::clone(&left), Arc::clone(&pause_us));
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let to = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
-                connections.spawn(pass(client, to, Arc::clone(&shared)));
+                connections.spawn(pass(client, to, shared.clone()));
             }
         });
-        Self { port, left, _tasks: tasks }
+        Self { port, left, pause_us, _tasks: tasks }
+    }
+
+    /// A pause after each 16 KiB that a server has sent, in each connection.
+    pub fn slow(&self, pause: std::time::Duration) {
+        self.pause_us.store(u64::try_from(pause.as_micros()).unwrap(), Ordering::SeqCst);
     }
 
     /// Lets that many bytes more through, over all connections together.
@@ -42,13 +49,19 @@ impl Proxy {
     }
 }
 
-async fn pass(mut client: TcpStream, mut server: TcpStream, left: Arc<AtomicU64>) {
+async fn pass(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    (left, pause_us): (Arc<AtomicU64>, Arc<AtomicU64>),
+) {
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let there = tokio::io::copy(&mut from_client, &mut to_server);
     let back = async {
         let mut buffer = vec![0; 16 << 10];
         while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
+            let pause = pause_us.load(Ordering::SeqCst) * read as u64 / buffer.len() as u64;
+            tokio::time::sleep(std::time::Duration::from_micros(pause)).await;
             let whole = left
                 .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
                     Some(left.saturating_sub(read as u64))
