@@ -121,6 +121,7 @@ impl Lane<'_> {
                 info!(seq = seq.0, ddl = shown, "a schema change is passed over");
                 Ok(Vec::new())
             }
+            Act::Park(_) if self.way.whole => Err(self.stopped_by(&shown, seq)),
             Act::Park(tables) => {
                 let why = format!(
                     "a schema change arrived: {shown}; bring the table to the same schema in unit {}",
@@ -182,7 +183,7 @@ impl Lane<'_> {
         let intent = Intent { log: self.way.log.to_string(), seq, statement };
         match run_once(&mut self.applier, &self.way.store, &intent, self.at).await {
             Ok(()) => Ok(vec![done(&intent).into_bytes()]),
-            Err(fault) if fault.is_retry() || tables.is_empty() => Err(fault),
+            Err(fault) if fault.is_retry() || tables.is_empty() || self.way.whole => Err(fault),
             Err(fault) => {
                 let why = format!("{}: {}", fault.what, intent.statement.ddl);
                 let reason = Reason { code: Code::Ddl, why: &why, ddl: Some(seq) };

@@ -83,6 +83,8 @@ pub struct Way {
     pub stored_code: Vec<Stored>,
     /// Whether some unit of the flow has names of its own: statements can't be told then.
     pub renamed: bool,
+    /// Whether source transactions stay whole: then no table of them may wait alone.
+    pub whole: bool,
     /// The flow's name in orders.
     pub flow: String,
     /// Where orders come from: the target unit's Kafka and its control topic.
@@ -383,7 +385,9 @@ impl Lane<'_> {
                 Err(fault) if parks(&fault) && self.proven => {
                     return Err(Fault { kind: FaultKind::Retry, ..fault });
                 }
-                Err(fault) if parks(&fault) => return Err(self.park(fault).await),
+                Err(fault) if parks(&fault) && !self.way.whole => {
+                    return Err(self.park(fault).await);
+                }
                 Err(fault) => return Err(fault),
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use unitflow_change::Fault;
 use unitflow_change::name::{Log, Name, Topics};
+use unitflow_change::routing::Order;
 use unitflow_kafka::quarantine::Quarantine;
 use unitflow_sinks::batch::Limits;
 use unitflow_sinks::flow::{self, Listener};
@@ -43,6 +44,7 @@ pub async fn run(
         },
         stored_code: flow.stored_code.clone(),
         renamed: mesh.renames(&log.store),
+        whole: flow.routing.order == Order::Transaction,
         flow: Topics::flow(&log, &to),
         quarantine: Arc::new(Quarantine::open(own, &mesh.topics.quarantine(&to))?),
         control: (own.clone(), mesh.topics.control(&to)),
