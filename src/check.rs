@@ -146,9 +146,15 @@ async fn check_log(mesh: &Mesh, log: &Log, findings: &mut Vec<Finding>) -> Resul
     let state = load_state::<ConnectorState>(broker, &mesh.topics, log, Stage::Connector).await;
     match state {
         Ok(Some(state)) => {
-            if let Err(fault) = state.ensure_leads_to(log, &mesh.routing(log)?) {
-                let finding = Finding::new(&place, fault.code, "lanes, order");
-                findings.push(finding.expected("as the log runs", fault.what).remedy(fault.hint));
+            for (subject, fits) in [
+                ("lanes, order", state.ensure_leads_to(log, &mesh.routing(log)?)),
+                ("envelope", state.ensure_form(log, mesh.flows[&log.store].envelope)),
+            ] {
+                if let Err(fault) = fits {
+                    let finding = Finding::new(&place, fault.code, subject);
+                    let finding = finding.expected("as the log runs", fault.what);
+                    findings.push(finding.remedy(fault.hint));
+                }
             }
         }
         Ok(None) => findings.push(

@@ -14,7 +14,7 @@ use unitflow_change::ddl::Stored;
 use unitflow_change::name::{Log, Name, Topics};
 use unitflow_change::rename::Rename;
 use unitflow_change::routing::{Columns, Order, PARTITIONS_MAX, PartitionBy, Routing};
-use unitflow_change::{Code, Fault};
+use unitflow_change::{Code, Fault, Form};
 use unitflow_kafka::broker::Broker;
 use unitflow_mysql::connect::{Store, Tls};
 
@@ -146,6 +146,8 @@ struct FlowFile {
     #[serde(default)]
     ddl: Ddl,
     #[serde(default)]
+    envelope: Form,
+    #[serde(default)]
     stored_code: Vec<StoredCode>,
     #[serde(default = "heartbeat_default")]
     heartbeat: bool,
@@ -205,6 +207,8 @@ pub struct Flow {
     pub routing: Routing,
     /// What happens at a schema change.
     pub ddl: Ddl,
+    /// How keys and values are written.
+    pub envelope: Form,
     /// Stored code that comes along with applied schema changes.
     pub stored_code: Vec<Stored>,
     /// Whether each unit's clock travels too.
@@ -492,6 +496,7 @@ fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Resul
         stored_code: flow.stored_code.iter().map(|code| code.kind()).collect(),
         routing: read_routing(&place, &flow)?,
         ddl: flow.ddl,
+        envelope: flow.envelope,
         heartbeat: flow.heartbeat,
         from: flow.from.unwrap_or_else(|| with_store.clone()),
         to: flow.to.unwrap_or(with_store),
@@ -514,6 +519,12 @@ fn read_routing(place: &str, flow: &FlowFile) -> Result<Routing, Fault> {
     let nothing = |columns: &Columns| columns.exclude.is_empty();
     if let Some((pattern, _)) = flow.columns.iter().find(|(_, columns)| nothing(columns)) {
         return Err(bad(format!("{place}.columns.{pattern:?} excludes no column")));
+    }
+    if flow.envelope == Form::WithSchema && !flow.columns.is_empty() {
+        return Err(bad(format!(
+            "{place}: columns can't be left out of records that carry their schema"
+        ))
+        .hint("leave the table out, or set envelope = \"plain\""));
     }
     let routing = Routing {
         partitions: if flow.order == Order::Transaction { 1 } else { flow.lanes },

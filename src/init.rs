@@ -183,10 +183,13 @@ async fn ensure_positions(conn: &mut Conn) -> Result<(), Fault> {
     }
 }
 
-/// The number of lanes can't change in a log that runs.
+/// The number of lanes, and the records' text, can't change in a log that runs.
 async fn ensure_same_lanes(mesh: &Mesh, log: &Log) -> Result<(), Fault> {
     match connector_state(mesh, log).await? {
-        Some(state) => state.ensure_leads_to(log, &mesh.routing(log)?),
+        Some(state) => {
+            state.ensure_leads_to(log, &mesh.routing(log)?)?;
+            state.ensure_form(log, mesh.flows[&log.store].envelope)
+        }
         None => Ok(()),
     }
 }
@@ -312,6 +315,7 @@ async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<(String, tables::Bou
         position: Position::after(server.executed),
         routing,
         captured_id: topic_id(broker, &captured).await?,
+        envelope: mesh.flows[&log.store].envelope,
     };
     let tag = Tag {
         kind: Kind::Barrier,
@@ -326,7 +330,8 @@ async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<(String, tables::Bou
     };
     let mut header = Vec::new();
     tag.write(&mut header);
-    writer.send(&captured, 0, None, Some(&json(&state.routing)?), &[(HEADER, &header)], 0)?;
+    let value = state.envelope.of_payload(&json(&state.routing)?);
+    writer.send(&captured, 0, None, Some(&value), &[(HEADER, &header)], 0)?;
     let stage = Stage::Connector.partition();
     positions::store(&mut writer, &mesh.topics.position(log), stage, &json(&state)?)?;
     block_in_place(|| writer.commit())?;

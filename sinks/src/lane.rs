@@ -16,7 +16,7 @@ use unitflow_change::name::{Log, Name};
 use unitflow_change::rename::Rename;
 use unitflow_change::seq::{Seq, Step, step};
 use unitflow_change::tag::{After, HEADER, Kind, ORIGIN, Tag};
-use unitflow_change::{Code, Fault, inject};
+use unitflow_change::{Code, Fault, form, inject};
 use unitflow_kafka::broker::Broker;
 use unitflow_kafka::control::InForce;
 use unitflow_kafka::quarantine::Quarantine;
@@ -290,7 +290,8 @@ impl Lane<'_> {
             self.pass(&tag, offsets, record.value().unwrap_or_default()).await?;
             return Ok(Action::Gather);
         }
-        let key = record.key().unwrap_or_default();
+        let key = &*form::plain_key(record.key().unwrap_or_default())?;
+        let value = form::payload(record.value().unwrap_or_default())?;
         let here = End { seq: tag.seq, offset: record.offset(), commit_us: tag.commit_us };
         let is_row = tag.kind == Kind::Row;
         let skipped = is_row && self.orders.skips(self.lane, tag.seq);
@@ -303,7 +304,7 @@ impl Lane<'_> {
             if let Some(after) = tag.after {
                 self.wait_for(after).await?;
             }
-            self.batch.push(record.offset(), &tag, key, record.value().unwrap_or_default());
+            self.batch.push(record.offset(), &tag, key, value);
         }
         self.seen = End { seq: tag.seq, offset: record.next_offset(), commit_us: tag.commit_us };
         Ok(if self.batch.is_full(&self.way.limits) { Action::Apply } else { Action::Gather })

@@ -60,8 +60,10 @@ pub async fn run(
     let capture = async {
         begin.stand_by(&mesh, &log.unit, &log, Stage::Connector).await?;
         let mut capture = Capture::open(&mesh, &log, &meters).await?;
+        capture.state.ensure_form(&log, flow.envelope)?;
         capture.begin().await?;
-        let options = Options::new(replica_id(&log), log.to_string());
+        let mut options = Options::new(replica_id(&log), log.to_string());
+        options.form = flow.envelope;
         let mut stream = Stream::open(&store, capture.state.position.clone(), options).await?;
         info!(%log, position = %capture.state.position.seen(), "capturing");
         capture.run(&mut stream).await
@@ -290,7 +292,7 @@ impl Capture {
                 let value = serde_json::to_vec(ddl).map_err(|error| {
                     Fault::fatal(Code::Bug, format!("a statement can't be written: {error}"))
                 })?;
-                self.held.fill(Kind::Ddl, b"", &value);
+                self.held.fill(Kind::Ddl, b"", &self.state.envelope.of_payload(&value));
                 Ok(Taken::Change)
             }
             Event::End => {
@@ -379,7 +381,7 @@ impl Capture {
             &self.captured,
             0,
             None,
-            Some(value),
+            Some(&self.state.envelope.of_payload(value)),
             &[(HEADER, &self.header)],
             millis(commit_us),
         )?;

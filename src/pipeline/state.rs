@@ -6,7 +6,7 @@ use unitflow_change::position::Position;
 use unitflow_change::routing::{Routing, Turn};
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, Tag};
-use unitflow_change::{Code, Fault};
+use unitflow_change::{Code, Fault, Form};
 use unitflow_kafka::broker::Broker;
 use unitflow_kafka::{last_record, positions, topics};
 use unitflow_transformer::State;
@@ -23,9 +23,26 @@ pub struct ConnectorState {
     pub routing: Routing,
     /// The captured topic's id.
     pub captured_id: String,
+    /// How the log's records are written.
+    #[serde(default)]
+    pub envelope: Form,
 }
 
 impl ConnectorState {
+    /// Whether the log's records have this form. They keep it: dates and times are other text in
+    /// the other, so that one row would have two keys.
+    pub fn ensure_form(&self, log: &Log, form: Form) -> Result<(), Fault> {
+        if self.envelope == form {
+            return Ok(());
+        }
+        let (runs, says) = (self.envelope.as_str(), form.as_str());
+        Err(Fault::fatal(
+            Code::Routing,
+            format!("log {log} runs with envelope = {runs:?}; the configuration says {says:?}"),
+        )
+        .hint("restore this setting: the form of a log's records is fixed once the flow has run"))
+    }
+
     /// Whether the log may go on with this routing. The number of lanes can't change in a running
     /// log.
     pub fn ensure_leads_to(&self, log: &Log, routing: &Routing) -> Result<(), Fault> {

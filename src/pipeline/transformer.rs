@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use unitflow_change::name::{Log, Stage};
 use unitflow_change::seq::Seq;
-use unitflow_change::tag::{HEADER, ORIGIN, Tag};
-use unitflow_change::{Code, Fault};
+use unitflow_change::tag::{CONTROL, HEADER, Kind, ORIGIN, Tag};
+use unitflow_change::{Code, Fault, form};
 use unitflow_kafka::reader::{Item, QUEUE_BYTES, Reader, Record};
 use unitflow_kafka::{Writer, positions, topics};
 use unitflow_transformer::{Captured, Output, Transformer};
@@ -199,9 +199,15 @@ impl Output for ToTopic {
     ) -> Result<(), Fault> {
         self.header.clear();
         tag.write(&mut self.header);
-        let headers = [(HEADER, self.header.as_slice()), (ORIGIN, self.origin.as_bytes())];
+        let headers = [
+            (HEADER, self.header.as_slice()),
+            (ORIGIN, self.origin.as_bytes()),
+            (CONTROL, tag.kind.as_str().as_bytes()),
+        ];
+        let is_control = tag.kind != Kind::Row || form::is_internal(key);
+        let headers = &headers[..if is_control { 3 } else { 2 }];
         let key = (!key.is_empty()).then_some(key);
         let at = i64::try_from(tag.commit_us / 1000).unwrap_or(0);
-        self.writer.send(&self.topic, partition, key, Some(value), &headers, at)
+        self.writer.send(&self.topic, partition, key, Some(value), headers, at)
     }
 }

@@ -327,6 +327,11 @@ pub const IN_ORDER: &[Case] = &[
             "kafka-configs --bootstrap-server {K} --alter --topic {prefix}.A.shop.tagged --add-config retention.ms=360000000",
             "error [setting] A.shop: binlog_expire_logs_seconds",
         ]),
+    case("another form of records", &[Config("lanes = 4", "lanes = 4\nenvelope = \"with-schema\"")],
+        "check", 1, &[
+            "error [routing] A.shop", "log A.shop runs with envelope = \"plain\"",
+            "the configuration says \"with-schema\"", "restore this setting",
+        ]),
     case("other lanes, found by check", &[Config("lanes = 4", "lanes = 8")],
         "check", 1, &["error [routing] A.shop", "runs with lanes = 4", "restore these settings", "partitions"]),
     case("other lanes, refused by init", &[Config("lanes = 4", "lanes = 8")],

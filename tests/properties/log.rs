@@ -9,6 +9,8 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 use unitflow_change::condition::Condition;
 use unitflow_change::envelope::Op;
+use unitflow_change::form::{self, Form};
+use unitflow_change::key::Key;
 use unitflow_change::rename::Rename;
 use unitflow_change::routing::{Columns, Order, PartitionBy, Routing};
 use unitflow_change::seq::Seq;
@@ -83,14 +85,17 @@ pub struct Shape {
     pub whole_transactions: bool,
     /// The unit has a name of its own for the database.
     pub renamed: bool,
+    pub with_schema: bool,
 }
 
 pub fn shapes() -> impl Strategy<Value = Shape> {
     let weighted = proptest::bool::weighted;
-    (1..5_i32, weighted(0.2), weighted(0.3)).prop_map(|(lanes, whole, renamed)| Shape {
+    let shape = (1..5_i32, weighted(0.2), weighted(0.3), any::<bool>());
+    shape.prop_map(|(lanes, whole, renamed, with_schema)| Shape {
         lanes: if whole { 1 } else { lanes },
         whole_transactions: whole,
         renamed,
+        with_schema,
     })
 }
 
@@ -220,7 +225,23 @@ pub fn build(shape: Shape, items: &[Item]) -> Log {
         source.add(item);
     }
     source.log.number_offsets();
+    if shape.with_schema {
+        source.log.wrap();
+    }
     source.log
+}
+
+/// A key or a value of a row, or the value of another record, with a schema.
+fn wrapped(kind: Kind, key: &[u8], value: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    if !matches!(kind, Kind::Row | Kind::Move) {
+        return (key.to_vec(), Form::WithSchema.of_payload(value));
+    }
+    let columns = Key::table_part(key).expect("a key").len()..key.len() - 1;
+    let row = Key::parse(key).expect("a key");
+    let names = [&row.database, &row.table].map(|name| format!("{name:?}"));
+    let head = form::key_schema_head(&names[0], &names[1]) + r#","fields":[]},"payload":"#;
+    let value = form::join(br#"{"schema":{"type":"struct","payload":0},"payload":"#, value);
+    (form::join(head.as_bytes(), &key[columns]), value)
 }
 
 impl Source {
@@ -230,7 +251,7 @@ impl Source {
             Item::Transaction { applied: false, changes } => self.own(changes),
             Item::Watermark => {
                 let seq = self.seq.next_captured();
-                self.alone(Kind::Watermark, seq, b"", b"", true);
+                self.alone(Kind::Watermark, seq, b"", b"{}", true);
             }
             Item::Statement { travels } => {
                 // Of an excluded table nobody hears.
@@ -514,7 +535,7 @@ impl Change {
         let before = image(self.before, r#", "tint": "red""#);
         let (after, number) = (image(self.after, r#", "tint": "blue""#), self.number);
         format!(
-            r#"{{"before":{before},"after":{after},"source":{{"n": {number}}},"op":"{}","ts_ms":{number},"transaction":null}}"#,
+            r#"{{"before":{before},"after":{after},"source":{{"n": {number}}},"transaction":null,"op":"{}","ts_ms":{number}}}"#,
             op.as_str()
         )
         .into_bytes()
@@ -529,6 +550,17 @@ impl Log {
         let again = self.captured[at.saturating_sub(length)..=at].to_vec();
         self.captured.splice(at + 1..at + 1, again);
         self.number_offsets();
+    }
+
+    /// The same log with schemas: the same rows in the same lanes.
+    fn wrap(&mut self) {
+        for entry in &mut self.captured {
+            (entry.key, entry.value) = wrapped(entry.kind, &entry.key, &entry.value);
+        }
+        for record in self.tagged.iter_mut().flatten() {
+            let kind = record.tag().kind;
+            (record.key, record.value) = wrapped(kind, &record.key, &record.value);
+        }
     }
 
     /// Offsets rise, with holes where Kafka keeps the ends of its transactions.

@@ -14,6 +14,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use unitflow_change::ddl::Statement;
 use unitflow_change::envelope::{Envelope, Op};
+use unitflow_change::form;
 use unitflow_change::key::Key;
 use unitflow_change::routing::Routing;
 use unitflow_change::seq::{Seq, Step, step};
@@ -212,8 +213,8 @@ impl Transformer {
             }
             Verdict::Travels => self.copy_to_every(record, out),
             Verdict::TravelsAs(other) | Verdict::Applied(other) => {
-                let value = other.to_json();
-                self.copy_to_every(&Captured { value: value.as_bytes(), ..*record }, out)
+                let value = form::value_like(record.value, other.to_json().as_bytes())?;
+                self.copy_to_every(&Captured { value: &value, ..*record }, out)
             }
         }
     }
@@ -221,7 +222,8 @@ impl Transformer {
     /// One row: decides whose the transaction is at its first record, and ends it at its last.
     fn change(&mut self, record: &Captured<'_>, out: &mut impl Output) -> Result<(), Fault> {
         let router = self.router.as_mut().ok_or_else(no_barrier)?;
-        let rule = router.rule(record.key)?;
+        let row = form::plain_key(record.key)?;
+        let rule = router.rule(&row)?;
         let whose = match (record.tag.index, self.open) {
             (0, None) => rule.first_says,
             (1.., Some(whose)) => whose,
@@ -244,13 +246,13 @@ impl Transformer {
                 }
             }
             Whose::Own if !rule.carried => self.counts.filtered += 1,
-            Whose::Own if self.schema.has_shadows() && self.schema.shades(record.key)? => {
+            Whose::Own if self.schema.has_shadows() && self.schema.shades(&row)? => {
                 self.counts.filtered += 1;
             }
             Whose::Own if rule.clock && Envelope::parse(record.value)?.op != Op::Update => {
                 self.counts.filtered += 1;
             }
-            Whose::Own => self.spread(record, &rule, out)?,
+            Whose::Own => self.spread(record, &row, &rule, out)?,
         }
         if record.tag.last {
             self.open = None;
@@ -260,15 +262,16 @@ impl Transformer {
     }
 
     /// Gives what is left of an own change its lane; an update that leaves its key or its lane
-    /// becomes two.
+    /// becomes two. `row` is its plain key, in the unit's names.
     fn spread(
         &mut self,
         record: &Captured<'_>,
+        row: &[u8],
         rule: &Rule,
         out: &mut impl Output,
     ) -> Result<(), Fault> {
         let by = &rule.by;
-        let key = rule.key(record.key)?;
+        let key = rule.key(row)?;
         let stays = record.tag.kind == Kind::Row;
         if stays && rule.filter.is_none() && !rule.by_row {
             let lane = self.router()?.lane_of_key(by, &key)?;
@@ -333,6 +336,7 @@ impl Transformer {
     }
 
     /// Puts out what the lane held, which has a successor now, and holds this record in its place.
+    /// `key` is plain, and travels in the form of the record's.
     fn hold(
         &mut self,
         lane: i32,
@@ -348,7 +352,8 @@ impl Transformer {
             return Ok(());
         }
         self.put_held(place, false, out)?;
-        self.held[place].take(record.offset, self.seq, tag, key, value);
+        let key = form::key_like(record.key, key)?;
+        self.held[place].take(record.offset, self.seq, tag, &key, value);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Code, Fault};
+use crate::form;
 use crate::seq::Seq;
 
 /// Stands in each statement that Unitflow itself executes on a store for itself.
@@ -126,7 +127,7 @@ impl Statement {
 
     /// Reads a record's value.
     pub fn parse(bytes: &[u8]) -> Result<Self, Fault> {
-        serde_json::from_slice(bytes).map_err(|error| {
+        serde_json::from_slice(form::payload(bytes)?).map_err(|error| {
             Fault::fatal(Code::Record, format!("a statement record can't be read: {error}"))
         })
     }

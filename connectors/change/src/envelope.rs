@@ -1,4 +1,4 @@
-//! A row change as it travels: Debezium's MySQL envelope, without schemas.
+//! A row change as it travels: Debezium's MySQL envelope, plain or with its schema.
 //!
 //! Values stay the raw JSON text that the connector wrote, so that no number loses a digit on the
 //! way: a sink turns them into literals for the column they go to.
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::fault::{Code, Fault};
+use crate::form;
 
 /// What happened to the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -127,9 +128,10 @@ pub struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// Reads an envelope, and sees that it holds the images its operation needs.
+    /// Reads an envelope of either form, and sees that it holds the images its operation needs.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Fault> {
-        let envelope: Self = serde_json::from_slice(bytes).map_err(|error| {
+        let payload = form::payload(bytes)?;
+        let envelope: Self = serde_json::from_slice(payload).map_err(|error| {
             Fault::poison(Code::Record, format!("a record's envelope can't be read: {error}"))
         })?;
         let whole = match envelope.op {
@@ -149,16 +151,22 @@ impl<'a> Envelope<'a> {
     /// Splits an update's bytes into those of a delete of the old row and an insert of the new
     /// one, all else unchanged.
     pub fn split(bytes: &'a [u8]) -> Result<(Vec<u8>, Vec<u8>), Fault> {
-        let update = Raw::read(bytes)?;
+        let parts = form::parts(bytes)?;
+        let update = Raw::read(parts.map_or(bytes, |parts| parts.payload))?;
         let delete = Raw { after: None, op: Op::Delete, ..update };
         let insert = Raw { before: None, op: Op::Insert, ..update };
-        Ok((delete.write()?, insert.write()?))
+        let written = |half: Raw<'_>| {
+            let half = half.write()?;
+            Ok(parts.map_or_else(|| half.clone(), |parts| form::join(parts.head, &half)))
+        };
+        Ok((written(delete)?, written(insert)?))
     }
 
     /// The change's bytes as those of the operation `op`, without the columns `hidden` and without
     /// the images that the operation does not have, all else unchanged.
     pub fn narrow(bytes: &'a [u8], op: Op, hidden: &[String]) -> Result<Vec<u8>, Fault> {
-        let change = Raw::read(bytes)?;
+        let parts = form::parts(bytes)?;
+        let change = Raw::read(parts.map_or(bytes, |parts| parts.payload))?;
         let shown = |image: Option<&'a RawValue>| {
             image.map(|image| without(image, hidden)).transpose().map_err(unwritable)
         };
@@ -167,7 +175,9 @@ impl<'a> Envelope<'a> {
             Op::Update => (shown(change.before)?, shown(change.after)?),
             Op::Delete => (shown(change.before)?, None),
         };
-        Raw { before: before.as_deref(), after: after.as_deref(), op, ..change }.write()
+        let left = Raw { before: before.as_deref(), after: after.as_deref(), op, ..change };
+        let left = left.write()?;
+        Ok(parts.map_or_else(|| left.clone(), |parts| form::join(parts.head, &left)))
     }
 }
 
@@ -180,11 +190,16 @@ struct Raw<'a> {
     after: Option<&'a RawValue>,
     #[serde(borrow)]
     source: &'a RawValue,
+    #[serde(borrow)]
+    transaction: &'a RawValue,
     op: Op,
     #[serde(borrow)]
     ts_ms: &'a RawValue,
-    #[serde(borrow)]
-    transaction: &'a RawValue,
+    // Records of former releases lack these.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    ts_us: Option<&'a RawValue>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    ts_ns: Option<&'a RawValue>,
 }
 
 impl<'a> Raw<'a> {
@@ -225,7 +240,7 @@ fn without(image: &RawValue, hidden: &[String]) -> Result<Box<RawValue>, serde_j
 mod tests {
     use super::*;
 
-    const UPDATE: &str = r#"{"before":{"id":1,"d":"12345678901234567890123456789012.10"},"after":{"id":2,"d":null},"source":{"gtid":"0-1-4"},"op":"u","ts_ms":5,"transaction":null}"#;
+    const UPDATE: &str = r#"{"before":{"id":1,"d":"12345678901234567890123456789012.10"},"after":{"id":2,"d":null},"source":{"gtid":"0-1-4"},"transaction":null,"op":"u","ts_ms":5,"ts_us":5000}"#;
 
     #[test]
     fn values_keep_every_digit_and_absent_is_not_null() {
@@ -250,11 +265,22 @@ mod tests {
     }
 
     #[test]
+    fn with_schema_the_same_is_read_and_split() {
+        let head = br#"{"schema":{"type":"struct","payload":1},"payload":"#;
+        let bytes = form::join(head, UPDATE.as_bytes());
+        assert_eq!(Envelope::parse(&bytes).unwrap().after.unwrap().get("id"), Some("2"));
+        let (plain, _) = Envelope::split(UPDATE.as_bytes()).unwrap();
+        let (delete, _) = Envelope::split(&bytes).unwrap();
+        assert_eq!(delete, form::join(head, &plain));
+    }
+
+    #[test]
     fn a_narrowed_change_lacks_what_is_hidden_and_nothing_else() {
         let hidden = ["D".to_owned(), "none".to_owned()];
         let narrow =
             |op| String::from_utf8(Envelope::narrow(UPDATE.as_bytes(), op, &hidden).unwrap());
-        let rest = r#""source":{"gtid":"0-1-4"},"op":"u","ts_ms":5,"transaction":null}"#;
+        let rest =
+            r#""source":{"gtid":"0-1-4"},"transaction":null,"op":"u","ts_ms":5,"ts_us":5000}"#;
         let update = format!(r#"{{"before":{{"id":1}},"after":{{"id":2}},{rest}"#);
         assert_eq!(narrow(Op::Update).unwrap(), update);
         let insert = update.replace(r#"{"id":1}"#, "null").replace(r#""op":"u""#, r#""op":"c""#);

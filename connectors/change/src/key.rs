@@ -1,7 +1,8 @@
 //! A record's key: `["database","table",{"id":1}]`, compact JSON.
 //!
 //! The primary key's columns stand in key order with the envelope's forms of their values; a
-//! table without primary key has `null` in their place.
+//! table without primary key has `null` in their place. With schema a key looks otherwise, and is
+//! [taken back](crate::form::plain_key) to this text before anything looks at it.
 
 use std::borrow::Cow;
 

@@ -6,6 +6,7 @@
 //! | [`seq`] | the number of a record in its log |
 //! | [`tag`] | the packed header beside a record |
 //! | [`key`], [`envelope`] | a row's identity and its change, as they travel |
+//! | [`form`] | plain or with schema |
 //! | [`routing`] | which changes travel, and in which lane |
 //! | [`ddl`], [`intent`] | statements that change a schema; the announcement of one |
 //! | [`condition`] | which rows of a table travel |
@@ -19,6 +20,7 @@ pub mod condition;
 pub mod ddl;
 pub mod envelope;
 pub mod fault;
+pub mod form;
 pub mod gtid;
 pub mod inject;
 pub mod intent;
@@ -32,6 +34,7 @@ pub mod seq;
 pub mod tag;
 
 pub use fault::{Code, Fault};
+pub use form::Form;
 pub use name::{Log, Name, Stage, Topics};
 pub use seq::Seq;
 pub use tag::Tag;

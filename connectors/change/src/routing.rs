@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::condition::Condition;
 use crate::envelope::Row;
 use crate::fault::{Code, Fault};
+use crate::form;
 use crate::key::Key;
 use crate::rename::Rename;
 
@@ -213,7 +214,7 @@ impl Routing {
 
     /// Reads a routing from a barrier or a routing record.
     pub fn parse(bytes: &[u8]) -> Result<Self, Fault> {
-        serde_json::from_slice(bytes).map_err(|error| {
+        serde_json::from_slice(form::payload(bytes)?).map_err(|error| {
             Fault::fatal(Code::Record, format!("a routing record can't be read: {error}"))
         })
     }

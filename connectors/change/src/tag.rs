@@ -27,6 +27,11 @@ pub const HEADER: &str = "unitflow";
 /// The name of the header that holds the unit a change comes from.
 pub const ORIGIN: &str = "origin";
 
+/// The name of a header of tagged records that are for Unitflow alone: all that are no rows, and
+/// the rows of its own tables. It holds the record's kind; other consumers leave these records out
+/// by it.
+pub const CONTROL: &str = "unitflow.control";
+
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -54,7 +59,9 @@ impl Kind {
         (Self::Routing, "routing"),
     ];
 
-    fn as_str(self) -> &'static str {
+    /// The kind's name in the header.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         Self::NAMES[self as usize].1
     }
 

@@ -11,11 +11,13 @@ use std::fmt::Write as _;
 use unitflow_change::ddl::Statement;
 use unitflow_change::envelope::Op;
 use unitflow_change::fault::{Code, Fault};
+use unitflow_change::form::Form;
 use unitflow_change::gtid::Gtid;
 use unitflow_change::position::Digest;
 
 use crate::bytes::{Broken, Bytes, Parsed};
 use crate::connect::Flavor;
+use crate::declare::declare;
 use crate::event::{self, Begin, FLAG_IGNORABLE, Header, Raw, kind};
 use crate::record::{Place, Record};
 use crate::stream::Transaction;
@@ -96,6 +98,8 @@ struct Veiled {
 #[derive(Debug)]
 pub(crate) struct Decoder {
     flavor: Flavor,
+    /// Records carry their schemas, whose names begin with this.
+    declares: Option<String>,
     state: State,
     transaction: Transaction,
     /// Rows and statements of the transaction so far, and a digest over them.
@@ -122,9 +126,10 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    pub fn new(flavor: Flavor, connector_name: &str) -> Self {
+    pub fn new(flavor: Flavor, connector_name: &str, form: Form) -> Self {
         Self {
             flavor,
+            declares: (form == Form::WithSchema).then(|| connector_name.to_owned()),
             state: State::Idle,
             transaction: Transaction {
                 gtid: Gtid::Mariadb { domain: 0, server: 0, sequence: 0 },
@@ -465,6 +470,7 @@ impl Decoder {
         match self.state {
             State::Named if statement.eq_ignore_ascii_case("BEGIN") => {
                 self.state = State::Open;
+                self.record.thread(query.thread);
                 return Ok(Step::Nothing);
             }
             State::Named => self.state = State::Ending,
@@ -518,7 +524,10 @@ impl Decoder {
 
     fn describe(&mut self, id: u64, content: u64, body: &[u8]) -> Parsed<Step> {
         match Table::parse(self.flavor, body, self.disguises.get(&content))? {
-            Parsing::Ready(table) => {
+            Parsing::Ready(mut table) => {
+                if let Some(name) = &self.declares {
+                    table.declared = Some(declare(self.flavor, name, &table));
+                }
                 if self.tables.len() >= TABLES_MAX {
                     self.tables.clear();
                 }
@@ -699,7 +708,7 @@ mod tests {
 
     /// Decodes events, and returns how many rows they held.
     fn decode(flavor: Flavor, events: &[Vec<u8>], checksums: bool) -> Result<u64, Fault> {
-        let mut decoder = Decoder::new(flavor, "A.shop");
+        let mut decoder = Decoder::new(flavor, "A.shop", Form::Plain);
         let mut rows = 0;
         for event in events {
             let raw = Raw::parse(event, checksums).map_err(Broken::into_fault)?;

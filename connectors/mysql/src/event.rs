@@ -412,6 +412,8 @@ pub(crate) fn parse_xid(text: &str) -> Parsed<String> {
 
 /// `QUERY`: the session's default database and mode, and the statement.
 pub(crate) struct Query<'a> {
+    /// The session that it ran in.
+    pub thread: u32,
     pub database: &'a str,
     pub sql_mode: u64,
     pub statement: std::borrow::Cow<'a, str>,
@@ -419,7 +421,7 @@ pub(crate) struct Query<'a> {
 
 pub(crate) fn parse_query<'a>(flavor: Flavor, body: &'a [u8]) -> Parsed<Query<'a>> {
     let mut bytes = Bytes::new(body);
-    let (database, variables) = read_query_head(&mut bytes)?;
+    let (thread, database, variables) = read_query_head(&mut bytes)?;
     let offset = bytes.at();
     let text = bytes.rest();
     let statement = if text.is_ascii() {
@@ -434,19 +436,20 @@ pub(crate) fn parse_query<'a>(flavor: Flavor, body: &'a [u8]) -> Parsed<Query<'a
         })?;
         statement.into()
     };
-    Ok(Query { database, sql_mode: sql_mode(variables).unwrap_or(0), statement })
+    Ok(Query { thread, database, sql_mode: sql_mode(variables).unwrap_or(0), statement })
 }
 
-/// The default database and the status variables, which stand before the statement.
-fn read_query_head<'a>(bytes: &mut Bytes<'a>) -> Parsed<(&'a str, &'a [u8])> {
-    bytes.take(8)?;
+/// The session, the default database and the status variables, which stand before the statement.
+fn read_query_head<'a>(bytes: &mut Bytes<'a>) -> Parsed<(u32, &'a str, &'a [u8])> {
+    let thread = bytes.u32()?;
+    bytes.take(4)?;
     let database = usize::from(bytes.u8()?);
     bytes.u16()?;
     let variables = usize::from(bytes.u16()?);
     let variables = bytes.take(variables)?;
     let database = bytes.text(database)?;
     bytes.u8()?;
-    Ok((database, variables))
+    Ok((thread, database, variables))
 }
 
 /// Appends the body of the `QUERY` that a `QUERY_COMPRESSED` stands for.

@@ -28,7 +28,7 @@ pub fn events<'a>(
     events: impl Iterator<Item = &'a [u8]>,
     checksums: bool,
 ) -> Result<u64, Fault> {
-    let mut decoder = Decoder::new(flavor, "A.shop");
+    let mut decoder = Decoder::new(flavor, "A.shop", unitflow_change::Form::Plain);
     let mut count = 0;
     for event in events {
         let raw = Raw::parse(event, checksums).map_err(Broken::into_fault)?;

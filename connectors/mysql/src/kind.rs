@@ -98,6 +98,7 @@ pub(crate) enum Kind {
     },
     Bit {
         bytes: u8,
+        bits: u8,
         single: bool,
     },
     /// CHAR, VARCHAR and the TEXT family; `prefix` bytes hold the length.
@@ -150,6 +151,13 @@ pub(crate) enum Kind {
     Inet4 {
         prefix: u8,
     },
+}
+
+impl Kind {
+    /// Whether values are a date or a time of no zone, written with a `Z` behind them all the same.
+    pub fn is_local_time(&self) -> bool {
+        matches!(self, Self::Date | Self::Time { .. } | Self::Datetime { .. })
+    }
 }
 
 /// Reads the types of a table's columns, one after the other.
@@ -278,7 +286,11 @@ impl<'a> Kinds<'a> {
         if odd > 7 || whole > 8 || (whole == 8 && odd > 0) {
             return Err(self.shapes.corrupt("a BIT column of an impossible width"));
         }
-        Ok(Kind::Bit { bytes: whole + u8::from(odd > 0), single: whole == 0 && odd == 1 })
+        Ok(Kind::Bit {
+            bytes: whole + u8::from(odd > 0),
+            bits: 8 * whole + odd,
+            single: whole == 0 && odd == 1,
+        })
     }
 
     fn text(&mut self, prefix: u8, column: &str) -> Parsed<Kind> {

@@ -11,6 +11,7 @@
 //! | `event`, `table`, `kind` | framing, checksums, the events that are no rows; table maps; the types of columns |
 //! | `decode` | events to transactions |
 //! | `record` | row images to records: keys and envelopes |
+//! | `declare` | tables as schemas of Kafka Connect, for records that carry theirs |
 //! | `value`, `json`, `charset` | single values: the log's bytes to the envelope's JSON |
 //! | `compressed` | what MariaDB compresses |
 //! | `bytes` | checked reading |
@@ -26,6 +27,7 @@ pub mod stream;
 mod bytes;
 mod charset;
 mod compressed;
+mod declare;
 mod decode;
 mod event;
 #[doc(hidden)]

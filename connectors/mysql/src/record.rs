@@ -1,7 +1,8 @@
 //! From row images to records.
 //!
 //! A record's value is Debezium's envelope, its key the row's place in the world:
-//! `["db","table",{"id":1}]`. Both are written into buffers that are used again for the next row;
+//! `["db","table",{"id":1}]`. Where records carry their schema, both are payloads behind it, and the
+//! key's is the columns alone. Both are written into buffers that are used again for the next row;
 //! what does not change within a stream, a transaction or a table is copied as it stands.
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -38,7 +39,9 @@ pub(crate) struct Record {
     head: Vec<u8>,
     /// `,"gtid":…,"file":…,"pos":`
     names: Vec<u8>,
-    now_ms: u64,
+    /// The session that wrote the transaction, where the log tells.
+    thread: Option<u32>,
+    now_us: u64,
     key: Vec<u8>,
     value: Vec<u8>,
     moves: bool,
@@ -60,7 +63,8 @@ impl Record {
         Self {
             head,
             names: Vec::new(),
-            now_ms: 0,
+            thread: None,
+            now_us: 0,
             key: Vec::new(),
             value: Vec::new(),
             moves: false,
@@ -77,6 +81,7 @@ impl Record {
 
     /// What follows is of another transaction.
     pub fn begin(&mut self, gtid: &str, file: &str) {
+        self.thread = None;
         self.names.clear();
         self.names.extend_from_slice(b",\"gtid\":\"");
         self.names.extend_from_slice(gtid.as_bytes());
@@ -85,11 +90,16 @@ impl Record {
         self.names.extend_from_slice(b",\"pos\":");
     }
 
+    /// The session that wrote what follows.
+    pub fn thread(&mut self, thread: u32) {
+        self.thread = Some(thread);
+    }
+
     /// The records that follow were written now.
     pub fn stamp(&mut self) {
-        self.now_ms = SystemTime::now()
+        self.now_us = SystemTime::now()
             .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64);
+            .map_or(0, |since| since.as_micros() as u64);
     }
 
     /// Writes the record of the row that the bytes stand at; they are moved behind it.
@@ -108,6 +118,9 @@ impl Record {
                 *buffer = Vec::new();
             }
             buffer.clear();
+        }
+        if let Some(declared) = &table.declared {
+            value.extend_from_slice(&declared.value_head);
         }
         value.extend_from_slice(b"{\"before\":");
         self.moves = false;
@@ -137,9 +150,13 @@ impl Record {
                     .any(|(before, after)| value[before.0..before.1] != value[after.0..after.1]);
             }
         }
-        key.extend_from_slice(&table.key_head);
+        let (head, tail) = match &table.declared {
+            Some(declared) => (&declared.key_head, b'}'),
+            None => (&table.key_head, b']'),
+        };
+        key.extend_from_slice(head);
         if table.key.is_empty() {
-            key.extend_from_slice(b"null]");
+            key.extend_from_slice(b"null");
         } else {
             for (place, (&column, &(start, end))) in table.key.iter().zip(spans.iter()).enumerate()
             {
@@ -147,23 +164,41 @@ impl Record {
                 key.extend_from_slice(&table.columns[column].lead[1..]);
                 key.extend_from_slice(&value[start..end]);
             }
-            key.extend_from_slice(b"}]");
+            key.push(b'}');
         }
+        key.push(tail);
         value.extend_from_slice(&self.head);
-        value::write_integer(value, place.commit_us / 1000);
+        write_moment(value, place.commit_us);
         value.extend_from_slice(&table.source);
         value::write_integer(value, place.server_id);
         value.extend_from_slice(&self.names);
         value::write_integer(value, place.at);
         value.extend_from_slice(b",\"row\":");
         value::write_integer(value, place.row);
-        value.extend_from_slice(b",\"thread\":null,\"query\":null},\"op\":\"");
+        value.extend_from_slice(b",\"thread\":");
+        match self.thread {
+            Some(thread) => value::write_integer(value, thread),
+            None => value.extend_from_slice(b"null"),
+        }
+        value.extend_from_slice(b",\"query\":null},\"transaction\":null,\"op\":\"");
         value.extend_from_slice(op.as_str().as_bytes());
         value.extend_from_slice(b"\",\"ts_ms\":");
-        value::write_integer(value, self.now_ms);
-        value.extend_from_slice(b",\"transaction\":null}");
+        write_moment(value, self.now_us);
+        value.push(b'}');
+        if table.declared.is_some() {
+            value.push(b'}');
+        }
         Ok(())
     }
+}
+
+/// Appends the value of `ts_ms`, and behind it `ts_us` and `ts_ns`.
+fn write_moment(out: &mut Vec<u8>, us: u64) {
+    value::write_integer(out, us / 1000);
+    out.extend_from_slice(b",\"ts_us\":");
+    value::write_integer(out, us);
+    out.extend_from_slice(b",\"ts_ns\":");
+    value::write_integer(out, us.saturating_mul(1000));
 }
 
 /// What becomes of the JSON documents of a row image.
@@ -241,6 +276,10 @@ fn write_image<'a>(
         if let Err(broken) = written {
             let place = format!("{}.{}.{}", table.database, table.name, column.name);
             return Err(Broken { what: format!("{place}: {}", broken.what).into(), ..broken });
+        } else if table.declared.is_some() && column.kind.is_local_time() {
+            // A plain string is for servers to read, and they know no `Z`.
+            out.truncate(out.len() - 2);
+            out.push(b'"');
         }
         if let Some(span) = column.key.and_then(|place| spans.get_mut(place)) {
             *span = (start, out.len());

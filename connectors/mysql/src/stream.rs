@@ -32,6 +32,7 @@ use tracing::info;
 use unitflow_change::ddl::Statement;
 use unitflow_change::envelope::Op;
 use unitflow_change::fault::{Code, Fault};
+use unitflow_change::form::Form;
 use unitflow_change::gtid::Gtid;
 use unitflow_change::position::{Captured, Digest, Open, Position};
 
@@ -51,12 +52,19 @@ pub struct Options {
     pub heartbeat: Duration,
     /// `source.name` in the envelope: `A.orders`.
     pub connector_name: String,
+    /// How keys and values are written.
+    pub form: Form,
 }
 
 impl Options {
-    /// Options with a heartbeat each second.
+    /// Options with a heartbeat each second and plain records.
     pub fn new(server_id: u32, connector_name: impl Into<String>) -> Self {
-        Self { server_id, heartbeat: Duration::from_secs(1), connector_name: connector_name.into() }
+        Self {
+            server_id,
+            heartbeat: Duration::from_secs(1),
+            connector_name: connector_name.into(),
+            form: Form::Plain,
+        }
     }
 }
 
@@ -85,7 +93,7 @@ pub struct Row<'a> {
     pub table: &'a str,
     /// What happened.
     pub op: Op,
-    /// The record's key: `["db","table",{"id":1}]`, `null` in place of the columns where the
+    /// The record's key, plain: `["db","table",{"id":1}]`, `null` in place of the columns where the
     /// table has no primary key.
     pub key: &'a [u8],
     /// The record's value: Debezium's envelope.

@@ -9,6 +9,7 @@ use unitflow_change::position::Digest;
 
 use crate::bytes::{Broken, Bytes, Parsed};
 use crate::connect::Flavor;
+use crate::declare::Declared;
 use crate::kind::{Kind, Kinds};
 use crate::value::write_string;
 
@@ -55,6 +56,7 @@ pub(crate) struct Column {
     /// `{"name":` for the first column, `,"name":` for the others.
     pub lead: Vec<u8>,
     pub kind: Kind,
+    pub nullable: bool,
     /// Its place in the primary key.
     pub key: Option<usize>,
 }
@@ -77,6 +79,8 @@ pub(crate) struct Table {
     pub key_head: Vec<u8>,
     /// The envelope's source from `snapshot` to `server_id`.
     pub source: Vec<u8>,
+    /// What stands before key and value where records carry their schema.
+    pub declared: Option<Declared>,
 }
 
 impl Table {
@@ -101,7 +105,7 @@ impl Table {
         }
         let types = bytes.take(count)?;
         let shapes = Bytes::new(bytes.counted()?);
-        bytes.take(count.div_ceil(8))?;
+        let nullable = bytes.take(count.div_ceil(8))?;
         let place = format!("{database}.{name}");
         let details = Details::parse(&mut bytes, types)?;
         if details.names.len() != count {
@@ -137,7 +141,8 @@ impl Table {
                 let mut lead = vec![if i == 0 { b'{' } else { b',' }];
                 write_string(&mut lead, &name);
                 lead.push(b':');
-                Column { name, lead, kind, key: None }
+                let nullable = nullable[i / 8] >> (i % 8) & 1 == 1;
+                Column { name, lead, kind, nullable, key: None }
             })
             .collect();
         for (place, &column) in details.key.iter().enumerate() {
@@ -167,6 +172,7 @@ impl Table {
             key: details.key,
             key_head,
             source,
+            declared: None,
         }))
     }
 }

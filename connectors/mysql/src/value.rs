@@ -376,9 +376,20 @@ pub(crate) fn write_time(out: &mut Vec<u8>, bytes: &mut Bytes<'_>, fraction: u8)
         return Err(bytes.corrupt("a TIME with impossible parts"));
     }
     out.push(b'"');
-    clock.write_time(out, fraction);
+    clock.write_time(out, digits(clock.micro));
     out.extend_from_slice(b"Z\"");
     Ok(())
+}
+
+/// How many fractional digits there are before nothing but zeros follows: so many are written,
+/// except of a `TIMESTAMP`, which has those of its column.
+fn digits(mut micro: u32) -> u8 {
+    let mut digits = 6;
+    while digits > 0 && micro.is_multiple_of(10) {
+        micro /= 10;
+        digits -= 1;
+    }
+    digits
 }
 
 /// Appends `DATETIME`.
@@ -392,7 +403,7 @@ pub(crate) fn write_datetime(out: &mut Vec<u8>, bytes: &mut Bytes<'_>, fraction:
     if clock.year > 9999 || clock.hour > 23 || clock.minute > 59 || clock.second > 59 {
         return Err(bytes.corrupt("a DATETIME with impossible parts"));
     }
-    write_moment(out, &clock, fraction);
+    write_moment(out, &clock, digits(clock.micro));
     Ok(())
 }
 
@@ -573,7 +584,7 @@ mod tests {
         assert_eq!(time(0, &[0x80, 0, 0]), "\"00:00:00Z\"");
         assert_eq!(time(0, &[0x7f, 0xff, 0xff]), "\"-00:00:01Z\"");
         assert_eq!(time(2, &[0x7f, 0xff, 0xff, 0xff]), "\"-00:00:00.01Z\"");
-        assert_eq!(time(2, &[0x7f, 0xff, 0xff, 0x00]), "\"-00:00:01.00Z\"");
+        assert_eq!(time(2, &[0x7f, 0xff, 0xff, 0x00]), "\"-00:00:01Z\"");
         assert_eq!(time(2, &[0x7f, 0xff, 0xfe, 0xff]), "\"-00:00:01.01Z\"");
         assert_eq!(time(6, &[0x7f, 0xff, 0xff, 0xff, 0xff, 0xff]), "\"-00:00:00.000001Z\"");
         assert_eq!(time(0, &[0xb4, 0x6e, 0xfb]), "\"838:59:59Z\"");

@@ -280,7 +280,12 @@ impl Column<'_> {
 
     fn fraction(&self, micro: u32) -> String {
         match self.fraction {
-            Some(digits @ 1..) => format!(".{micro:06}")[..=usize::from(digits)].to_owned(),
+            Some(digits @ 1..) => {
+                let fraction = &format!(".{micro:06}")[..=usize::from(digits)];
+                let zeros: &[char] =
+                    if self.case.0.starts_with("timestamp") { &[] } else { &['0'] };
+                fraction.trim_end_matches(zeros).trim_end_matches('.').to_owned()
+            }
             _ => String::new(),
         }
     }

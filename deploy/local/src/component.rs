@@ -16,6 +16,8 @@ pub enum Component {
     Redis,
     /// Apache Kafka 4: broker, tools.
     Kafka,
+    /// Kafka Connect with Debezium's MySQL and JDBC connectors.
+    Connect,
     /// Percona Toolkit: `pt-online-schema-change`.
     Percona,
 }
@@ -31,6 +33,7 @@ impl Component {
             Self::Mariadb => "mariadb",
             Self::Redis => "redis",
             Self::Kafka => "kafka",
+            Self::Connect => "connect",
             Self::Percona => "percona",
         }
     }
@@ -42,6 +45,7 @@ impl Component {
             Self::Mariadb => "UNITFLOW_MARIADB_HOME",
             Self::Redis => "UNITFLOW_REDIS_HOME",
             Self::Kafka => "UNITFLOW_KAFKA_HOME",
+            Self::Connect => "UNITFLOW_CONNECT_HOME",
             Self::Percona => "UNITFLOW_PERCONA_HOME",
         }
     }

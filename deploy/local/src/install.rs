@@ -10,9 +10,10 @@ use tokio::process::Command;
 use crate::component::{Component, cache_folder};
 use crate::fault::Fault;
 
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("install", include_str!("../install")),
     ("kafka-pom.xml", include_str!("../kafka-pom.xml")),
+    ("connect-pom.xml", include_str!("../connect-pom.xml")),
     ("kafka-log4j2.properties", include_str!("../kafka-log4j2.properties")),
 ];
 

@@ -1,4 +1,4 @@
-//! Real servers on this machine, for the demo and the tests: MySQL 9, MariaDB 10.11, Redis 7, Apache Kafka 4.
+//! Real servers on this machine, for the demo and the tests: MySQL 9, MariaDB 10.11, Redis 7, Apache Kafka 4 and its Connect.
 //!
 //! [`ensure`] brings what is missing into the user's cache folder, by the `install` script beside this crate.
 //! [`Mysql`], [`Kafka`] and [`Redis`] then start any number of servers, each on a free port of 127.0.0.1 and in a
@@ -20,6 +20,7 @@
 //! | `install.rs` | running the installer |
 //! | `mysql.rs` | MySQL 9 and MariaDB; `mysql/blank.rs` makes their first data folder |
 //! | `kafka.rs` | a single broker; `kafka/blank.rs` makes its first log folder |
+//! | `connect.rs` | a Kafka Connect worker with Debezium's connectors |
 //! | `redis.rs` | a Redis server |
 //! | `program.rs` | any other program, such as a worker |
 //! | `service.rs` | what all of them share: start, stop, kill, freeze, keep |
@@ -30,6 +31,7 @@
 
 mod command;
 mod component;
+mod connect;
 mod fault;
 mod install;
 mod kafka;
@@ -43,6 +45,7 @@ mod redis;
 mod service;
 
 pub use component::{Component, Home, cache_folder};
+pub use connect::{Connect, ConnectSetup};
 pub use fault::Fault;
 pub use install::ensure;
 pub use kafka::{Kafka, KafkaSetup};

@@ -38,6 +38,7 @@ pub struct MeshSetup {
     lanes: u16,
     whole_transactions: bool,
     heartbeat: bool,
+    with_schema: bool,
     one_way: Option<(String, String)>,
     ddl: String,
     /// Further statements that a unit's server runs before `init`, out of its log.
@@ -91,6 +92,7 @@ impl MeshSetup {
             lanes: 4,
             whole_transactions: false,
             heartbeat: false,
+            with_schema: false,
             one_way: None,
             ddl: String::new(),
             prepared: Vec::new(),
@@ -152,6 +154,13 @@ impl MeshSetup {
     #[must_use]
     pub fn heartbeat(mut self) -> Self {
         self.heartbeat = true;
+        self
+    }
+
+    /// Records carry their schema.
+    #[must_use]
+    pub fn with_schema(mut self) -> Self {
+        self.with_schema = true;
         self
     }
 
@@ -332,6 +341,9 @@ impl Mesh {
         let order = if self.setup.whole_transactions { "transaction" } else { "key" };
         writeln!(text, "\n[flows.shop]\nlanes = {}\norder = \"{order}\"", self.setup.lanes)?;
         writeln!(text, "{}\nheartbeat = {}", self.setup.flow_lines, self.setup.heartbeat)?;
+        if self.setup.with_schema {
+            writeln!(text, "envelope = \"with-schema\"")?;
+        }
         if let Some((from, to)) = &self.setup.one_way {
             writeln!(text, "from = [\"{from}\"]\nto = [\"{to}\"]")?;
         }

@@ -9,6 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use unitflow_change::envelope::Envelope;
+use unitflow_change::form;
 use unitflow_change::key::Key;
 use unitflow_change::tag::{HEADER, Kind, Tag};
 use unitflow_change::{Seq, invariants::Chain};
@@ -42,7 +43,8 @@ struct Record {
 impl Record {
     fn change(self, lane: i32) -> anyhow::Result<Option<Tagged>> {
         let Some(seq) = self.seq else { return Ok(None) };
-        let key = Key::parse(&self.key)?;
+        let key = form::plain_key(&self.key)?;
+        let key = Key::parse(&key)?;
         let envelope = Envelope::parse(&self.value)?;
         let column = |name: &str| {
             let text = envelope.after.as_ref()?.get(name)?;

@@ -109,7 +109,7 @@ impl Source {
         Ok(Self {
             store_name: store.name.clone(),
             binlog,
-            decoder: Decoder::new(flavor, &options.connector_name),
+            decoder: Decoder::new(flavor, &options.connector_name, options.form),
             event: None,
             silence: (options.heartbeat * HEARTBEATS_MISSED_MAX).max(SILENCE_MIN),
             waited: Duration::ZERO,
