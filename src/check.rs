@@ -4,95 +4,37 @@
 //! changed, but for the canary: a row that is put into the ledger and taken out again in one
 //! transaction, to see that both stand in the store's own log.
 
+mod canary;
+mod finding;
+mod tables;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
-use serde::Serialize;
 use unitflow_change::name::{Log, Name, Stage};
-use unitflow_change::position::Position;
-use unitflow_change::routing::{INTERNAL_DATABASE, LEDGER_TABLE, Order, PartitionBy, Routing};
+use unitflow_change::routing::{INTERNAL_DATABASE, LEDGER_TABLE};
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::topics;
-use unitflow_mysql::connect::{Server, Store, Tls, connect, fault};
+use unitflow_mysql::connect::{Store, Tls, connect, fault};
 use unitflow_mysql::preflight::{
     self, Severity, SourceNeeds, TargetNeeds, check_source, check_target,
 };
-use unitflow_mysql::stream::{Event, Options, Stream};
+use unitflow_mysql::schema::Table;
 use unitflow_sinks::ledger;
+
+use canary::canary;
+use finding::{Finding, print};
+use tables::{Incoming, check_cascades, check_filters, check_incoming};
 
 use crate::Outcome;
 use crate::cli::CheckArgs;
-use crate::config::{Flow, Mesh};
+use crate::config::Mesh;
 use crate::init::{identity, topic_specs};
 use crate::output::say;
 use crate::pipeline::{ConnectorState, load_state};
-
-/// How long the canary may take to appear in the store's log.
-const CANARY_WITHIN: Duration = Duration::from_secs(5);
-/// How often the server says meanwhile that it has nothing to send.
-const CANARY_BEAT: Duration = Duration::from_millis(200);
-/// The canary's log and lane in the ledger; no real ones.
-const CANARY: (&str, i32) = ("unitflow-check", -1);
-
-/// One thing that is not as it should be.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct Finding {
-    /// `Kafka of A`, `A.shop`, `A.shop to B`.
-    place: String,
-    code: &'static str,
-    /// A warning does not make the command fail.
-    warning: bool,
-    subject: String,
-    expected: String,
-    actual: String,
-    remedy: String,
-}
-
-impl Finding {
-    fn new(place: &str, code: Code, subject: impl Into<String>) -> Self {
-        Self {
-            place: place.to_owned(),
-            code: code.as_str(),
-            warning: false,
-            subject: subject.into(),
-            expected: String::new(),
-            actual: String::new(),
-            remedy: String::new(),
-        }
-    }
-
-    fn expected(mut self, expected: impl Into<String>, actual: impl Into<String>) -> Self {
-        (self.expected, self.actual) = (expected.into(), actual.into());
-        self
-    }
-
-    fn remedy(mut self, remedy: impl Into<String>) -> Self {
-        self.remedy = remedy.into();
-        self
-    }
-
-    fn warning(self) -> Self {
-        Self { warning: true, ..self }
-    }
-
-    fn of(place: &str, finding: preflight::Finding) -> Self {
-        let warning = finding.severity == Severity::Warning;
-        Self { warning, ..Self::new(place, finding.code, finding.subject) }
-            .expected(finding.expected, finding.actual)
-            .remedy(finding.remedy)
-    }
-
-    fn fault(place: &str, subject: &str, fault: &Fault) -> Self {
-        let remedy = match fault.hint.as_str() {
-            "" => format!("see [{}] in deploy/runbook.md", fault.code),
-            hint => hint.to_owned(),
-        };
-        Self::new(place, fault.code, subject).expected("an answer", &fault.what).remedy(remedy)
-    }
-}
+use crate::tables::{self as store_tables, Carried};
 
 /// Examines the mesh, or one unit of it.
 pub async fn run(mesh: &Mesh, args: &CheckArgs) -> Result<Outcome, Fault> {
@@ -181,8 +123,8 @@ async fn check_topics(
             .remedy(with_server(&finding.remedy, &broker.bootstrap))
         }));
     }
-    for (log, flow) in mesh.logs().filter(|(log, _)| log.unit == *unit) {
-        check_log(mesh, &log, flow, findings).await?;
+    for (log, _) in mesh.logs().filter(|(log, _)| log.unit == *unit) {
+        check_log(mesh, &log, findings).await?;
     }
     Ok(())
 }
@@ -198,19 +140,14 @@ fn with_server(remedy: &str, bootstrap: &str) -> String {
 }
 
 /// Whether the log that runs is the one that the configuration names.
-async fn check_log(
-    mesh: &Mesh,
-    log: &Log,
-    flow: &Flow,
-    findings: &mut Vec<Finding>,
-) -> Result<(), Fault> {
+async fn check_log(mesh: &Mesh, log: &Log, findings: &mut Vec<Finding>) -> Result<(), Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
     let place = log.to_string();
     let state = load_state::<ConnectorState>(broker, &mesh.topics, log, Stage::Connector).await;
     match state {
         Ok(Some(state)) => {
-            if let Err(fault) = state.ensure_leads_to(log, &flow.routing) {
-                let finding = Finding::new(&place, fault.code, "lanes, order, partition_by");
+            if let Err(fault) = state.ensure_leads_to(log, &mesh.routing(log)?) {
+                let finding = Finding::new(&place, fault.code, "lanes, order");
                 findings.push(finding.expected("as the log runs", fault.what).remedy(fault.hint));
             }
         }
@@ -237,18 +174,23 @@ async fn check_store(
     findings.extend(unverified_tls(&place, store));
     let mut conn = connect(store).await?;
     let flow = &mesh.flows[&log.store];
-    let tables = list_tables(&mut conn, &flow.routing).await?;
+    let routing = mesh.routing(log)?;
+    let own = store_tables::read(&mut conn, &routing).await?;
     let mut found = Vec::new();
     if flow.from.contains(&log.unit) {
-        found = check_source(&mut conn, &source_needs(mesh, log, &tables)).await?;
+        found = check_source(&mut conn, &source_needs(mesh, log, &own)).await?;
+        findings.extend(check_cascades(&mut conn, &place, &own).await?);
+        findings.extend(check_filters(&place, &routing, &own));
     }
     // What the log itself lacks would only make the canary's answer doubtful.
     let log_is_sound = found.iter().all(|finding| finding.severity == Severity::Warning);
     let ready = has_ledger(&mut conn).await?;
     if flow.to.contains(&log.unit) {
-        check_missing_tables(mesh, log, &tables, findings).await;
+        let incoming = Incoming::read(mesh, log).await;
+        findings.extend(check_incoming(&place, &own, &incoming));
         let packet_bytes = largest_packet(mesh, log).await;
-        let needs = TargetNeeds { packet_bytes, ..target_needs(&flow.routing, tables) };
+        let applies_ddl = flow.runs_ddl_in(&log.unit);
+        let needs = TargetNeeds { packet_bytes, applies_ddl, ..target_needs(&own, &incoming) };
         let target = check_target(&mut conn, &needs).await?;
         found = both(found, target, flow.from.contains(&log.unit));
         if ready {
@@ -301,9 +243,10 @@ fn unverified_tls(place: &str, store: &Store) -> Option<Finding> {
     )
 }
 
-fn source_needs(mesh: &Mesh, log: &Log, tables: &[(String, String)]) -> SourceNeeds {
+fn source_needs(mesh: &Mesh, log: &Log, tables: &[(Carried, Table)]) -> SourceNeeds {
     let from = &mesh.flows[&log.store].from;
-    let databases: BTreeSet<String> = tables.iter().map(|(database, _)| database.clone()).collect();
+    let databases: BTreeSet<String> =
+        tables.iter().map(|(table, _)| table.local.0.clone()).collect();
     let index = from.iter().position(|unit| *unit == log.unit).unwrap_or(0);
     SourceNeeds {
         databases: databases.into_iter().collect(),
@@ -314,22 +257,23 @@ fn source_needs(mesh: &Mesh, log: &Log, tables: &[(String, String)]) -> SourceNe
     }
 }
 
-fn target_needs(routing: &Routing, tables: Vec<(String, String)>) -> TargetNeeds {
-    let together = |(database, table): &&(String, String)| {
-        routing.order == Order::Transaction
-            || routing.partitions == 1
-            || routing.partition_by(database, table) == PartitionBy::Table
-    };
+fn target_needs(tables: &[(Carried, Table)], incoming: &[Incoming]) -> TargetNeeds {
     let ledger_tables = ledger::SCHEMA.iter().map(|(name, _)| *name);
+    let spread = |(table, _): &(Carried, Table)| {
+        let (database, name) = &table.name;
+        let by = incoming.iter().map(|from| from.routing.spread(database, name)).collect();
+        (table.local.clone(), by)
+    };
     TargetNeeds {
-        one_lane: tables.iter().filter(together).cloned().collect(),
-        tables,
+        spread: tables.iter().map(spread).collect(),
+        tables: tables.iter().map(|(table, _)| table.local.clone()).collect(),
         ledger_database: INTERNAL_DATABASE.to_owned(),
         ledger_tables: ledger_tables
             .filter(|name| !name.is_empty() && *name != "lag")
             .map(str::to_owned)
             .collect(),
         packet_bytes: 0,
+        applies_ddl: false,
     }
 }
 
@@ -344,36 +288,6 @@ async fn largest_packet(mesh: &Mesh, log: &Log) -> u64 {
         largest = largest.max(there.await.unwrap_or(0));
     }
     largest
-}
-
-/// Tables that another unit's changes will need here.
-async fn check_missing_tables(
-    mesh: &Mesh,
-    log: &Log,
-    here: &[(String, String)],
-    findings: &mut Vec<Finding>,
-) {
-    let mut wanted: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
-    for (from, flow) in mesh.logs_to(&log.unit).filter(|(from, _)| from.store == log.store) {
-        let there = async {
-            let mut conn = connect(mesh.store(&from.unit, &from.store)?).await?;
-            list_tables(&mut conn, &flow.routing).await
-        };
-        // A source that can't be reached is a finding of its own.
-        for table in there.await.unwrap_or_default() {
-            wanted.entry(table).or_default().push(from.to_string());
-        }
-    }
-    findings.extend(wanted.into_iter().filter(|(table, _)| !here.contains(table)).map(
-        |((database, table), from)| {
-            Finding::new(&log.to_string(), Code::Table, format!("{database}.{table}"))
-                .expected(
-                    format!("exists, as in {}", from.join(", ")),
-                    "does not, or the user may not see it",
-                )
-                .remedy("create it as in the source and grant its use, or exclude it from the flow")
-        },
-    ));
 }
 
 /// Whether each lane into this unit has its ledger row, and reads the topic that is there.
@@ -438,18 +352,6 @@ async fn check_across(mesh: &Mesh) -> Vec<Finding> {
     findings
 }
 
-/// The tables whose changes travel, the clock aside.
-async fn list_tables(conn: &mut Conn, routing: &Routing) -> Result<Vec<(String, String)>, Fault> {
-    let all: Vec<(String, String)> = conn
-        .query(
-            "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES WHERE TABLE_TYPE = 'BASE TABLE' \
-             AND TABLE_SCHEMA NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema', 'unitflow')",
-        )
-        .await
-        .map_err(|error| fault(&error))?;
-    Ok(all.into_iter().filter(|(database, table)| routing.carries(database, table)).collect())
-}
-
 async fn has_ledger(conn: &mut Conn) -> Result<bool, Fault> {
     let found: Option<u8> = conn
         .exec_first(
@@ -459,83 +361,4 @@ async fn has_ledger(conn: &mut Conn) -> Result<bool, Fault> {
         .await
         .map_err(|error| fault(&error))?;
     Ok(found.is_some())
-}
-
-/// Puts a row into the ledger and takes it out again, and looks for it in the store's log. Both
-/// in one transaction, so that nothing stays whatever happens.
-async fn canary(conn: &mut Conn, store: &Store, place: &str) -> Result<Option<Finding>, Fault> {
-    let server = Server::read(conn).await?;
-    // An id that no worker has, so that none is displaced.
-    let id = 0x6000_0000 | (std::process::id() & 0x0fff_ffff);
-    let options = Options { heartbeat: CANARY_BEAT, ..Options::new(id, place) };
-    let mut stream = Stream::open(store, Position::after(server.executed), options).await?;
-    let insert = "INSERT INTO unitflow.ledger (log, lane, seq, topic_id, topic_offset, origin) VALUES (?, ?, 0, '', 0, '')";
-    let delete = "DELETE FROM unitflow.ledger WHERE log = ? AND lane = ?";
-    let written = async {
-        conn.query_drop("BEGIN").await?;
-        conn.exec_drop(insert, CANARY).await?;
-        conn.exec_drop(delete, CANARY).await?;
-        conn.query_drop("COMMIT").await
-    };
-    if let Err(error) = written.await {
-        stream.close().await;
-        return Err(fault(&error).at("unitflow.ledger"));
-    }
-    let seen = tokio::time::timeout(CANARY_WITHIN, sees_ledger(&mut stream)).await;
-    stream.close().await;
-    if seen.unwrap_or(Ok(false))? {
-        return Ok(None);
-    }
-    Ok(Some(
-        Finding::new(place, Code::LedgerHidden, "unitflow.ledger")
-            .expected(
-                "its changes stand in the store's own binlog",
-                "a row written to it did not appear",
-            )
-            .remedy(
-                "look for binlog-ignore-db, binlog-do-db, and for sql_log_bin=0 in init_connect",
-            ),
-    ))
-}
-
-/// Whether a change to the ledger comes before the server has twice had nothing to send.
-async fn sees_ledger(stream: &mut Stream) -> Result<bool, Fault> {
-    let mut pauses = 0;
-    while pauses < 2 {
-        match stream.next().await? {
-            Event::Row(row) if (row.database, row.table) == (INTERNAL_DATABASE, LEDGER_TABLE) => {
-                return Ok(true);
-            }
-            Event::Heartbeat => pauses += 1,
-            _ => {}
-        }
-    }
-    Ok(false)
-}
-
-/// Each finding as a block of its own, errors first, so that remedies can be copied.
-fn print(findings: &[Finding], errors: usize) {
-    let mut text = String::new();
-    for wanted in [false, true] {
-        for finding in findings.iter().filter(|finding| finding.warning == wanted) {
-            let word = if finding.warning { "warning" } else { "error" };
-            text.push_str(&format!(
-                "{word} [{}] {}: {}\n  expected: {}\n  actual:   {}\n  remedy:   {}\n\n",
-                finding.code,
-                finding.place,
-                finding.subject,
-                finding.expected,
-                finding.actual,
-                finding.remedy,
-            ));
-        }
-    }
-    let plural = |count: usize| if count == 1 { "" } else { "s" };
-    let warnings = findings.len() - errors;
-    text.push_str(&format!(
-        "{errors} error{}, {warnings} warning{}",
-        plural(errors),
-        plural(warnings)
-    ));
-    say(&text);
 }

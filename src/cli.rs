@@ -54,6 +54,14 @@ pub enum Command {
     ///
     /// Exit code 0 once it has, 1 if it has not in time.
     Wait(WaitArgs),
+    /// Stop applying a flow, until another order comes.
+    Pause(OrderArgs),
+    /// Let a flow go on, and with it parked tables that were brought to the schema their changes expect.
+    Resume(ReleaseArgs),
+    /// Let a flow go on, and try again what its parked tables failed at, a schema change too.
+    Retry(ReleaseArgs),
+    /// Let a flow go on, but pass over records that can't be applied; they go to quarantine.
+    Skip(SkipArgs),
     /// Try it: two units on this machine, load on both, a crash, and a comparison.
     ///
     /// Brings MySQL, MariaDB and Kafka into your cache folder the first time (no Docker), starts a MySQL and a
@@ -134,6 +142,42 @@ pub struct WaitArgs {
     /// Give up after this long, with exit code 1.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     pub timeout_seconds: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct OrderArgs {
+    /// The flow, as `status` names it: A-to-B.shop.
+    pub flow: String,
+    /// Why; it stays on record.
+    #[arg(long)]
+    pub why: String,
+    /// Who gives the order; whoever is logged in by default.
+    #[arg(long)]
+    pub by: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ReleaseArgs {
+    #[command(flatten)]
+    pub order: OrderArgs,
+    /// Only this parked table (database.table), may be given several times; all by default.
+    #[arg(long, value_name = "TABLE")]
+    pub table: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct SkipArgs {
+    #[command(flatten)]
+    pub order: OrderArgs,
+    /// The record's number, as the fault names it.
+    #[arg(long)]
+    pub seq: u64,
+    /// The last one of a range.
+    #[arg(long)]
+    pub to_seq: Option<u64>,
+    /// Only in this lane.
+    #[arg(long)]
+    pub lane: Option<i32>,
 }
 
 #[derive(Debug, Args)]

@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::Deserialize;
+use unitflow_change::condition::Condition;
+use unitflow_change::ddl::Stored;
 use unitflow_change::name::{Log, Name, Topics};
-use unitflow_change::routing::{Order, PARTITIONS_MAX, PartitionBy, Routing};
+use unitflow_change::rename::Rename;
+use unitflow_change::routing::{Columns, Order, PARTITIONS_MAX, PartitionBy, Routing};
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::broker::Broker;
 use unitflow_mysql::connect::{Store, Tls};
@@ -96,6 +99,8 @@ enum StoreFile {
         password: Option<Secret>,
         #[serde(default)]
         tls: TlsFile,
+        #[serde(default)]
+        rename: BTreeMap<String, String>,
     },
 }
 
@@ -133,9 +138,15 @@ struct FlowFile {
     #[serde(default)]
     exclude: Vec<String>,
     #[serde(default)]
+    columns: BTreeMap<String, Columns>,
+    #[serde(default)]
+    rows: BTreeMap<String, String>,
+    #[serde(default)]
     partition_by: BTreeMap<String, PartitionBy>,
     #[serde(default)]
     ddl: Ddl,
+    #[serde(default)]
+    stored_code: Vec<StoredCode>,
     #[serde(default = "heartbeat_default")]
     heartbeat: bool,
     from: Option<Vec<Name>>,
@@ -151,14 +162,27 @@ fn heartbeat_default() -> bool {
 }
 
 /// What a sink does when a schema change arrives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Ddl {
-    /// It stops, so that a person can bring the target to the same schema.
+    /// It parks tables whose changes do not fit any more, until a person has brought the target to
+    /// the same schema.
     #[default]
     Stop,
     /// It goes on: schemas are kept equal by other means.
     Ignore,
+    /// It runs what this unit ran; from others it is as with `Stop`.
+    Apply(Name),
+}
+
+/// Code that servers store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StoredCode {
+    Views,
+    Triggers,
+    Routines,
+    Events,
 }
 
 /// One data centre.
@@ -170,21 +194,33 @@ pub struct Unit {
     pub replication: i32,
     /// Its stores by name.
     pub stores: BTreeMap<Name, Store>,
+    /// What its stores call the mesh's tables.
+    renames: BTreeMap<Name, Rename>,
 }
 
 /// The stores of one name in all units, and what travels between them.
 #[derive(Clone, Debug)]
 pub struct Flow {
-    /// What travels, and in which lane.
+    /// What travels, and in which lane, in the mesh's names; [`Mesh::routing`] is that of a log.
     pub routing: Routing,
     /// What happens at a schema change.
     pub ddl: Ddl,
+    /// Stored code that comes along with applied schema changes.
+    pub stored_code: Vec<Stored>,
     /// Whether each unit's clock travels too.
     pub heartbeat: bool,
     /// The units whose changes travel.
     pub from: Vec<Name>,
     /// The units they travel to.
     pub to: Vec<Name>,
+}
+
+impl Flow {
+    /// Whether this unit runs what another changes in its schema.
+    #[must_use]
+    pub fn runs_ddl_in(&self, unit: &Name) -> bool {
+        matches!(&self.ddl, Ddl::Apply(owner) if owner != unit) && self.to.contains(unit)
+    }
 }
 
 /// The mesh.
@@ -227,6 +263,16 @@ impl Mesh {
         }
         ensure_names_differ(&units)?;
         ensure_each_store_flows(&units, &flows)?;
+        for (name, flow) in &flows {
+            let named = units
+                .values()
+                .any(|unit| unit.renames.get(name).is_some_and(|names| !names.is_empty()));
+            if named && matches!(flow.ddl, Ddl::Apply(_)) {
+                return Err(bad(format!(
+                    "flows.{name}.ddl: statements can't be applied where a unit has other names (rename); use \"stop\""
+                )));
+            }
+        }
         if let Topology::Star(hub) = &file.topology {
             ensure_known(hub, &units, "topology")?;
             ensure_hub_has_its_own_kafka(hub, &units)?;
@@ -274,6 +320,18 @@ impl Mesh {
         })
     }
 
+    /// What a unit's store calls the mesh's tables.
+    pub fn rename(&self, unit: &Name, store: &Name) -> Result<&Rename, Fault> {
+        self.store(unit, store)?;
+        Ok(&self.unit(unit)?.renames[store])
+    }
+
+    /// What the configuration says of a log's routing. What its store's schema adds is not in it.
+    pub fn routing(&self, log: &Log) -> Result<Routing, Fault> {
+        let rename = self.rename(&log.unit, &log.store)?.clone();
+        Ok(Routing { rename, ..self.flows[&log.store].routing.clone() })
+    }
+
     /// The unit in whose Kafka other units read this log.
     #[must_use]
     pub fn read_at<'a>(&'a self, log: &'a Log) -> &'a Name {
@@ -281,6 +339,13 @@ impl Mesh {
             Topology::Mesh => &log.unit,
             Topology::Star(hub) => hub,
         }
+    }
+
+    /// Whether some unit has names of its own in this flow.
+    #[must_use]
+    pub fn renames(&self, store: &Name) -> bool {
+        let of_unit = |unit: &Unit| unit.renames.get(store).is_some_and(|names| !names.is_empty());
+        self.units.values().any(of_unit)
     }
 
     /// The store that a log is written from.
@@ -298,8 +363,12 @@ fn bad(what: impl Into<String>) -> Fault {
 
 fn read_unit(name: &Name, unit: UnitFile) -> Result<Unit, Fault> {
     let mut stores = BTreeMap::new();
+    let mut renames = BTreeMap::new();
     for (store, file) in unit.stores {
         let place = format!("units.{name}.stores.{store}");
+        let StoreFile::Mysql { rename, .. } = &file;
+        let rename = Rename::parse(rename).map_err(|fault| fault.at(format!("{place}.rename")))?;
+        renames.insert(store.clone(), rename);
         stores.insert(store, read_store(&place, file)?);
     }
     if unit.kafka.bootstrap.is_empty() {
@@ -312,11 +381,12 @@ fn read_unit(name: &Name, unit: UnitFile) -> Result<Unit, Fault> {
         },
         replication: unit.kafka.replication,
         stores,
+        renames,
     })
 }
 
 fn read_store(place: &str, file: StoreFile) -> Result<Store, Fault> {
-    let StoreFile::Mysql { endpoints, user, password, tls } = file;
+    let StoreFile::Mysql { endpoints, user, password, tls, rename: _ } = file;
     let endpoints =
         endpoints.iter().map(|text| endpoint(place, text)).collect::<Result<Vec<_>, _>>()?;
     if endpoints.is_empty() {
@@ -342,6 +412,17 @@ fn endpoint(place: &str, text: &str) -> Result<(String, u16), Fault> {
         .filter(|(host, _)| !host.is_empty())
         .ok_or_else(|| bad(format!("{place}.endpoints: {text:?} is not host:port")))?;
     Ok((host.trim_matches(['[', ']']).to_owned(), port))
+}
+
+impl StoredCode {
+    fn kind(self) -> Stored {
+        match self {
+            Self::Views => Stored::View,
+            Self::Triggers => Stored::Trigger,
+            Self::Routines => Stored::Routine,
+            Self::Events => Stored::Event,
+        }
+    }
 }
 
 impl Secret {
@@ -392,6 +473,12 @@ fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Resul
             return Err(bad(format!("{place}: unit {unit} has no store of this name")));
         }
     }
+    if let Ddl::Apply(owner) = &flow.ddl {
+        ensure_known(owner, units, &format!("{place}.ddl"))?;
+        if !with_store.contains(owner) {
+            return Err(bad(format!("{place}.ddl: unit {owner} has no store of this name")));
+        }
+    }
     if !(1..=PARTITIONS_MAX).contains(&flow.lanes) {
         return Err(bad(format!(
             "{place}.lanes must be 1 to {PARTITIONS_MAX}, not {}",
@@ -401,24 +488,53 @@ fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Resul
     if flow.tables.is_empty() {
         return Err(bad(format!("{place}.tables is empty: name what travels, such as \"shop.*\"")));
     }
-    for pattern in flow.tables.iter().chain(&flow.exclude).chain(flow.partition_by.keys()) {
-        if !pattern.contains('.') && pattern != "*" {
-            return Err(bad(format!("{place}: {pattern:?} is not a database.table pattern")));
-        }
-    }
     Ok(Flow {
-        routing: Routing {
-            partitions: if flow.order == Order::Transaction { 1 } else { flow.lanes },
-            order: flow.order,
-            tables: flow.tables,
-            exclude: flow.exclude,
-            partition_by: flow.partition_by,
-        },
+        stored_code: flow.stored_code.iter().map(|code| code.kind()).collect(),
+        routing: read_routing(&place, &flow)?,
         ddl: flow.ddl,
         heartbeat: flow.heartbeat,
         from: flow.from.unwrap_or_else(|| with_store.clone()),
         to: flow.to.unwrap_or(with_store),
     })
+}
+
+fn read_routing(place: &str, flow: &FlowFile) -> Result<Routing, Fault> {
+    let patterns = flow.tables.iter().chain(&flow.exclude).chain(flow.partition_by.keys());
+    for pattern in patterns.chain(flow.columns.keys()).chain(flow.rows.keys()) {
+        if !pattern.contains('.') && pattern != "*" {
+            return Err(bad(format!("{place}: {pattern:?} is not a database.table pattern")));
+        }
+    }
+    let mut rows = BTreeMap::new();
+    for (pattern, text) in &flow.rows {
+        let condition = Condition::parse(text)
+            .map_err(|fault| fault.at(format!("{place}.rows.{pattern:?}")))?;
+        rows.insert(pattern.clone(), condition);
+    }
+    let nothing = |columns: &Columns| columns.exclude.is_empty();
+    if let Some((pattern, _)) = flow.columns.iter().find(|(_, columns)| nothing(columns)) {
+        return Err(bad(format!("{place}.columns.{pattern:?} excludes no column")));
+    }
+    let routing = Routing {
+        partitions: if flow.order == Order::Transaction { 1 } else { flow.lanes },
+        order: flow.order,
+        tables: flow.tables.clone(),
+        exclude: flow.exclude.clone(),
+        partition_by: flow.partition_by.clone(),
+        columns: flow.columns.clone(),
+        rows,
+        ..Routing::default()
+    };
+    // Of tables named by pattern the connector's store knows which there are.
+    for pattern in flow.rows.keys().chain(flow.partition_by.keys()) {
+        if let Some((database, table)) = pattern.split_once('.').filter(|_| !pattern.contains('*'))
+        {
+            routing
+                .ensure_ordered(database, table)
+                .map_err(|fault| Fault { code: Code::Config, ..fault.at(place) })?;
+        }
+    }
+    Ok(routing)
 }
 
 fn ensure_known(unit: &Name, units: &BTreeMap<Name, Unit>, place: &str) -> Result<(), Fault> {
@@ -486,6 +602,23 @@ mod tests {
     }
 
     #[test]
+    fn filters_and_names_are_checked_where_they_are_written() {
+        for (written, instead, says) in [
+            ("region = 'eu'", "region = eu", "flows.shop.rows.\"shop.orders\": at character 10"),
+            ("exclude = [\"photo\"]", "exclude = []", "flows.shop.columns.\"shop.users\" excludes"),
+            ("exclude = [\"photo\"]", "hide = [\"photo\"]", "unknown field `hide`"),
+            ("\"shop.carts\" = { columns", "\"shop.orders\" = { columns", "could overtake"),
+            ("\"shop_jp\"", "\"shop\"", "units.tokyo.stores.shop.rename: the mapping"),
+            ("\"shop_jp\"", "\"shop_jp.x.y\"", "units.tokyo.stores.shop.rename: \"shop_jp.x.y\""),
+        ] {
+            assert!(example().contains(written), "{written}");
+            let fault = Mesh::parse(&example().replacen(written, instead, 1)).unwrap_err();
+            let text = fault.to_string();
+            assert!(text.starts_with("[config]") && text.contains(says), "{instead}: {text}");
+        }
+    }
+
+    #[test]
     fn the_example_is_read_and_says_what_it_says() {
         let mesh = Mesh::parse(&example()).unwrap();
         let ways: Vec<String> = mesh.ways().map(|(log, to, _)| format!("{log} to {to}")).collect();
@@ -496,5 +629,10 @@ mod tests {
             routing.partition_by("shop", "carts"),
             PartitionBy::Columns(vec!["user_id".to_owned()])
         );
+        assert_eq!(routing.hidden("shop", "users"), ["photo"]);
+        assert_eq!(routing.conditions("shop", "orders").len(), 1);
+        let (tokyo, shop) = ("tokyo".parse().unwrap(), "shop".parse().unwrap());
+        let local = mesh.rename(&tokyo, &shop).unwrap().local("shop", "orders");
+        assert_eq!(local, Some(("shop_jp".to_owned(), "orders_v2".to_owned())));
     }
 }

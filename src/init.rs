@@ -14,7 +14,7 @@ use mysql_async::prelude::Queryable as _;
 use tokio::task::block_in_place;
 use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::position::Position;
-use unitflow_change::routing::INTERNAL_DATABASE;
+use unitflow_change::routing::{INTERNAL_DATABASE, PartitionBy};
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault};
@@ -31,6 +31,7 @@ use crate::cli::InitArgs;
 use crate::config::{Flow, Mesh};
 use crate::output::say;
 use crate::pipeline::{ConnectorState, load_state, relayed_at};
+use crate::tables;
 
 /// The largest batch of a data topic, compressed, in bytes. Larger records travel in pieces of 4 MiB.
 const RECORD_BYTES_MAX: u32 = 16 << 20;
@@ -56,9 +57,16 @@ pub async fn run(mesh: &Mesh, args: &InitArgs) -> Result<Outcome, Fault> {
             done.extend(created.iter().map(|object| format!("{unit}.{name}: {object}")));
         }
     }
-    for (log, flow) in mesh.logs().filter(|(log, _)| units.contains(&log.unit)) {
-        let begun = start_log(mesh, &log, flow).await?;
-        done.extend(begun.map(|position| format!("{log}: captured from {position} on")));
+    for (log, _) in mesh.logs().filter(|(log, _)| units.contains(&log.unit)) {
+        if let Some((position, bound)) = start_log(mesh, &log).await? {
+            done.push(format!("{log}: captured from {position} on"));
+            done.extend(bound.iter().map(|(table, by)| match by {
+                PartitionBy::Columns(columns) => {
+                    format!("{log}: {table} spread over lanes by {}", columns.join(", "))
+                }
+                _ => format!("{log}: all of {table} in one lane"),
+            }));
+        }
     }
     let mut waiting = Vec::new();
     for (log, to, flow) in mesh.ways().filter(|(_, to, _)| units.contains(to)) {
@@ -115,8 +123,8 @@ async fn ensure_possible(mesh: &Mesh, units: &[Name]) -> Result<(), Fault> {
         }
     }
     for unit in units {
-        for (log, flow) in mesh.logs().filter(|(log, _)| log.unit == *unit) {
-            ensure_same_routing(mesh, &log, flow).await?;
+        for (log, _) in mesh.logs().filter(|(log, _)| log.unit == *unit) {
+            ensure_same_lanes(mesh, &log).await?;
         }
         ensure_topics_fit(mesh, unit).await?;
     }
@@ -175,10 +183,10 @@ async fn ensure_positions(conn: &mut Conn) -> Result<(), Fault> {
     }
 }
 
-/// What moves keys between lanes can't change in a log that runs.
-async fn ensure_same_routing(mesh: &Mesh, log: &Log, flow: &Flow) -> Result<(), Fault> {
+/// The number of lanes can't change in a log that runs.
+async fn ensure_same_lanes(mesh: &Mesh, log: &Log) -> Result<(), Fault> {
     match connector_state(mesh, log).await? {
-        Some(state) => state.ensure_leads_to(log, &flow.routing),
+        Some(state) => state.ensure_leads_to(log, &mesh.routing(log)?),
         None => Ok(()),
     }
 }
@@ -215,7 +223,11 @@ pub fn topic_specs(mesh: &Mesh, unit: &Name) -> Result<Vec<Spec>, Fault> {
     let stages = i32::try_from(Stage::ALL.len()).unwrap_or(0);
     let position =
         |log: &Log| positions::spec(mesh.topics.position(log), stages, at.replication, min_insync);
-    let mut specs = vec![notes::spec(mesh.topics.heartbeat(unit), at.replication, min_insync)];
+    let mut specs = vec![
+        notes::spec(mesh.topics.heartbeat(unit), at.replication, min_insync),
+        notes::spec(mesh.topics.control(unit), at.replication, min_insync),
+        data(mesh.topics.quarantine(unit), 1),
+    ];
     for (log, flow) in mesh.logs().filter(|(log, _)| log.unit == *unit) {
         specs.push(data(mesh.topics.captured(&log), 1));
         specs.push(data(mesh.topics.tagged(&log), flow.routing.partitions));
@@ -268,8 +280,9 @@ async fn create_topics(mesh: &Mesh, unit: &Name) -> Result<Vec<String>, Fault> {
 }
 
 /// The log's first record and the position it is captured from: all that the store has executed so
-/// far is taken to be in every unit. Gives the position of a log that is new.
-async fn start_log(mesh: &Mesh, log: &Log, flow: &Flow) -> Result<Option<String>, Fault> {
+/// far is taken to be in every unit. Gives the position of a log that is new, and what its store's
+/// schema binds.
+async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<(String, tables::Bound)>, Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
     // Looked at first without the fence, which would stop a connector that runs; then behind it.
     if connector_state(mesh, log).await?.is_some() {
@@ -291,11 +304,13 @@ async fn start_log(mesh: &Mesh, log: &Log, flow: &Flow) -> Result<Option<String>
     }
     let mut conn = connect(mesh.store(&log.unit, &log.store)?).await?;
     let server = Server::read(&mut conn).await?;
+    // Read behind the position: it is the schema of the log's first change, or a later one.
+    let routing = tables::bind(&mut conn, mesh.routing(log)?, &tables::Bound::new()).await?;
     let seq = Seq::start_of(FIRST_GENERATION);
     let state = ConnectorState {
         seq,
         position: Position::after(server.executed),
-        routing: flow.routing.clone(),
+        routing,
         captured_id: topic_id(broker, &captured).await?,
     };
     let tag = Tag {
@@ -311,11 +326,11 @@ async fn start_log(mesh: &Mesh, log: &Log, flow: &Flow) -> Result<Option<String>
     };
     let mut header = Vec::new();
     tag.write(&mut header);
-    writer.send(&captured, 0, None, Some(&json(&flow.routing)?), &[(HEADER, &header)], 0)?;
+    writer.send(&captured, 0, None, Some(&json(&state.routing)?), &[(HEADER, &header)], 0)?;
     let stage = Stage::Connector.partition();
     positions::store(&mut writer, &mesh.topics.position(log), stage, &json(&state)?)?;
     block_in_place(|| writer.commit())?;
-    Ok(Some(state.position.done.to_string()))
+    Ok(Some((state.position.done.to_string(), state.routing.bound)))
 }
 
 /// What the connector stored last; nothing where its topic is still to be created.

@@ -5,7 +5,9 @@
 //! | `cli` | the command line |
 //! | `config` | `unitflow.toml` |
 //! | `init`, `check`, `status`, `wait`, `demo` | one command each |
+//! | `order` | `pause`, `resume`, `retry`, `skip` |
 //! | `pipeline/` | the roles of `run`, one file each |
+//! | `tables` | a store's tables as the mesh sees them |
 //! | `supervisor` | keeps roles running, reports what stopped |
 //! | `notice` | what a worker says of its roles |
 //! | `output` | how results are put on stdout |
@@ -17,10 +19,12 @@ mod config;
 mod demo;
 mod init;
 mod notice;
+mod order;
 mod output;
 mod pipeline;
 mod status;
 mod supervisor;
+mod tables;
 mod telemetry;
 mod wait;
 
@@ -77,6 +81,10 @@ async fn dispatch(cli: &Cli) -> Result<Outcome, Fault> {
         Command::Run(args) => pipeline::run(mesh, args).await,
         Command::Status(args) => status::run(&mesh, args).await,
         Command::Wait(args) => wait::run(&mesh, args).await,
+        Command::Pause(args) => order::pause(&mesh, args).await,
+        Command::Resume(args) => order::resume(&mesh, args).await,
+        Command::Retry(args) => order::retry(&mesh, args).await,
+        Command::Skip(args) => order::skip(&mesh, args).await,
         Command::Demo(args) => demo::run(args).await,
     }
 }

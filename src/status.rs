@@ -11,10 +11,11 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;
 use unitflow_change::Fault;
-use unitflow_change::name::{Log, Name, Stage};
+use unitflow_change::name::{Log, Name, Stage, Topics};
+use unitflow_kafka::control::{Action, Order};
 use unitflow_kafka::{notes, topics};
 use unitflow_mysql::connect::connect;
-use unitflow_sinks::ledger;
+use unitflow_sinks::{ledger, park};
 
 use crate::Outcome;
 use crate::cli::StatusArgs;
@@ -55,9 +56,24 @@ struct LogStatus {
 struct FlowStatus {
     log: String,
     to: String,
+    /// As orders name it.
+    flow: String,
     lanes: Vec<LaneStatus>,
+    parked: Vec<ParkedStatus>,
+    /// The order that holds, if one was ever given.
+    order: Option<Order>,
     /// Why a part is missing.
     unknown: Option<String>,
+}
+
+/// A table whose changes wait for a person.
+#[derive(Debug, Serialize)]
+struct ParkedStatus {
+    table: String,
+    /// In how many lanes.
+    lanes: usize,
+    code: String,
+    why: String,
 }
 
 /// One lane, from its ledger row.
@@ -130,12 +146,21 @@ pub async fn run(mesh: &Mesh, args: &StatusArgs) -> Result<Outcome, Fault> {
     }
 }
 
+impl FlowStatus {
+    /// Whether it waits for a person.
+    fn waits(&self) -> bool {
+        let paused = self.order.as_ref().is_some_and(|order| order.action == Action::Pause);
+        paused || !self.parked.is_empty()
+    }
+}
+
 impl Status {
     fn outcome(&self) -> Outcome {
         let failed = self.roles.iter().any(|role| role.state == State::Failed);
         let unknown = self.logs.iter().any(|log| log.unknown.is_some())
             || self.flows.iter().any(|flow| flow.unknown.is_some());
-        if failed || unknown { Outcome::Findings } else { Outcome::Fine }
+        let waits = self.flows.iter().any(FlowStatus::waits);
+        if failed || unknown || waits { Outcome::Findings } else { Outcome::Fine }
     }
 }
 
@@ -191,15 +216,48 @@ async fn fill_log(mesh: &Mesh, log: &Log, found: &mut LogStatus) -> Result<(), F
 }
 
 async fn read_flow(mesh: &Mesh, log: &Log, to: &Name) -> FlowStatus {
-    let whose = format!("Kafka of {}, or the server of {to}", mesh.read_at(log));
-    let (lanes, unknown) = match answer(&whose, read_lanes(mesh, log, to)).await {
-        Ok(lanes) => {
-            let unknown = missing_lanes(mesh, log, &lanes);
-            (lanes, unknown)
-        }
-        Err(why) => (Vec::new(), Some(why)),
+    let mut flow = FlowStatus {
+        log: log.to_string(),
+        to: to.to_string(),
+        flow: Topics::flow(log, to),
+        lanes: Vec::new(),
+        parked: Vec::new(),
+        order: None,
+        unknown: None,
     };
-    FlowStatus { log: log.to_string(), to: to.to_string(), lanes, unknown }
+    let whose = format!("Kafka of {}, or the server of {to}", mesh.read_at(log));
+    match answer(&whose, read_lanes(mesh, log, to)).await {
+        Ok(lanes) => {
+            flow.unknown = missing_lanes(mesh, log, &lanes);
+            flow.lanes = lanes;
+        }
+        Err(why) => flow.unknown = Some(why),
+    }
+    // Where these can't be had the lanes say why.
+    flow.parked = answer(&whose, read_parked(mesh, log, to)).await.unwrap_or_default();
+    flow.order = answer(&whose, read_order(mesh, to, &flow.flow)).await.unwrap_or_default();
+    flow
+}
+
+async fn read_parked(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<ParkedStatus>, Fault> {
+    let mut conn = connect(mesh.store(to, &log.store)?).await?;
+    let mut parked: Vec<ParkedStatus> = Vec::new();
+    for (table, standing) in park::read_all(&mut conn, log).await? {
+        let table = table.to_string();
+        match parked.last_mut().filter(|last| last.table == table) {
+            Some(last) => last.lanes += 1,
+            None => {
+                let (code, why) = (standing.code, standing.why);
+                parked.push(ParkedStatus { table, lanes: 1, code, why });
+            }
+        }
+    }
+    Ok(parked)
+}
+
+async fn read_order(mesh: &Mesh, to: &Name, flow: &str) -> Result<Option<Order>, Fault> {
+    let orders = notes::read_all(&mesh.unit(to)?.broker, &mesh.topics.control(to)).await?;
+    Ok(orders.get(flow).and_then(|value| Order::parse(value).ok()))
 }
 
 fn missing_lanes(mesh: &Mesh, log: &Log, found: &[LaneStatus]) -> Option<String> {
@@ -308,7 +366,8 @@ fn json(status: &Status, pretty: bool) -> String {
 }
 
 fn text(status: &Status) -> String {
-    let mut parts = vec![logs(&status.logs), flows(&status.flows), roles(&status.roles)];
+    let mut parts = vec![logs(&status.logs), flows(&status.flows), waiting(&status.flows)];
+    parts.push(roles(&status.roles));
     let faults = faults(&status.roles);
     parts.push(match (faults.as_str(), status.roles.is_empty()) {
         ("", true) => "faults are not known".to_owned(),
@@ -351,6 +410,26 @@ fn flows(flows: &[FlowStatus]) -> String {
         }
     }
     columns(["FLOW", "LANE", "TO APPLY", "LAST LAG", "LAST APPLIED"], &rows)
+}
+
+/// What waits for a person: flows that were told to stand still, tables that are parked.
+fn waiting(flows: &[FlowStatus]) -> String {
+    let mut blocks = Vec::new();
+    for flow in flows {
+        let name = &flow.flow;
+        if let Some(Order { action: Action::Pause, by, why, .. }) = &flow.order {
+            blocks.push(format!("PAUSED {name} by {by}: {why}\n  unitflow resume {name} --why …"));
+        }
+        for ParkedStatus { table, lanes, code, why } in &flow.parked {
+            let why = why.replace('\n', "\n  ");
+            let lanes = if *lanes == 1 { "1 lane".to_owned() } else { format!("{lanes} lanes") };
+            blocks.push(format!(
+                "PARKED {table} in {name}, {lanes} [{code}]\n  {why}\n  \
+                 then: unitflow resume {name} --table {table} --why … (retry, to try the same again)"
+            ));
+        }
+    }
+    blocks.join("\n")
 }
 
 fn roles(roles: &[RoleStatus]) -> String {

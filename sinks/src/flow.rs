@@ -5,11 +5,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, debug, error, info_span, warn};
 use unitflow_change::{Code, Fault};
+use unitflow_kafka::control::{self, InForce};
 use unitflow_kafka::members::{self, Change, Members, committed};
 
 use crate::lane::{self, Way};
@@ -23,6 +26,8 @@ const MIRROR_EVERY: Duration = Duration::from_secs(1);
 const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long a lane may take to stop before its partition moves all the same: the ledger fences.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// How long a flow waits at its start for the orders that hold.
+const ORDERS_WITHIN: Duration = Duration::from_secs(30);
 /// The pauses between a lane's attempts.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -43,12 +48,18 @@ pub async fn run(
 ) -> Result<(), Fault> {
     let options = members::Options { session_timeout: SESSION_TIMEOUT, stop_within: STOP_WITHIN };
     let mut members = Members::join(&way.broker, &way.group, &way.topic, &options)?;
+    let (orders, mut in_force) = watch::channel(None);
+    let follower = tokio::spawn(follow(way.clone(), orders));
+    let _follower = AbortOnDropHandle::new(follower);
+    known(&mut in_force, &cancel).await?;
     let mut flow = Flow {
+        orders: in_force.clone(),
         way,
         instruments,
         listener,
         mirror: Arc::default(),
         lanes: JoinSet::new(),
+        assigned: HashMap::new(),
         tokens: HashMap::new(),
         stopped: None,
     };
@@ -65,6 +76,7 @@ pub async fn run(
                 Err(fault) if fault.is_retry() => debug!(%fault, "group"),
                 Err(fault) => break Err(fault),
             },
+            Ok(()) = in_force.changed() => flow.start_what_stopped(),
             Some(ended) = flow.lanes.join_next() => {
                 flow.note(ended);
                 if let Some(fault) = flow.stopped.take_if(|_| flow.tokens.is_empty()) {
@@ -87,6 +99,10 @@ struct Flow {
     listener: Arc<dyn Listener>,
     mirror: Arc<Mirror>,
     lanes: JoinSet<(i32, Result<(), Fault>)>,
+    /// The order in force.
+    orders: watch::Receiver<Option<InForce>>,
+    /// What the group held of the lanes that this worker has, whether they run or not.
+    assigned: HashMap<i32, Option<(i64, String)>>,
     /// Of the lanes that run.
     tokens: HashMap<i32, (CancellationToken, task::Id)>,
     /// Why the first lane stopped for good.
@@ -102,17 +118,35 @@ impl Flow {
                 let known = committed(&way.broker, &way.group, &way.topic, count).await?;
                 for lane in partitions {
                     let place = usize::try_from(lane).unwrap_or(usize::MAX);
-                    self.start(lane, known.get(place).cloned().flatten());
+                    let committed = known.get(place).cloned().flatten();
+                    self.assigned.insert(lane, committed.clone());
+                    self.start(lane, committed);
                 }
             }
             Change::Removed { partitions, lost, stopped } => {
                 debug!(?partitions, lost, "lanes move to other workers");
                 self.stop(&partitions).await;
-                partitions.iter().for_each(|lane| self.mirror.forget(*lane));
+                for lane in partitions {
+                    self.mirror.forget(lane);
+                    self.assigned.remove(&lane);
+                }
                 stopped.confirm();
             }
         }
         Ok(())
+    }
+
+    /// A new order may mend what stopped a lane.
+    fn start_what_stopped(&mut self) {
+        let stopped: Vec<_> = self
+            .assigned
+            .iter()
+            .filter(|(lane, _)| !self.tokens.contains_key(lane))
+            .map(|(lane, committed)| (*lane, committed.clone()))
+            .collect();
+        for (lane, committed) in stopped {
+            self.start(lane, committed);
+        }
     }
 
     fn start(&mut self, lane: i32, committed: Option<(i64, String)>) {
@@ -123,6 +157,7 @@ impl Flow {
             mirror: self.mirror.clone(),
             metrics: self.instruments.lane(&self.way.log, &self.way.to, lane),
             listener: self.listener.clone(),
+            orders: self.orders.clone(),
             cancel: CancellationToken::new(),
         };
         let cancel = attempts.cancel.clone();
@@ -185,23 +220,30 @@ struct Attempts {
     mirror: Arc<Mirror>,
     metrics: LaneMetrics,
     listener: Arc<dyn Listener>,
+    orders: watch::Receiver<Option<InForce>>,
     cancel: CancellationToken,
 }
 
 impl Attempts {
-    async fn run(self) -> Result<(), Fault> {
+    async fn run(mut self) -> Result<(), Fault> {
         let mut pause = PAUSE_MIN;
         loop {
             let begun = Instant::now();
+            let orders = self.orders.borrow_and_update().clone().unwrap_or_default();
             let attempt = lane::run(
                 &self.way,
                 self.lane,
                 self.committed.clone(),
                 self.mirror.clone(),
                 self.metrics.clone(),
+                orders,
                 self.cancel.clone(),
             );
-            let Err(fault) = attempt.await else { return Ok(()) };
+            let outcome = tokio::select! {
+                outcome = attempt => outcome,
+                Ok(()) = self.orders.changed() => continue,
+            };
+            let Err(fault) = outcome else { return Ok(()) };
             self.listener.fault(self.lane, &fault);
             if !fault.is_retry() {
                 error!(code = %fault.code, hint = fault.hint, "{}", fault.what);
@@ -218,4 +260,30 @@ impl Attempts {
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
+}
+
+/// Keeps `orders` at the order in force. Where the control topic can't be read the last one holds.
+async fn follow(way: Arc<Way>, orders: watch::Sender<Option<InForce>>) {
+    let (broker, topic) = &way.control;
+    loop {
+        if let Err(fault) = control::follow(broker, topic, &way.flow, &orders).await {
+            warn!(code = %fault.code, "{}; the last order holds", fault.what);
+        }
+        tokio::time::sleep(PAUSE_MAX).await;
+    }
+}
+
+/// Waits until the first order is known: a flow that is paused must not begin.
+async fn known(
+    orders: &mut watch::Receiver<Option<InForce>>,
+    cancel: &CancellationToken,
+) -> Result<(), Fault> {
+    let known = tokio::select! {
+        () = cancel.cancelled() => true,
+        known = tokio::time::timeout(ORDERS_WITHIN, orders.wait_for(Option::is_some)) => known.is_ok(),
+    };
+    if known {
+        return Ok(());
+    }
+    Err(Fault::retry(Code::Timeout, "the control topic could not be read to its end"))
 }

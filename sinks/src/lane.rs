@@ -10,12 +10,16 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use unitflow_change::ddl::Stored;
 use unitflow_change::fault::Kind as FaultKind;
 use unitflow_change::name::{Log, Name};
+use unitflow_change::rename::Rename;
 use unitflow_change::seq::{Seq, Step, step};
 use unitflow_change::tag::{After, HEADER, Kind, ORIGIN, Tag};
 use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::broker::Broker;
+use unitflow_kafka::control::InForce;
+use unitflow_kafka::quarantine::Quarantine;
 use unitflow_kafka::reader::{Item, Reader, Record};
 use unitflow_kafka::topics;
 use unitflow_mysql::connect::Store;
@@ -25,9 +29,10 @@ use crate::ledger::Entry;
 use crate::metrics::LaneMetrics;
 use crate::mirror::{Mark, Mirror};
 use crate::mysql::apply::{Applier, End, Part};
+use crate::park::{Parked, parks};
 
 /// Bytes fetched ahead for each lane.
-const QUEUE_BYTES: usize = 4 << 20;
+pub(crate) const QUEUE_BYTES: usize = 4 << 20;
 /// How often an idle connection shows that it is alive.
 const PING_EVERY: Duration = Duration::from_secs(20);
 /// How long a transaction stays open at the target while nothing more of it comes.
@@ -35,17 +40,20 @@ const OPEN_FOR: Duration = Duration::from_secs(3);
 /// How often another lane's ledger row is looked at while this one waits for it.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// After how long such a wait is worth a line in the log.
-const LONG_WAIT: Duration = Duration::from_secs(10);
+pub(crate) const LONG_WAIT: Duration = Duration::from_secs(10);
 /// How often a batch that met a deadlock is tried again before the lane begins anew.
 const ATTEMPTS: u32 = 5;
 
 /// What a sink does when a schema change arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDdl {
-    /// It stops, so that a person can bring the target to the same schema.
+    /// It parks the tables whose changes the target can't take as it is, until a person has brought
+    /// them to the same schema.
     Stop,
     /// It goes on.
     Pass,
+    /// It does the same at the target.
+    Apply,
 }
 
 /// A flow's way into one unit, the same for all its lanes.
@@ -65,25 +73,40 @@ pub struct Way {
     pub group: String,
     /// The store it is applied to.
     pub store: Store,
+    /// What that store calls the mesh's tables.
+    pub rename: Rename,
     /// How much one commit may hold.
     pub limits: Limits,
     /// What happens at a schema change.
     pub on_ddl: OnDdl,
+    /// Stored code that is brought along where schema changes are applied.
+    pub stored_code: Vec<Stored>,
+    /// Whether some unit of the flow has names of its own: statements can't be told then.
+    pub renamed: bool,
+    /// Whether source transactions stay whole: then no table of them may wait alone.
+    pub whole: bool,
+    /// The flow's name in orders.
+    pub flow: String,
+    /// Where orders come from: the target unit's Kafka and its control topic.
+    pub control: (Broker, String),
+    /// Takes what is not applied.
+    pub quarantine: Arc<Quarantine>,
 }
 
 /// Runs one lane until it is cancelled or fails. `committed` is what the consumer group holds for
-/// it.
+/// it, `orders` what holds for the flow: a lane begins anew with others.
 pub async fn run(
     way: &Way,
     lane: i32,
     committed: Option<(i64, String)>,
     mirror: Arc<Mirror>,
     metrics: LaneMetrics,
+    orders: InForce,
     cancel: CancellationToken,
 ) -> Result<(), Fault> {
     tokio::select! {
         () = cancel.cancelled() => Ok(()),
-        result = apply_all(way, lane, committed, &mirror, metrics) => result,
+        result = apply_all(way, lane, committed, &mirror, metrics, orders) => result,
     }
 }
 
@@ -93,8 +116,13 @@ async fn apply_all(
     committed: Option<(i64, String)>,
     mirror: &Mirror,
     metrics: LaneMetrics,
+    orders: InForce,
 ) -> Result<(), Fault> {
-    let mut applier = Applier::open(&way.store, way.log.clone(), lane).await?;
+    if orders.pauses() {
+        info!(lane, "paused");
+        return std::future::pending().await;
+    }
+    let mut applier = Applier::open(&way.store, way.rename.clone(), way.log.clone(), lane).await?;
     let entry = applier.entry().await?;
     if entry.topic_id != way.topic_id {
         return Err(Fault::fatal(
@@ -111,7 +139,7 @@ async fn apply_all(
     // missing is proved by the first one's `prev`.
     let (low, _) = topics::bounds(&way.broker, &way.topic, lane).await?;
     let start = wanted.max(low);
-    let reader = Reader::open(&way.broker, &way.topic, &[(lane, start)], QUEUE_BYTES).await?;
+    let parked = Parked::load(applier.conn(), &way.log, lane).await?;
     info!(lane, seq = entry.seq.0, offset = start, "lane begins");
     let mut lane = Lane {
         way,
@@ -120,11 +148,19 @@ async fn apply_all(
         at: End { seq: entry.seq, offset: entry.topic_offset, commit_us: 0 },
         seen: End { seq: entry.seq, offset: entry.topic_offset, commit_us: 0 },
         inside: false,
+        proven: false,
         raised: start > wanted,
         batch: Batch::default(),
+        parked,
+        orders,
         mirror,
         metrics,
     };
+    if let Some(barrier) = entry.barrier {
+        lane.meet(barrier).await?;
+    }
+    lane.release().await?;
+    let reader = Reader::open(&way.broker, &way.topic, &[(lane.lane, start)], QUEUE_BYTES).await?;
     lane.run(&reader).await
 }
 
@@ -159,21 +195,25 @@ fn starting_offset(
     }
 }
 
-struct Lane<'a> {
-    way: &'a Way,
-    lane: i32,
-    applier: Applier,
+pub(crate) struct Lane<'a> {
+    pub(crate) way: &'a Way,
+    pub(crate) lane: i32,
+    pub(crate) applier: Applier,
     /// Where the ledger stands.
-    at: End,
+    pub(crate) at: End,
     /// Where it will stand once all that is gathered is committed.
     seen: End,
     /// Whether a part of a long source transaction is applied and not committed.
     inside: bool,
+    /// Whether something was applied since the target's tables were first read.
+    proven: bool,
     /// Whether the topic no longer holds the offset that the ledger names.
     raised: bool,
     batch: Batch,
+    pub(crate) parked: Parked,
+    pub(crate) orders: InForce,
     mirror: &'a Mirror,
-    metrics: LaneMetrics,
+    pub(crate) metrics: LaneMetrics,
 }
 
 /// What the next item asks for.
@@ -244,24 +284,27 @@ impl Lane<'_> {
             _ => {}
         }
         self.ensure_foreign(record.header(ORIGIN).unwrap_or_default())?;
-        if tag.kind == Kind::Ddl {
-            if self.batch.ends_a_transaction() {
-                self.apply().await?;
-            }
-            if self.way.on_ddl == OnDdl::Stop {
-                return Err(self.schema_change(&tag, record));
-            }
-            self.applier.forget_tables();
+        if matches!(tag.kind, Kind::Ddl | Kind::Barrier) {
+            self.commit_what_precedes().await?;
+            let offsets = (record.offset(), record.next_offset());
+            self.pass(&tag, offsets, record.value().unwrap_or_default()).await?;
+            return Ok(Action::Gather);
         }
-        if let Some(after) = tag.after {
-            self.wait_for(after).await?;
+        let key = record.key().unwrap_or_default();
+        let here = End { seq: tag.seq, offset: record.offset(), commit_us: tag.commit_us };
+        let is_row = tag.kind == Kind::Row;
+        let skipped = is_row && self.orders.skips(self.lane, tag.seq);
+        if skipped {
+            self.skip(here, &String::from_utf8_lossy(key)).await?;
         }
-        self.batch.push(
-            record.offset(),
-            &tag,
-            record.key().unwrap_or_default(),
-            record.value().unwrap_or_default(),
-        );
+        if skipped || (is_row && self.parked.holds(key)?) {
+            self.batch.push(record.offset(), &Tag { kind: Kind::Watermark, ..tag }, b"", b"");
+        } else {
+            if let Some(after) = tag.after {
+                self.wait_for(after).await?;
+            }
+            self.batch.push(record.offset(), &tag, key, record.value().unwrap_or_default());
+        }
         self.seen = End { seq: tag.seq, offset: record.next_offset(), commit_us: tag.commit_us };
         Ok(if self.batch.is_full(&self.way.limits) { Action::Apply } else { Action::Gather })
     }
@@ -269,11 +312,7 @@ impl Lane<'_> {
     /// Before it waits, a lane commits what precedes, even inside a source transaction: the other
     /// lane may be waiting for this one. Waits only ever point to lower numbers, so they end.
     async fn wait_for(&mut self, after: After) -> Result<(), Fault> {
-        match (self.inside, self.batch.is_empty()) {
-            (false, true) => {}
-            (false, false) => self.apply_part(Part::Whole).await?,
-            (true, _) => self.apply_part(Part::Last).await?,
-        }
+        self.commit_what_precedes().await?;
         let begun = tokio::time::Instant::now();
         let mut told = false;
         while self.applier.seq_of(after.lane).await? < after.seq {
@@ -289,6 +328,28 @@ impl Lane<'_> {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(())
+    }
+
+    async fn commit_what_precedes(&mut self) -> Result<(), Fault> {
+        match (self.inside, self.batch.is_empty()) {
+            (false, true) => Ok(()),
+            (false, false) => self.apply_part(Part::Whole).await,
+            (true, _) => self.apply_part(Part::Last).await,
+        }
+    }
+
+    /// Passes over a record, as an order says; what it held goes to quarantine first.
+    pub(crate) async fn skip(&mut self, at: End, key: &str) -> Result<(), Fault> {
+        let order = self.orders.order.clone();
+        let (by, why) = order.map_or_else(Default::default, |order| (order.by, order.why));
+        warn!(lane = self.lane, seq = at.seq.0, by, why, "passed over by order");
+        self.tell_quarantine(at, key, Code::Control, &why, &by).await
+    }
+
+    /// The ledger was moved.
+    pub(crate) fn stands_at(&mut self, at: End) {
+        (self.at, self.seen) = (at, at);
+        self.mirror.applied(self.lane, at.offset, at.seq);
     }
 
     /// Applies the batch and commits it if a source transaction ends with it.
@@ -320,9 +381,17 @@ impl Lane<'_> {
                     tokio::time::sleep(LOOK_EVERY * attempt).await;
                     attempt += 1;
                 }
+                // The target's tables may have changed since they were read.
+                Err(fault) if parks(&fault) && self.proven => {
+                    return Err(Fault { kind: FaultKind::Retry, ..fault });
+                }
+                Err(fault) if parks(&fault) && !self.way.whole => {
+                    return Err(self.park(fault).await);
+                }
                 Err(fault) => return Err(fault),
             }
         }
+        self.proven = true;
         self.inside = matches!(part, Part::First | Part::Middle);
         if !self.inside {
             self.at = self.seen;
@@ -369,14 +438,5 @@ impl Lane<'_> {
             ),
         )
         .hint("the topic lost records that this unit has not applied: resync, see the runbook")
-    }
-
-    fn schema_change(&self, tag: &Tag<'_>, record: &Record<'_>) -> Fault {
-        let value = String::from_utf8_lossy(record.value().unwrap_or_default()).into_owned();
-        Fault::fatal(
-            Code::Ddl,
-            format!("{} lane {}: a schema change arrived ({}): {value}", self.way.log, self.lane, tag.transaction),
-        )
-        .hint("bring this unit to the same schema, set ddl = \"ignore\" for the flow, and restart the sink")
     }
 }

@@ -29,8 +29,40 @@ pub const SCHEMA: &[(&str, &str)] = &[
   origin VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'unit whose changes these are',
   committed_at TIMESTAMP(6) NULL COMMENT 'when the source committed the last one',
   applied_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
+  barrier BIGINT UNSIGNED NULL COMMENT 'the last record that all lanes have to reach together',
   PRIMARY KEY (log, lane)
 ) ENGINE=InnoDB COMMENT='Where each lane stands; written by Unitflow only' /* unitflow internal */",
+    ),
+    (
+        "ddl",
+        "CREATE TABLE unitflow.ddl (
+  log VARCHAR(65) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'unit.store it comes from',
+  seq BIGINT UNSIGNED NOT NULL COMMENT 'its record there',
+  db VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'the session''s database',
+  ddl MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+  sql_mode BIGINT UNSIGNED NOT NULL,
+  position MEDIUMTEXT CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'what this server had executed before it',
+  announced_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
+  done_at TIMESTAMP(6) NULL,
+  PRIMARY KEY (log, seq)
+) ENGINE=InnoDB COMMENT='Schema changes that Unitflow ran here, or is about to' /* unitflow internal */",
+    ),
+    (
+        "parked",
+        "CREATE TABLE unitflow.parked (
+  log VARCHAR(65) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'unit.store the changes come from',
+  lane INT NOT NULL COMMENT 'partition of the tagged topic',
+  db VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+  tbl VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+  seq BIGINT UNSIGNED NOT NULL COMMENT 'last record of the table that is applied',
+  topic_offset BIGINT NOT NULL COMMENT 'offset to go on from',
+  ddl_seq BIGINT UNSIGNED NULL COMMENT 'the schema change that it waits for',
+  code VARCHAR(32) CHARACTER SET ascii NOT NULL,
+  why TEXT CHARACTER SET utf8mb4 NOT NULL,
+  control_offset BIGINT NOT NULL COMMENT 'the last order known then',
+  parked_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
+  PRIMARY KEY (log, lane, db, tbl)
+) ENGINE=InnoDB COMMENT='Tables whose changes wait for a person' /* unitflow internal */",
     ),
     (
         "heartbeat",
@@ -64,11 +96,13 @@ pub struct Entry {
     pub idle_seconds: f64,
     /// Seconds between the source's commit of the last change and its commit here.
     pub lag_seconds: Option<f64>,
+    /// The last record that the lane may pass only together with all others.
+    pub barrier: Option<Seq>,
 }
 
 const SELECT: &str = "SELECT lane, seq, topic_id, topic_offset, \
     TIMESTAMPDIFF(MICROSECOND, applied_at, CURRENT_TIMESTAMP(6)) / 1e6, \
-    TIMESTAMPDIFF(MICROSECOND, committed_at, applied_at) / 1e6 FROM unitflow.ledger WHERE log = ?";
+    TIMESTAMPDIFF(MICROSECOND, committed_at, applied_at) / 1e6, barrier FROM unitflow.ledger WHERE log = ?";
 
 /// All rows of a log, by lane.
 pub async fn read_all(conn: &mut Conn, log: &Log) -> Result<Vec<Entry>, Fault> {
@@ -93,15 +127,16 @@ pub async fn read(conn: &mut Conn, log: &Log, lane: i32) -> Result<Entry, Fault>
 }
 
 fn entry(row: Row) -> Result<Entry, Fault> {
-    let (lane, seq, topic_id, topic_offset, idle_seconds, lag_seconds) =
+    let (lane, seq, topic_id, topic_offset, idle_seconds, lag_seconds, barrier) =
         mysql_async::from_row_opt(row).map_err(|error| {
             Fault::fatal(
                 Code::LedgerMissing,
                 format!("a row of unitflow.ledger can't be read: {error}"),
             )
         })?;
-    let seq: u64 = seq;
-    Ok(Entry { lane, seq: Seq(seq), topic_id, topic_offset, idle_seconds, lag_seconds })
+    let (seq, barrier): (u64, Option<u64>) = (seq, barrier);
+    let (seq, barrier) = (Seq(seq), barrier.map(Seq));
+    Ok(Entry { lane, seq, topic_id, topic_offset, idle_seconds, lag_seconds, barrier })
 }
 
 /// Creates a lane's first row, at `seq` and the topic's beginning. Only `init` and `join` may.
@@ -135,18 +170,23 @@ pub struct Move<'a> {
     pub topic_offset: i64,
     /// When the source committed the last change, in µs since 1970; 0 if unknown.
     pub commit_us: u64,
+    /// Whether `to` is a record that all lanes have to reach together.
+    pub barrier: bool,
 }
 
 impl Move<'_> {
     /// Appends the statement; it must be seen to match one row. `applied_at` always changes, for
     /// an update that changes nothing is not logged and would mark nothing.
     pub fn write(&self, sql: &mut Vec<u8>) {
-        let Self { log, lane, from, to, topic_offset, commit_us } = self;
+        let Self { log, lane, from, to, topic_offset, commit_us, barrier } = self;
         // Names hold letters, digits, hyphens and a dot; writing to a Vec can't fail.
         let _ = write!(sql, "UPDATE unitflow.ledger SET seq={to},topic_offset={topic_offset},");
         if *commit_us > 0 {
             let (seconds, micros) = (commit_us / 1_000_000, commit_us % 1_000_000);
             let _ = write!(sql, "committed_at=FROM_UNIXTIME({seconds}.{micros:06}),");
+        }
+        if *barrier {
+            let _ = write!(sql, "barrier={to},");
         }
         let _ = write!(sql, "applied_at=CURRENT_TIMESTAMP(6) WHERE log='{log}' AND lane={lane}");
         if !inject::on("no_cas") {

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`flow`] | spreads a log's lanes over the workers of a group and keeps them running |
 //! | [`lane`] | one partition in order: gather, apply, commit, wait for other lanes |
+//! | [`barrier`] | what all lanes pass together: schema changes, new generations |
+//! | [`park`] | tables whose changes wait for a person |
 //! | [`batch`], [`plan`] | what one commit holds, and in which order it is executed |
 //! | [`ledger`] | exactly-once record, fence and mark in one row |
 //! | [`mirror`] | where lanes stand, for Kafka's own tools |
@@ -14,6 +16,7 @@
 //! one transaction of the target; nothing is applied out of order for a key; nothing is
 //! overwritten that is not as the source saw it; and where a record is missing the lane stops.
 
+pub mod barrier;
 pub mod batch;
 pub mod flow;
 pub mod lane;
@@ -21,4 +24,5 @@ pub mod ledger;
 pub mod metrics;
 pub mod mirror;
 pub mod mysql;
+pub mod park;
 pub mod plan;

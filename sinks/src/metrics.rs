@@ -17,6 +17,7 @@ pub struct Instruments {
     retried: Counter<u64>,
     batch_rows: Histogram<u64>,
     lag: Gauge<f64>,
+    parked: Gauge<u64>,
 }
 
 impl Instruments {
@@ -44,6 +45,10 @@ impl Instruments {
                 .u64_histogram("unitflow.sink.batch_rows")
                 .with_description("Records in one commit")
                 .with_boundaries(vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0])
+                .build(),
+            parked: meter
+                .u64_gauge("unitflow.sink.parked")
+                .with_description("Tables whose changes wait for a person")
                 .build(),
             lag: meter
                 .f64_gauge("unitflow.lag")
@@ -88,6 +93,11 @@ impl LaneMetrics {
             let lag = now.as_secs_f64() - last.commit_us as f64 / 1e6;
             self.instruments.lag.record(lag.max(0.0), &self.labels);
         }
+    }
+
+    /// So many tables are parked.
+    pub fn parked(&self, tables: usize) {
+        self.instruments.parked.record(tables as u64, &self.labels);
     }
 
     /// A record was read again.

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use unitflow_change::Fault;
 use unitflow_change::name::Name;
+use unitflow_change::rename::Rename;
 use unitflow_mysql::connect::Store;
 use unitflow_sinks::ledger;
 
@@ -18,7 +19,7 @@ const SETTINGS: &str = "\
 #   log_bin=binlog  binlog_format=ROW  binlog_row_image=FULL  binlog_row_metadata=FULL
 #   sync_binlog=1  innodb_flush_log_at_trx_commit=1
 #   MySQL:    gtid_mode=ON  enforce_gtid_consistency=ON  log_replica_updates=ON
-#   MariaDB:  gtid_strict_mode=ON  log_slave_updates=ON  log_bin_compress=OFF
+#   MariaDB:  gtid_strict_mode=ON  log_slave_updates=ON
 ";
 
 /// The plan of these units.
@@ -26,7 +27,8 @@ pub fn of(mesh: &Mesh, units: &[Name]) -> Result<String, Fault> {
     let mut text = String::new();
     for unit in units {
         for (name, store) in &mesh.unit(unit)?.stores {
-            sql(&mut text, mesh, unit, &mesh.flows[name], store);
+            let place = Place { unit, store, rename: mesh.rename(unit, name)? };
+            sql(&mut text, mesh, &mesh.flows[name], &place);
         }
         kafka(&mut text, mesh, unit)?;
     }
@@ -40,7 +42,15 @@ pub fn of(mesh: &Mesh, units: &[Name]) -> Result<String, Fault> {
 
 // Writing to a String can't fail, so what `write!` returns is dropped here.
 
-fn sql(text: &mut String, mesh: &Mesh, unit: &Name, flow: &Flow, store: &Store) {
+/// A unit's store.
+struct Place<'a> {
+    unit: &'a Name,
+    store: &'a Store,
+    rename: &'a Rename,
+}
+
+fn sql(text: &mut String, mesh: &Mesh, flow: &Flow, place: &Place<'_>) {
+    let Place { unit, store, rename } = *place;
     let endpoints: Vec<String> =
         store.endpoints.iter().map(|(host, port)| format!("{host}:{port}")).collect();
     let _ = writeln!(text, "# ---- {} at {}", store.name, endpoints.join(", "));
@@ -76,9 +86,12 @@ fn sql(text: &mut String, mesh: &Mesh, unit: &Name, flow: &Flow, store: &Store) 
     if flow.to.contains(unit) {
         rights.extend(["INSERT", "UPDATE", "DELETE"]);
     }
+    if flow.runs_ddl_in(unit) {
+        rights.extend(["CREATE", "ALTER", "DROP", "INDEX", "REFERENCES"]);
+    }
     // So that `check` sees triggers.
     rights.push("TRIGGER");
-    for scope in databases(flow) {
+    for scope in databases(flow, rename) {
         let _ = writeln!(text, "GRANT {} ON {scope} TO {user};", rights.join(", "));
     }
     let _ = writeln!(text, "GRANT SELECT, INSERT, UPDATE, DELETE ON unitflow.* TO {user};");
@@ -86,16 +99,19 @@ fn sql(text: &mut String, mesh: &Mesh, unit: &Name, flow: &Flow, store: &Store) 
     let _ = writeln!(text, "# GRANT CREATE, CREATE VIEW ON unitflow.* TO {user};\n");
 }
 
-/// The databases of the flow's patterns, as GRANT names them.
-fn databases(flow: &Flow) -> BTreeSet<String> {
-    let scope = |pattern: &String| match pattern.split_once('.') {
-        Some((database, _)) if database != "*" => {
-            let pattern = database.replace('`', "``").replace('_', "\\_").replace('*', "%");
-            format!("`{pattern}`.*")
-        }
-        _ => "*.*".to_owned(),
+/// The databases of the flow's patterns, as the unit calls them and GRANT names them.
+fn databases(flow: &Flow, rename: &Rename) -> BTreeSet<String> {
+    let scope = |database: &String| {
+        let pattern = database.replace('`', "``").replace('_', "\\_").replace('*', "%");
+        format!("`{pattern}`.*")
     };
-    flow.routing.tables.iter().map(scope).collect()
+    let scopes = |pattern: &String| match pattern.split_once('.') {
+        Some((database, _)) if database != "*" => {
+            rename.local_databases(database).iter().map(scope).collect()
+        }
+        _ => BTreeSet::from(["*.*".to_owned()]),
+    };
+    flow.routing.tables.iter().flat_map(scopes).collect()
 }
 
 fn kafka(text: &mut String, mesh: &Mesh, unit: &Name) -> Result<(), Fault> {

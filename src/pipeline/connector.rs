@@ -1,23 +1,28 @@
 //! The connector: a store's binlog into the captured topic, in order, with the position.
 //!
 //! It decides nothing about the changes. It numbers them, says which is the last of its
-//! transaction, and now and then adds a watermark so that idle lanes move on.
+//! transaction, and now and then adds a watermark so that idle lanes move on. Where configuration
+//! or schema ask for another routing it says so in the log, between two transactions: in a record,
+//! or, where keys change lanes, by the barrier that starts a new generation.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt as _;
+use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use unitflow_change::ddl::{Class, Verb};
 use unitflow_change::name::{Log, Stage};
 use unitflow_change::position::Open;
-use unitflow_change::routing::{INTERNAL_DATABASE, Routing};
+use unitflow_change::routing::{INTERNAL_DATABASE, Routing, Turn};
+use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::{Writer, positions};
+use unitflow_mysql::connect::{Store, connect};
 use unitflow_mysql::stream::{Event, Options, Stream};
-use unitflow_transformer::ddl::Statement;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::grouping::Grouping;
@@ -25,6 +30,7 @@ use super::heartbeat;
 use super::state::{ConnectorState, ensure_same_topic, ensure_tail, require};
 use crate::config::Mesh;
 use crate::supervisor::Begin;
+use crate::tables;
 use crate::telemetry::{CaptureMeters, Meters};
 
 /// How often a watermark is written at most.
@@ -54,7 +60,7 @@ pub async fn run(
     let capture = async {
         begin.stand_by(&mesh, &log.unit, &log, Stage::Connector).await?;
         let mut capture = Capture::open(&mesh, &log, &meters).await?;
-        capture.announce_routing(&log, &flow.routing)?;
+        capture.begin().await?;
         let options = Options::new(replica_id(&log), log.to_string());
         let mut stream = Stream::open(&store, capture.state.position.clone(), options).await?;
         info!(%log, position = %capture.state.position.seen(), "capturing");
@@ -101,6 +107,11 @@ impl Held {
 }
 
 struct Capture {
+    store: Store,
+    /// What the configuration says; the store's schema adds to it.
+    configured: Routing,
+    /// Whether the schema may ask for another routing than the log's since it was looked at.
+    stale: bool,
     writer: Writer,
     captured: String,
     position_topic: String,
@@ -129,7 +140,12 @@ impl Capture {
         let captured = mesh.topics.captured(log);
         ensure_same_topic(broker, &captured, Some(&state.captured_id)).await?;
         ensure_tail(broker, &captured, 0, state.seq).await?;
+        let configured = mesh.routing(log)?;
+        state.ensure_leads_to(log, &configured)?;
         Ok(Self {
+            store: mesh.store(&log.unit, &log.store)?.clone(),
+            configured,
+            stale: true,
             writer,
             captured,
             position_topic: mesh.topics.position(log),
@@ -146,26 +162,56 @@ impl Capture {
         })
     }
 
-    /// Puts the configured routing into the log if it is another than the log's last. What moves
-    /// keys between lanes can't change in a running log.
-    fn announce_routing(&mut self, log: &Log, routing: &Routing) -> Result<(), Fault> {
-        if self.state.routing == *routing {
+    /// Sees to the routing, unless a transaction is half captured: then before the next one.
+    async fn begin(&mut self) -> Result<(), Fault> {
+        if self.open.is_some() {
             return Ok(());
         }
-        self.state.ensure_leads_to(log, routing)?;
-        if self.state.position.open.is_some() {
-            return Err(Fault::fatal(
-                Code::Routing,
-                "the routing changed while a transaction is half captured",
-            )
-            .hint("start once with the former tables and exclude, then change them"));
+        self.look().await?;
+        if self.grouping.pause().is_some() { self.commit() } else { Ok(()) }
+    }
+
+    /// Compares what configuration and schema ask for with the log's routing. The schema is that of
+    /// now, which is the one of the log's next change or a later one.
+    async fn look(&mut self) -> Result<(), Fault> {
+        let mut conn = connect(&self.store).await?;
+        let before = &self.state.routing.bound;
+        let next = tables::bind(&mut conn, self.configured.clone(), before).await;
+        let _ = conn.disconnect().await;
+        self.turn_to(next?)?;
+        self.stale = false;
+        Ok(())
+    }
+
+    /// The same from within the stream's events, between two transactions.
+    fn look_if_stale(&mut self) -> Result<(), Fault> {
+        if !self.stale || self.open.is_some() {
+            return Ok(());
         }
-        let value = serde_json::to_vec(routing).map_err(|error| {
+        block_in_place(|| Handle::current().block_on(self.look()))
+    }
+
+    /// Lets the log go on with this routing.
+    fn turn_to(&mut self, next: Routing) -> Result<(), Fault> {
+        let (kind, seq) = match self.state.routing.turn_to(&next) {
+            Turn::Stay => return Ok(()),
+            Turn::Record => (Kind::Routing, self.state.seq.next_captured()),
+            Turn::Generation => {
+                let generation = self.state.seq.generation().checked_add(1).ok_or_else(|| {
+                    Fault::fatal(Code::Routing, "the log has no generation left to begin")
+                })?;
+                info!(generation, bound = ?next.bound, "keys change lanes: a new generation begins");
+                (Kind::Barrier, Seq::start_of(generation))
+            }
+            Turn::Impossible => {
+                return Err(Fault::fatal(Code::Bug, "another number of lanes was let through"));
+            }
+        };
+        let value = serde_json::to_vec(&next).map_err(|error| {
             Fault::fatal(Code::Bug, format!("a routing can't be written: {error}"))
         })?;
-        self.state.routing = routing.clone();
-        self.lone_record(Kind::Routing, "", now_us(), &value)?;
-        self.commit()
+        self.state.routing = next;
+        self.lone_record(kind, seq, now_us(), &value)
     }
 
     async fn run(&mut self, stream: &mut Stream) -> Result<(), Fault> {
@@ -221,6 +267,10 @@ impl Capture {
         inject::die_at("die_after_read");
         match event {
             Event::Row(row) => {
+                // What a sink or the clock writes needs no look at the schema.
+                if row.database != INTERNAL_DATABASE {
+                    self.look_if_stale()?;
+                }
                 self.put_held(false)?;
                 self.held.fill(if row.moves { Kind::Move } else { Kind::Row }, row.key, row.value);
                 if self.open.is_none() {
@@ -230,10 +280,14 @@ impl Capture {
                 Ok(Taken::Change)
             }
             Event::Ddl(ddl) => {
+                let class = ddl.class();
+                self.stale |= class != Class::Local;
+                // The rows of CREATE TABLE … SELECT follow in the same transaction.
+                if matches!(class, Class::Tables(Verb::Create, _) | Class::Unknown) {
+                    self.look_if_stale()?;
+                }
                 self.put_held(false)?;
-                let statement =
-                    Statement { database: ddl.database.to_owned(), ddl: ddl.statement.to_owned() };
-                let value = serde_json::to_vec(&statement).map_err(|error| {
+                let value = serde_json::to_vec(ddl).map_err(|error| {
                     Fault::fatal(Code::Bug, format!("a statement can't be written: {error}"))
                 })?;
                 self.held.fill(Kind::Ddl, b"", &value);
@@ -304,16 +358,15 @@ impl Capture {
     fn lone_record(
         &mut self,
         kind: Kind,
-        transaction: &str,
+        seq: Seq,
         commit_us: u64,
         value: &[u8],
     ) -> Result<(), Fault> {
-        let seq = self.state.seq.next_captured();
         let tag = Tag {
             kind,
             seq,
             prev: self.state.seq,
-            transaction,
+            transaction: "",
             index: 0,
             last: true,
             commit_us,
@@ -343,7 +396,7 @@ impl Capture {
         }
         self.moved = false;
         self.watermark_at = Instant::now();
-        self.lone_record(Kind::Watermark, "", now_us(), b"{}")?;
+        self.lone_record(Kind::Watermark, self.state.seq.next_captured(), now_us(), b"{}")?;
         self.commit_with(stream)
     }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use unitflow_change::Fault;
-use unitflow_change::name::{Log, Name};
+use unitflow_change::name::{Log, Name, Topics};
+use unitflow_change::routing::Order;
+use unitflow_kafka::quarantine::Quarantine;
 use unitflow_sinks::batch::Limits;
 use unitflow_sinks::flow::{self, Listener};
 use unitflow_sinks::lane::{OnDdl, Way};
@@ -24,6 +26,8 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<(), Fault> {
     let broker = mesh.unit(mesh.read_at(&log))?.broker.clone();
+    let own = &mesh.unit(&to)?.broker;
+    let flow = &mesh.flows[&log.store];
     let topic = mesh.topics.tagged(&log);
     let topic_id = ensure_same_topic(&broker, &topic, None).await?;
     let way = Way {
@@ -31,11 +35,19 @@ pub async fn run(
         topic_id,
         group: mesh.topics.group(&log, &to),
         store: mesh.store(&to, &log.store)?.clone(),
+        rename: mesh.rename(&to, &log.store)?.clone(),
         limits: Limits::default(),
-        on_ddl: match mesh.flows[&log.store].ddl {
-            Ddl::Stop => OnDdl::Stop,
+        on_ddl: match &flow.ddl {
             Ddl::Ignore => OnDdl::Pass,
+            Ddl::Apply(owner) if *owner == log.unit => OnDdl::Apply,
+            Ddl::Stop | Ddl::Apply(_) => OnDdl::Stop,
         },
+        stored_code: flow.stored_code.clone(),
+        renamed: mesh.renames(&log.store),
+        whole: flow.routing.order == Order::Transaction,
+        flow: Topics::flow(&log, &to),
+        quarantine: Arc::new(Quarantine::open(own, &mesh.topics.quarantine(&to))?),
+        control: (own.clone(), mesh.topics.control(&to)),
         log: log.clone(),
         to,
         broker,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use unitflow_change::name::{Log, Stage, Topics};
 use unitflow_change::position::Position;
-use unitflow_change::routing::Routing;
+use unitflow_change::routing::{Routing, Turn};
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, Tag};
 use unitflow_change::{Code, Fault};
@@ -26,23 +26,22 @@ pub struct ConnectorState {
 }
 
 impl ConnectorState {
-    /// Whether the log may go on with this routing. What moves keys between lanes can't change in
-    /// a running log.
+    /// Whether the log may go on with this routing. The number of lanes can't change in a running
+    /// log.
     pub fn ensure_leads_to(&self, log: &Log, routing: &Routing) -> Result<(), Fault> {
-        if self.routing.leads_to(routing) {
+        if self.routing.turn_to(routing) != Turn::Impossible {
             return Ok(());
         }
         // As the configuration writes them.
         let told = |routing: &Routing| {
             let order = serde_json::to_string(&routing.order).unwrap_or_default();
-            let by = serde_json::to_string(&routing.partition_by).unwrap_or_default();
-            format!("lanes = {}, order = {order}, partition_by = {by}", routing.partitions)
+            format!("lanes = {}, order = {order}", routing.partitions)
         };
         Err(Fault::fatal(
             Code::Routing,
             format!("log {log} runs with {}; the configuration says {}", told(&self.routing), told(routing)),
         )
-        .hint("restore these settings: keys would change lanes and overtake themselves; only tables and exclude may change in a running flow"))
+        .hint("restore these settings: a running flow keeps its number of lanes, and so its partitions (order = \"transaction\" has one)"))
     }
 }
 

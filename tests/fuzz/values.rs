@@ -175,6 +175,8 @@ fn literals() {
                 generated: None,
                 invisible: false,
                 counted: false,
+                required: false,
+                length: 0,
             };
             (column, String::from_utf8_lossy(&value).into_owned())
         },

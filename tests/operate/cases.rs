@@ -113,6 +113,12 @@ pub const BEFORE_INIT: &[Case] = &[
         "init", 2, &["[config]", "flows.shop.lanes must be 1 to 1024, not 0"]),
     case("a table pattern without a database", &[Config("\"shop.*\"", "\"orders\"")],
         "init", 2, &["[config]", "is not a database.table pattern"]),
+    case("a condition that can't be read", &[Config("lanes = 4", "lanes = 4\nrows = { \"shop.orders\" = \"id > 1 and\" }")],
+        "init", 2, &["[config]", "flows.shop.rows.\"shop.orders\": at character 11: expected a column", "the end"]),
+    case("two tables of one name", &[
+        Config("[units.B.stores.shop]", "[units.B.stores.shop]\nrename = { \"shop\" = \"mall\", \"store\" = \"mall\" }"),
+    ],
+        "init", 2, &["[config]", "units.B.stores.shop.rename: two names are mapped to \"mall\""]),
     case("a Kafka property that is not the operator's", &[
         Config("replication = 1", "replication = 1, properties = { acks = \"0\" }"),
     ],
@@ -281,16 +287,33 @@ pub const IN_ORDER: &[Case] = &[
             "error [no_primary_key] B.shop: shop.keyless", "error [table] B.shop: shop.old",
             "expected: engine InnoDB", "actual:   MyISAM", "error [table] B.shop: shop.twice",
             "no unique key but the primary", "actual:   mail", "error [table] B.shop: shop.watched",
-            "no triggers", "actual:   watch", "error [table] B.shop: shop.parent",
-            "falls cascades to shop.child",
+            "no triggers", "actual:   watch", "error [table] B.shop: shop.child",
+            "falls cascades from shop.parent",
         ]),
     case("tables that can't be carried in one lane", &[
         Config("lanes = 4", "lanes = 4\npartition_by = { \"shop.twice\" = \"table\" }"),
     ],
-        "check --unit B", 1, &["!B.shop: shop.twice", "[routing]"])
+        "check --unit B", 1, &["!B.shop: shop.twice", "!routing"])
         .mending(&[
             Unlogged("B", "DROP TABLE shop.keyless, shop.old, shop.twice, shop.watched, shop.child, shop.parent"),
         ]),
+    case("tables that differ", &[
+        Unlogged("A", "CREATE TABLE shop.extra (id INT PRIMARY KEY, a INT, b VARCHAR(9), c DATETIME(3))"),
+        Unlogged("B", "CREATE TABLE shop.extra (id INT PRIMARY KEY, a SMALLINT, d INT NOT NULL, c DATETIME(6))"),
+    ],
+        "check", 1, &[
+            "error [table] A.shop to B: shop.extra", "expected: a: holds each value of 32-bit integer", "actual:   16-bit integer",
+            "expected: the column b text of 9 characters", "hide it under columns", "a default for the column d",
+            "expected: c: holds each value of datetime(6)", "actual:   datetime(3)", "error [table] B.shop to A: shop.extra",
+        ]),
+    case("a filter for tables that differ", &[
+        Config("lanes = 4", "lanes = 4\ncolumns = { \"shop.extra\" = { exclude = [\"id\", \"foto\"] } }\nrows = { \"shop.extra\" = \"a = 'x' or e is null\" }"),
+    ],
+        "check --unit A", 1, &[
+            "warning [table] B.shop to A: shop.extra", "the column foto, which columns hides",
+            "error [routing] A.shop: columns, rows", "\"a\", compared with text", "\"e\", which the table lacks", "part of the primary key",
+        ])
+        .mending(&[Unlogged("A", "DROP TABLE shop.extra"), Unlogged("B", "DROP TABLE shop.extra")]),
     case("a table that the target lacks", &[Unlogged("A", "CREATE TABLE shop.extra (id INT PRIMARY KEY)")],
         "check", 1, &["error [table] B.shop: shop.extra", "exists, as in A.shop", "create it as in the source"])
         .mending(&[Unlogged("A", "DROP TABLE shop.extra")]),
@@ -349,15 +372,37 @@ pub const IN_ORDER: &[Case] = &[
         Arrives("A", "B"), Equal,
     ],
         "status", 0, &["no faults"]),
-    case("a schema change", &[Sql("A", "ALTER TABLE shop.orders ADD COLUMN more INT")],
+    case("an added column that the target lacks", &[
+        Sql("A", "ALTER TABLE shop.orders ADD COLUMN more INT; UPDATE shop.orders SET more = 1 WHERE id = 3"),
+    ],
         "status", 1, &[
-            "[ddl] in unit B: sink A.shop, lane 0, 1, 2, 3", "ALTER TABLE shop.orders ADD COLUMN more INT",
-            "set ddl = \"ignore\"", "FAILED", "B     transformer B.shop  started",
+            "PARKED shop.orders in A-to-B.shop, 1 lane [table]", "has no column \"more\"",
+            "unitflow resume A-to-B.shop --table shop.orders", "no faults", "!FAILED",
         ])
-        .mending(&[Unlogged("B", "ALTER TABLE shop.orders ADD COLUMN more INT"), Stop("B")]),
+        .mending(&[Unlogged("B", "ALTER TABLE shop.orders ADD COLUMN more INT")]),
+    case("an order to a flow that does not exist", &[],
+        "resume B-to-C.shop --why x", 2, &["[config]", "there is no flow B-to-C.shop", "A-to-B.shop"]),
+    case("an order without a reason", &[],
+        "pause A-to-B.shop --why  --by anna", 2, &["--why"]),
+    case("the target has the column now", &[],
+        "resume A-to-B.shop --table shop.orders --why mended --by anna", 0, &["A-to-B.shop: resumed"]),
+    case("the parked table went on", &[Arrives("A", "B"), Equal], "status", 0, &["no faults", "!PARKED"]),
+    case("a schema change that needs a person", &[Sql("A", "ALTER TABLE shop.orders MODIFY note VARCHAR(50)")],
+        "status", 1, &[
+            "PARKED shop.orders in A-to-B.shop, 4 lanes [ddl]", "ALTER TABLE shop.orders MODIFY note VARCHAR(50)",
+        ])
+        .mending(&[Sql("A", "UPDATE shop.orders SET more = 2 WHERE id = 3")]),
+    case("paused", &[], "pause A-to-B.shop --why later --by anna", 0, &["A-to-B.shop: paused"])
+        .mending(&[Unlogged("B", "ALTER TABLE shop.orders MODIFY note VARCHAR(50)")]),
+    case("a flow that stands still", &[],
+        "status", 1, &["PAUSED A-to-B.shop by anna: later", "PARKED shop.orders"]),
+    case("the person came", &[],
+        "resume A-to-B.shop --why mended --by anna", 0, &["A-to-B.shop: resumed"]),
+    case("all went on", &[Arrives("A", "B"), Equal], "status", 0, &["no faults", "!PARKED", "!PAUSED"])
+        .mending(&[Stop("B")]),
     case("a schema change with ddl = \"ignore\"", &[
         Config("lanes = 4", "lanes = 4\nddl = \"ignore\""), Start("B"),
-        Sql("A", "UPDATE shop.orders SET more = 1 WHERE id = 3"),
+        Sql("A", "ALTER TABLE shop.orders MODIFY note VARCHAR(60); UPDATE shop.orders SET more = 3 WHERE id = 3"),
     ],
         "wait --from A --to B", 0, &["applied"])
         .mending(&[Equal, Stop("B")]),

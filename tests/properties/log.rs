@@ -7,8 +7,10 @@
 use std::collections::HashMap;
 
 use proptest::prelude::*;
+use unitflow_change::condition::Condition;
 use unitflow_change::envelope::Op;
-use unitflow_change::routing::{Order, PartitionBy, Routing};
+use unitflow_change::rename::Rename;
+use unitflow_change::routing::{Columns, Order, PartitionBy, Routing};
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{After, Kind, Tag};
 use unitflow_transformer::Captured;
@@ -19,6 +21,15 @@ const KEYS: u8 = 7;
 /// Values of the column that the table `items` may be spread by.
 const USERS: u8 = 5;
 
+/// The condition that some rows have to meet, and the same for the oracle.
+const CHOSEN: &str = "user < 3 and (id >= 0 or id is null)";
+const USER_LIMIT: u8 = 3;
+
+fn rename(renamed: bool) -> Rename {
+    let names = renamed.then(|| ("shop".to_owned(), "mall".to_owned()));
+    Rename::parse(&names.into_iter().collect()).expect("one to one")
+}
+
 /// What a source does next.
 #[derive(Clone, Debug)]
 pub enum Item {
@@ -28,10 +39,10 @@ pub enum Item {
     Watermark,
     /// A statement; some travel, some stay.
     Statement { travels: bool },
-    /// Another filter from here on.
-    Reroute { exclude_orders: bool },
-    /// A new generation, which may spread `items` otherwise.
-    Generation { by_user: bool },
+    /// Other filters from here on: a table, a column of all tables, rows of two tables.
+    Reroute { exclude_orders: bool, hide_tint: bool, choose: bool },
+    /// A new generation, which may spread `items` otherwise, and bind the rows of `orders`.
+    Generation { by_user: bool, bind_orders: bool },
 }
 
 /// A change that is made if the row's state allows it, or else the nearest one that it allows.
@@ -56,8 +67,11 @@ pub fn items(longest: usize) -> impl Strategy<Value = Vec<Item>> {
             .prop_map(|(applied, changes)| Item::Transaction { applied, changes }),
         1 => Just(Item::Watermark),
         1 => any::<bool>().prop_map(|travels| Item::Statement { travels }),
-        1 => any::<bool>().prop_map(|exclude_orders| Item::Reroute { exclude_orders }),
-        1 => any::<bool>().prop_map(|by_user| Item::Generation { by_user }),
+        1 => any::<(bool, bool, bool)>().prop_map(|(exclude_orders, hide_tint, choose)| {
+            Item::Reroute { exclude_orders, hide_tint, choose }
+        }),
+        1 => any::<(bool, bool)>()
+            .prop_map(|(by_user, bind_orders)| Item::Generation { by_user, bind_orders }),
     ];
     proptest::collection::vec(item, 1..longest)
 }
@@ -67,12 +81,16 @@ pub fn items(longest: usize) -> impl Strategy<Value = Vec<Item>> {
 pub struct Shape {
     pub lanes: i32,
     pub whole_transactions: bool,
+    /// The unit has a name of its own for the database.
+    pub renamed: bool,
 }
 
 pub fn shapes() -> impl Strategy<Value = Shape> {
-    (1..5_i32, proptest::bool::weighted(0.2)).prop_map(|(lanes, whole)| Shape {
+    let weighted = proptest::bool::weighted;
+    (1..5_i32, weighted(0.2), weighted(0.3)).prop_map(|(lanes, whole, renamed)| Shape {
         lanes: if whole { 1 } else { lanes },
         whole_transactions: whole,
+        renamed,
     })
 }
 
@@ -166,6 +184,7 @@ struct Change {
 struct Source {
     log: Log,
     routing: Routing,
+    renamed: bool,
     seq: Seq,
     number: u64,
     transactions: u64,
@@ -186,14 +205,17 @@ pub fn build(shape: Shape, items: &[Item]) -> Log {
             tables: vec!["shop.*".into()],
             exclude: vec!["shop.secret".into()],
             partition_by: [("shop.users".to_owned(), PartitionBy::Table)].into(),
+            rename: rename(shape.renamed),
+            ..Routing::default()
         },
+        renamed: shape.renamed,
         seq: Seq::NONE,
         number: 0,
         transactions: 0,
         rows: HashMap::new(),
         users: HashMap::new(),
     };
-    source.generation(false);
+    source.generation(false, false);
     for item in items {
         source.add(item);
     }
@@ -211,26 +233,37 @@ impl Source {
                 self.alone(Kind::Watermark, seq, b"", b"", true);
             }
             Item::Statement { travels } => {
+                // Of an excluded table nobody hears.
+                let travels = *travels && !self.routing.exclude.contains(&"shop.orders".into());
                 let ddl =
-                    if *travels { "ALTER TABLE orders ADD x int" } else { "GRANT ALL ON *.* TO x" };
-                let value = format!(r#"{{"database":"shop","ddl":"{ddl}"}}"#);
+                    if travels { "ALTER TABLE orders DROP x" } else { "GRANT ALL ON *.* TO x" };
+                let database = if self.renamed { "mall" } else { "shop" };
+                let value = format!(r#"{{"database":"{database}","ddl":"{ddl}"}}"#);
                 let seq = self.seq.next_captured();
-                self.alone(Kind::Ddl, seq, b"", value.as_bytes(), *travels);
+                self.alone(Kind::Ddl, seq, b"", value.as_bytes(), travels);
             }
-            Item::Reroute { exclude_orders } => {
+            Item::Reroute { exclude_orders, hide_tint, choose } => {
                 self.routing.exclude.retain(|pattern| pattern != "shop.orders");
                 if *exclude_orders {
                     self.routing.exclude.push("shop.orders".into());
                 }
+                let tint = || Columns { exclude: vec!["tint".into()] };
+                self.routing.columns =
+                    hide_tint.then(|| ("shop.*".into(), tint())).into_iter().collect();
+                let chosen = || Condition::parse(CHOSEN).expect("a condition");
+                self.routing.rows =
+                    choose.then(|| ("shop.*rs".into(), chosen())).into_iter().collect();
                 let value = serde_json::to_vec(&self.routing).expect("a routing is JSON");
                 let seq = self.seq.next_captured();
                 self.alone(Kind::Routing, seq, b"", &value, false);
             }
-            Item::Generation { by_user } => self.generation(*by_user),
+            Item::Generation { by_user, bind_orders } => self.generation(*by_user, *bind_orders),
         }
     }
 
-    fn generation(&mut self, by_user: bool) {
+    fn generation(&mut self, by_user: bool, bind_orders: bool) {
+        let orders = || ("shop.orders".to_owned(), PartitionBy::Table);
+        self.routing.bound = bind_orders.then(orders).into_iter().collect();
         let items = "shop.items".to_owned();
         if by_user {
             let by = PartitionBy::Columns(vec!["user".into()]);
@@ -274,7 +307,7 @@ impl Source {
         for wish in wishes.iter().filter(|wish| wish.action < 4) {
             let table = if wish.table % 2 == 0 { "orders" } else { "items" };
             let kind = if wish.action == 3 { Kind::Move } else { Kind::Row };
-            records.push((kind, key(table, Some(wish.key + 100))));
+            records.push((kind, self.own_name(key(table, Some(wish.key + 100)))));
         }
         if wishes.len() > 5 {
             records.push(ledger());
@@ -300,7 +333,8 @@ impl Source {
             let moves = matches!((change.before, change.after), (Some(b), Some(a)) if b.id != a.id);
             let kind = if moves { Kind::Move } else { Kind::Row };
             let name = key(change.table, keyed(change.table).then_some(id).flatten());
-            self.record(kind, index, count, name, change.value());
+            let name = self.own_name(name);
+            self.record(kind, index, count, name, change.value(false));
             self.expected_of(change, index, &mut puts);
         }
         self.transactions += 1;
@@ -371,8 +405,15 @@ impl Source {
         if table == "items" { self.users.get(&id).copied().unwrap_or(wished) } else { wished }
     }
 
+    /// Rows of `items` may change their lane by it, those of `orders` enter and leave a condition.
     fn other_user(&self, table: &str, row: Row, wished: u8) -> u8 {
-        if table == "items" { wished } else { row.user }
+        if table == "items" || table == "orders" { wished } else { row.user }
+    }
+
+    /// A key as the unit's own log has it.
+    fn own_name(&self, key: Vec<u8>) -> Vec<u8> {
+        let text = String::from_utf8(key).expect("keys are text");
+        if self.renamed { text.replacen("\"shop\"", "\"mall\"", 1) } else { text }.into_bytes()
     }
 
     /// What an own change becomes: nothing, one record, or a delete and an insert.
@@ -386,23 +427,30 @@ impl Source {
         if !carried {
             return;
         }
+        let chosen = change.table.ends_with("rs") && !self.routing.rows.is_empty();
+        let shown = |row: &Row| !chosen || row.user < USER_LIMIT;
+        let hides = !self.routing.columns.is_empty() && change.table != "heartbeat";
+        let (before, after) = (change.before.filter(shown), change.after.filter(shown));
         let index = u64::try_from(index).expect("small");
         let seq = self.seq;
         let place = |row: Row| (self.lane(change.table, row), key_of(change.table, row));
-        match (change.before, change.after) {
+        match (before, after) {
+            (None, None) => {}
+            // Nothing else changed than what is hidden.
+            (Some(before), Some(after)) if hides && before == after => {}
             (Some(before), Some(after)) if place(before) != place(after) => {
                 let ((from, old_key), (to, new_key)) = (place(before), place(after));
                 let lane = i32::try_from(from).expect("small");
                 let waits = (from != to).then_some(After { lane, seq });
                 let gone = Change { after: None, ..*change };
                 let come = Change { before: None, ..*change };
-                puts.push((from, index, seq, None, old_key, gone.value()));
-                puts.push((to, index, seq.second_half(), waits, new_key, come.value()));
+                puts.push((from, index, seq, None, old_key, gone.value(hides)));
+                puts.push((to, index, seq.second_half(), waits, new_key, come.value(hides)));
             }
-            (before, after) => {
-                let row = before.or(after).expect("a change has a row");
+            (Some(row), _) | (None, Some(row)) => {
                 let (lane, key) = place(row);
-                puts.push((lane, index, seq, None, key, change.value()));
+                let left = Change { before, after, ..*change };
+                puts.push((lane, index, seq, None, key, left.value(hides)));
             }
         }
     }
@@ -413,6 +461,7 @@ impl Source {
         }
         let hash = match (table, self.routing.partition_by.contains_key("shop.items")) {
             ("users", _) => xxh3_64(br#"["shop","users","#),
+            ("orders", _) if !self.routing.bound.is_empty() => xxh3_64(br#"["shop","orders","#),
             ("items", true) => xxh3_64(format!("{}\0", row.user).as_bytes()),
             _ => xxh3_64(&key_of(table, row)),
         };
@@ -447,10 +496,14 @@ fn key_of(table: &str, row: Row) -> Vec<u8> {
 }
 
 impl Change {
-    fn value(&self) -> Vec<u8> {
-        let image = |row: Option<Row>| {
+    /// Its envelope; an image without its tint was written anew.
+    fn value(&self, hides: bool) -> Vec<u8> {
+        let space = if hides { "" } else { " " };
+        let image = |row: Option<Row>, tint: &str| {
             row.map_or("null".to_owned(), |row| {
-                format!(r#"{{"user":{},"id":{},"n": {}}}"#, row.user, row.id, self.number)
+                let Row { id, user } = row;
+                let tint = if hides { "" } else { tint };
+                format!(r#"{{"user":{user},"id":{id},"n":{space}{}{tint}}}"#, self.number)
             })
         };
         let op = match (self.before, self.after) {
@@ -458,7 +511,8 @@ impl Change {
             (_, None) => Op::Delete,
             _ => Op::Update,
         };
-        let (before, after, number) = (image(self.before), image(self.after), self.number);
+        let before = image(self.before, r#", "tint": "red""#);
+        let (after, number) = (image(self.after, r#", "tint": "blue""#), self.number);
         format!(
             r#"{{"before":{before},"after":{after},"source":{{"n": {number}}},"op":"{}","ts_ms":{number},"transaction":null}}"#,
             op.as_str()

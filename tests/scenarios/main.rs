@@ -3,6 +3,8 @@
 //! One test at a time: each starts servers and workers enough for two cores. `UNITFLOW_FULL=1`
 //! writes more; `UNITFLOW_SEED` repeats a run.
 
+mod ddl;
+
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -11,6 +13,8 @@ use unitflow_harness::load::bulk;
 use unitflow_harness::plan::Mix;
 use unitflow_harness::random::{Random, is_full, seed};
 use unitflow_harness::{Flavor, Load, Mesh, MeshSetup, Written, serial, watch};
+
+mod tables;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
 /// No test takes longer.

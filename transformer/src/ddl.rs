@@ -1,101 +1,357 @@
-//! Tells which statements concern other units.
+//! Schema changes: which of them concern other units, and as what.
 //!
-//! Judged by the leading words alone. What is not recognised concerns them: a sink that stops at
-//! a statement loses nothing.
+//! * **Whose.** A statement commits by itself, so no ledger row can stand in its transaction. A
+//!   sink that is about to run one says so beforehand, by an *intent* row in a marked transaction;
+//!   the statement that follows is known by the comment that names the intent or, where the server
+//!   wrote it anew (`DROP TABLE` loses its comment), by doing the same to the same tables.
+//! * **Shadows.** pt-online-schema-change and gh-ost alter a copy of a table and then swap names.
+//!   The copy and its rows are the unit's own affair; the swap arrives elsewhere as the
+//!   alteration that the copy went through. A table is a shadow from its creation on, if its name
+//!   is made from that of a carried table: `_t_new`, `_t_gho`, `_t_ghc`; also what the swap leaves
+//!   behind: `_t_old`, `_t_del`.
+//! * **Carried.** What names only tables that the routing leaves out does not travel.
+//!
+//! What is not recognised travels: whoever is to act on it stops, which loses nothing.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use unitflow_change::Fault;
+use unitflow_change::ddl::{Applied, Class, Statement, TableName, Verb, quote};
+use unitflow_change::envelope::{Envelope, Op};
+use unitflow_change::intent::Intent;
+use unitflow_change::key::Key;
+use unitflow_change::routing::Routing;
 
-/// A statement as it stands in a record's value.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Statement {
-    /// The session's database, in which unqualified names are looked up.
-    pub database: String,
-    /// The statement's text as the server logged it.
-    pub ddl: String,
+/// What becomes of a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A sink ran it here; it came from another unit. Others are told, so that what follows waits
+    /// for the same schema.
+    Applied(Statement),
+    /// It concerns no other unit.
+    Stays,
+    /// It travels as it is.
+    Travels,
+    /// It travels in other words.
+    TravelsAs(Statement),
 }
 
-/// Stands in each statement that Unitflow itself executes on a store.
-pub const INTERNAL_COMMENT: &str = "/* unitflow internal */";
+/// A copy that an online schema change works on, or what its swap left behind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Shadow {
+    table: TableName,
+    /// The table that it is a copy of.
+    of: TableName,
+    /// What was done to it since it was created.
+    alterations: Vec<String>,
+}
 
-/// Beginnings of statements about accounts, which never travel, and of maintenance, which each
-/// unit does for itself.
-const LOCAL: &[&[&str]] = &[
-    &["create", "user"],
-    &["alter", "user"],
-    &["drop", "user"],
-    &["rename", "user"],
-    &["create", "role"],
-    &["drop", "role"],
-    &["grant"],
-    &["revoke"],
-    &["set", "password"],
-    &["set", "default"],
-    &["set", "role"],
-    &["flush"],
-    &["analyze"],
-    &["optimize"],
-    &["repair"],
-    &["drop", "temporary"],
-    &["create", "temporary"],
-];
+/// What has to be remembered from one statement to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    /// What sinks said that they would run and was not seen yet.
+    intents: Vec<Intent>,
+    shadows: Vec<Shadow>,
+}
 
-/// Whether the statement changes what other units need to know.
-#[must_use]
-pub fn travels(statement: &str) -> bool {
-    if statement.contains(INTERNAL_COMMENT) {
-        return false;
+impl Memory {
+    /// Whether nothing is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.intents.is_empty() && self.shadows.is_empty()
     }
-    let words = leading_words(statement);
-    !LOCAL.iter().any(|beginning| {
-        words.iter().zip(*beginning).filter(|(a, b)| a == b).count() == beginning.len()
-    })
-}
 
-/// The first two words in lower case, without comments (the text of executable ones stays).
-fn leading_words(statement: &str) -> Vec<String> {
-    let mut text = String::with_capacity(64);
-    let mut rest = statement;
-    while let Some(start) = rest.find("/*").filter(|_| text.split_whitespace().count() < 2) {
-        text.push_str(&rest[..start]);
-        text.push(' ');
-        let inside = &rest[start + 2..];
-        let end = inside.find("*/").unwrap_or(inside.len());
-        let comment = &inside[..end];
-        if let Some(executable) = comment.strip_prefix("M!").or_else(|| comment.strip_prefix('!')) {
-            text.push_str(executable.trim_start_matches(|c: char| c.is_ascii_digit()));
-            text.push(' ');
+    /// Whether there is any shadow.
+    #[must_use]
+    pub fn has_shadows(&self) -> bool {
+        !self.shadows.is_empty()
+    }
+
+    /// Whether the table of this record key is a shadow.
+    pub fn shades(&self, key: &[u8]) -> Result<bool, Fault> {
+        let key = Key::parse(key)?;
+        Ok(self.is_shadow(&key.database, &key.table))
+    }
+
+    fn is_shadow(&self, database: &str, table: &str) -> bool {
+        self.shadows
+            .iter()
+            .any(|shadow| shadow.table.database == database && shadow.table.table == table)
+    }
+
+    /// Takes a change of the table of intents, made by a sink.
+    pub fn note(&mut self, value: &[u8]) -> Result<(), Fault> {
+        let change = Envelope::parse(value)?;
+        match (change.op, &change.before, &change.after) {
+            (Op::Insert, _, Some(after)) => self.intents.push(Intent::of_row(after)?),
+            (_, Some(before), _) => {
+                let done = Intent::of_row(before)?;
+                self.intents.retain(|intent| (&intent.log, intent.seq) != (&done.log, done.seq));
+            }
+            _ => {}
         }
-        rest = inside.get(end + 2..).unwrap_or("");
+        Ok(())
     }
-    text.push_str(rest);
-    text.split_whitespace().take(2).map(str::to_lowercase).collect()
+
+    /// Judges the next statement of the log.
+    pub fn judge(&mut self, statement: &Statement, routing: &Routing) -> Verdict {
+        let class = statement.class();
+        if let Some(place) = self.intents.iter().position(|intent| intent.is(statement, &class)) {
+            let Intent { log, seq, statement } = self.intents.remove(place);
+            return Verdict::Applied(Statement {
+                applied: Some(Applied { log, seq }),
+                ..statement
+            });
+        }
+        if statement.is_internal() {
+            return Verdict::Stays;
+        }
+        match class {
+            Class::Local => Verdict::Stays,
+            Class::Unknown => Verdict::Travels,
+            Class::Database(_, database) | Class::Stored(_, TableName { database, .. }) => {
+                if routing.carries_some(&database) {
+                    Verdict::Travels
+                } else {
+                    Verdict::Stays
+                }
+            }
+            Class::Rename(pairs) => self.rename(statement, &pairs, routing),
+            Class::Tables(verb, tables) => self.tables(statement, verb, &tables, routing),
+        }
+    }
+
+    fn tables(
+        &mut self,
+        statement: &Statement,
+        verb: Verb,
+        tables: &[TableName],
+        routing: &Routing,
+    ) -> Verdict {
+        let carried: Vec<&TableName> = tables
+            .iter()
+            .filter(|name| !self.shade(statement, verb, name, routing))
+            .filter(|name| carries(routing, name))
+            .collect();
+        if carried.is_empty() {
+            return Verdict::Stays;
+        }
+        if carried.len() == tables.len() {
+            return Verdict::Travels;
+        }
+        // Only a DROP names several tables.
+        let names: Vec<String> = carried.into_iter().map(quote).collect();
+        let ddl = format!("DROP TABLE IF EXISTS {}", names.join(","));
+        Verdict::TravelsAs(Statement { ddl, ..statement.clone() })
+    }
+
+    /// Keeps the list of shadows; whether this table is one.
+    fn shade(
+        &mut self,
+        statement: &Statement,
+        verb: Verb,
+        name: &TableName,
+        routing: &Routing,
+    ) -> bool {
+        let known = self.shadows.iter().position(|shadow| shadow.table == *name);
+        match (verb, known) {
+            (Verb::Create, None) => {
+                let of = shadowed(name, &["_new", "_gho", "_ghc", "_del"])
+                    .filter(|of| carries(routing, of));
+                let Some(of) = of else { return false };
+                self.shadows.push(Shadow { table: name.clone(), of, alterations: Vec::new() });
+            }
+            (_, None) => return false,
+            (Verb::Drop, Some(place)) => {
+                self.shadows.remove(place);
+            }
+            (Verb::Alter | Verb::Extend | Verb::Index, Some(place)) => {
+                let alteration = statement.alteration().map(str::to_owned);
+                self.shadows[place].alterations.extend(alteration);
+            }
+            (Verb::Create | Verb::Truncate, Some(_)) => {}
+        }
+        true
+    }
+
+    fn rename(
+        &mut self,
+        statement: &Statement,
+        pairs: &[(TableName, TableName)],
+        routing: &Routing,
+    ) -> Verdict {
+        let mut altered: BTreeMap<&TableName, Vec<String>> = BTreeMap::new();
+        let mut left_behind = Vec::new();
+        for (from, to) in pairs {
+            let copy = self.shadows.iter().find(|shadow| shadow.table == *from);
+            let aside = shadowed(to, &["_old", "_del"]).as_ref() == Some(from)
+                && self.shadows.iter().any(|shadow| shadow.of == *from);
+            match copy {
+                Some(copy) if copy.of == *to => {
+                    altered.insert(to, copy.alterations.clone());
+                }
+                None if aside => left_behind.push((to.clone(), from.clone())),
+                // A shadow that takes another name than that of its table is moved aside.
+                Some(_) if !carries(routing, to) => {}
+                _ => return rename_plainly(pairs, routing),
+            }
+        }
+        for (from, to) in pairs {
+            self.shadows.retain(|shadow| shadow.table != *from || shadow.of != *to);
+        }
+        self.shadows.extend(left_behind.into_iter().map(|(table, of)| Shadow {
+            table,
+            of,
+            alterations: Vec::new(),
+        }));
+        let mut altered = altered.into_iter().filter(|(_, alterations)| !alterations.is_empty());
+        match (altered.next(), altered.next()) {
+            (None, _) => Verdict::Stays,
+            (Some((table, alterations)), None) => {
+                let ddl = format!("ALTER TABLE {} {}", quote(table), alterations.join(", "));
+                Verdict::TravelsAs(Statement { ddl, ..statement.clone() })
+            }
+            // No tool swaps two tables at once.
+            (Some(_), Some(_)) => Verdict::Travels,
+        }
+    }
+}
+
+fn rename_plainly(pairs: &[(TableName, TableName)], routing: &Routing) -> Verdict {
+    let concerned = pairs.iter().any(|(from, to)| carries(routing, from) || carries(routing, to));
+    if concerned { Verdict::Travels } else { Verdict::Stays }
+}
+
+/// Whether a table's changes travel; statements name it as the unit does.
+fn carries(routing: &Routing, name: &TableName) -> bool {
+    let canonical = routing.rename.canonical(&name.database, &name.table);
+    canonical.is_some_and(|(database, table)| routing.carries(&database, &table))
+}
+
+/// The table that one of this name is a copy of: `t` for `_t_new`; pt-online-schema-change puts
+/// more underscores before where a name is taken.
+fn shadowed(name: &TableName, endings: &[&str]) -> Option<TableName> {
+    let inside = name.table.strip_prefix('_')?.trim_start_matches('_');
+    let table = endings.iter().find_map(|ending| inside.strip_suffix(ending))?;
+    (!table.is_empty())
+        .then(|| TableName { database: name.database.clone(), table: table.to_owned() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn routing() -> Routing {
+        serde_json::from_str(
+            r#"{"partitions":4,"order":"key","tables":["shop.*"],"exclude":["shop.session*"],"partition_by":{}}"#,
+        )
+        .unwrap()
+    }
+
+    fn statement(ddl: &str) -> Statement {
+        Statement::new("shop", ddl, 0)
+    }
+
+    fn judge(memory: &mut Memory, ddl: &str) -> Verdict {
+        memory.judge(&statement(ddl), &routing())
+    }
+
     #[test]
-    fn accounts_maintenance_and_our_own_statements_stay() {
-        for stays in [
-            "CREATE USER a",
-            "grant all on *.* to a",
-            "/* hello */ ANALYZE TABLE t",
-            "DROP /*!40005 TEMPORARY */ TABLE IF EXISTS `t`",
-            "CREATE TABLE unitflow.x (a int) /* unitflow internal */",
-            "FLUSH TABLES",
+    fn what_concerns_carried_tables_travels() {
+        let memory = &mut Memory::default();
+        for (ddl, verdict) in [
+            ("ALTER TABLE orders ADD x INT", Verdict::Travels),
+            ("ALTER TABLE sessions ADD x INT", Verdict::Stays),
+            ("CREATE TABLE other.orders (a INT)", Verdict::Stays),
+            ("GRANT ALL ON *.* TO a", Verdict::Stays),
+            ("CREATE TABLE unitflow.x (a INT) /* unitflow internal */", Verdict::Stays),
+            ("SOMETHING NEW", Verdict::Travels),
+            ("DROP DATABASE other", Verdict::Stays),
+            ("DROP DATABASE shop", Verdict::Travels),
+            ("RENAME TABLE orders TO archive.orders", Verdict::Travels),
+            ("RENAME TABLE sessions TO archive.sessions", Verdict::Stays),
+            (
+                "DROP TABLE orders, sessions, items",
+                Verdict::TravelsAs(statement(
+                    "DROP TABLE IF EXISTS `shop`.`orders`,`shop`.`items`",
+                )),
+            ),
         ] {
-            assert!(!travels(stays), "{stays}");
+            assert_eq!(judge(memory, ddl), verdict, "{ddl}");
         }
-        for goes in [
-            "create table t (a int)",
-            "DROP TABLE user",
-            "/*",
-            "",
-            "TRUNCATE t",
-            "create usergroup",
+        assert!(memory.is_empty());
+    }
+
+    #[test]
+    fn a_swap_arrives_as_the_alteration() {
+        for (script, old) in [
+            (
+                [
+                    "CREATE TABLE `shop`.`_orders_new` (a INT)",
+                    "ALTER TABLE `shop`.`_orders_new` ADD COLUMN b INT",
+                ],
+                "_orders_old",
+            ),
+            (
+                [
+                    "create /* gh-ost */ table `shop`.`_orders_gho` like `shop`.`orders`",
+                    "alter /* gh-ost */ table `shop`.`_orders_gho` ADD COLUMN b INT",
+                ],
+                "_orders_del",
+            ),
         ] {
-            assert!(travels(goes), "{goes}");
+            let memory = &mut Memory::default();
+            for ddl in script {
+                assert_eq!(judge(memory, ddl), Verdict::Stays, "{ddl}");
+            }
+            let copy = memory.shadows[0].table.table.clone();
+            assert!(memory.is_shadow("shop", &copy));
+            let swap = format!(
+                "RENAME TABLE `shop`.`orders` TO `shop`.`{old}`, `shop`.`{copy}` TO `shop`.`orders`"
+            );
+            let altered =
+                Verdict::TravelsAs(statement("ALTER TABLE `shop`.`orders` ADD COLUMN b INT"));
+            assert_eq!(judge(memory, &swap), altered);
+            assert!(!memory.is_shadow("shop", "orders") && memory.is_shadow("shop", old));
+            assert_eq!(
+                judge(memory, &format!("DROP TABLE IF EXISTS `shop`.`{old}`")),
+                Verdict::Stays
+            );
+            assert!(memory.is_empty());
         }
+    }
+
+    #[test]
+    fn a_copy_that_was_never_seen_is_swapped_as_it_says() {
+        let memory = &mut Memory::default();
+        let swap = "RENAME TABLE orders TO _orders_old, _orders_new TO orders";
+        assert_eq!(judge(memory, swap), Verdict::Travels);
+    }
+
+    #[test]
+    fn a_sinks_own_statement_is_known_once() {
+        let memory = &mut Memory::default();
+        let row = |ddl: &str| {
+            format!(
+                r#"{{"before":null,"after":{{"log":"A.shop","seq":281474976710662,"db":"shop","ddl":{ddl:?},"sql_mode":0,"done":0}},"op":"c"}}"#
+            )
+        };
+        memory.note(row("DROP TABLE orders").as_bytes()).unwrap();
+        // Somebody else's statement in between.
+        assert_eq!(judge(memory, "DROP TABLE items"), Verdict::Travels);
+        let applied = |ddl: &str| {
+            let from = Applied { log: "A.shop".into(), seq: unitflow_change::Seq((1 << 48) + 6) };
+            Verdict::Applied(Statement { applied: Some(from), ..statement(ddl) })
+        };
+        let rewritten = "DROP TABLE `orders` /* generated by server */";
+        assert_eq!(judge(memory, rewritten), applied("DROP TABLE orders"));
+        assert_eq!(judge(memory, rewritten), Verdict::Travels);
+        memory.note(row("ALTER TABLE orders ADD x INT").as_bytes()).unwrap();
+        let marked = "ALTER TABLE orders ADD x INT /* unitflow A.shop 281474976710662 */";
+        assert_eq!(judge(memory, marked), applied("ALTER TABLE orders ADD x INT"));
+        assert_eq!(judge(memory, marked), Verdict::Travels);
     }
 }

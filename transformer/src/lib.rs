@@ -3,7 +3,7 @@
 //! A deterministic, synchronous function over the captured log and nothing else: the same records
 //! give the same output, whoever runs it and however often. It keeps the unit's own changes,
 //! drops the rest, and spreads what it keeps over the lanes by key. Payload bytes pass through
-//! untouched.
+//! untouched, unless a filter hides a part of them.
 //!
 //! One verb a file:
 //!
@@ -11,11 +11,13 @@
 //! |---|---|
 //! | [`mark`] | tells the unit's own transactions from those that a sink applied |
 //! | [`ddl`] | tells which statements concern other units |
-//! | [`route`] | filters, and gives each change its lane |
+//! | [`filter`] | takes out columns and rows that do not travel |
+//! | [`route`] | says what applies to a table, and gives each change its lane |
 //! | [`hold`] | keeps a lane's last record back until it is known whether its transaction has another |
 //! | [`transformer`] | joins them, record by record, and holds the state that a restart needs |
 
 pub mod ddl;
+pub mod filter;
 pub mod hold;
 pub mod mark;
 pub mod route;

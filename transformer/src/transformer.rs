@@ -4,22 +4,27 @@
 //!
 //! * a captured record at or below the last one is dropped; one that does not follow it stops;
 //! * within a partition, numbers rise and each record names the one before it;
-//! * no record of an applied transaction, of an internal table (the heartbeat aside) or of a
-//!   table that the routing leaves out is put out;
+//! * no record of an applied transaction, of an internal table (the heartbeat aside) or of what
+//!   the routing leaves out is put out;
+//! * the bytes of a change of which all travels pass through untouched;
 //! * run again from [`State`], it puts out what is missing and nothing twice.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
+use unitflow_change::ddl::Statement;
 use unitflow_change::envelope::{Envelope, Op};
 use unitflow_change::key::Key;
-use unitflow_change::routing::{PartitionBy, Routing};
+use unitflow_change::routing::Routing;
 use unitflow_change::seq::{Seq, Step, step};
 use unitflow_change::tag::{After, Kind, Tag};
 use unitflow_change::{Code, Fault};
 
-use crate::ddl::{Statement, travels};
+use crate::ddl::{Memory, Verdict};
+use crate::filter::Left;
 use crate::hold::Held;
 use crate::mark::Whose;
-use crate::route::Router;
+use crate::route::{Router, Rule};
 
 /// One record of the captured topic.
 #[derive(Clone, Copy, Debug)]
@@ -58,13 +63,23 @@ pub struct State {
     pub open: Option<Whose>,
     /// The routing in force at `offset`; none before the first barrier.
     pub routing: Option<Routing>,
+    /// What schema changes before `offset` leave to be remembered.
+    #[serde(default, skip_serializing_if = "Memory::is_empty")]
+    pub schema: Memory,
 }
 
 impl State {
     /// Before the log's first record.
     #[must_use]
     pub fn start() -> Self {
-        Self { offset: 0, seq: Seq::NONE, tails: Vec::new(), open: None, routing: None }
+        Self {
+            offset: 0,
+            seq: Seq::NONE,
+            tails: Vec::new(),
+            open: None,
+            routing: None,
+            schema: Memory::default(),
+        }
     }
 }
 
@@ -91,6 +106,7 @@ pub struct Transformer {
     tails: Vec<Seq>,
     open: Option<Whose>,
     router: Option<Router>,
+    schema: Memory,
     held: Vec<Held>,
     counts: Counts,
 }
@@ -107,6 +123,7 @@ impl Transformer {
             tails: state.tails,
             open: state.open,
             router: state.routing.map(Router::new),
+            schema: state.schema,
             held,
             counts: Counts::default(),
         }
@@ -138,6 +155,7 @@ impl Transformer {
             tails: self.tails.clone(),
             open,
             routing: self.router.as_ref().map(|router| router.routing().clone()),
+            schema: self.schema.clone(),
         }
     }
 
@@ -167,18 +185,7 @@ impl Transformer {
                 ),
             )),
             Kind::Watermark => self.copy_to_every(record, out),
-            Kind::Ddl => {
-                let statement: Statement =
-                    serde_json::from_slice(record.value).map_err(|error| {
-                        Fault::fatal(
-                            Code::Record,
-                            format!("a statement record can't be read: {error}"),
-                        )
-                    })?;
-                // CREATE TABLE … SELECT: its rows follow in the same transaction.
-                self.open = (!record.tag.last).then_some(Whose::Own);
-                if travels(&statement.ddl) { self.copy_to_every(record, out) } else { Ok(()) }
-            }
+            Kind::Ddl => self.schema_change(record, out),
             Kind::Barrier => {
                 self.start_generation(record)?;
                 self.copy_to_every(record, out)
@@ -187,11 +194,33 @@ impl Transformer {
         }
     }
 
+    /// One statement: it may be a sink's, or nobody else's business, or arrive in other words.
+    fn schema_change(&mut self, record: &Captured<'_>, out: &mut impl Output) -> Result<(), Fault> {
+        let statement = Statement::parse(record.value)?;
+        let router = self.router.as_mut().ok_or_else(no_barrier)?;
+        router.forget();
+        let verdict = self.schema.judge(&statement, router.routing());
+        // CREATE TABLE … SELECT: its rows follow in the same transaction.
+        let applied = matches!(verdict, Verdict::Applied(_));
+        let whose = if applied { Whose::Applied } else { Whose::Own };
+        self.open = (!record.tag.last).then_some(whose);
+        self.counts.echoes += u64::from(applied);
+        match verdict {
+            Verdict::Stays => {
+                self.counts.filtered += 1;
+                Ok(())
+            }
+            Verdict::Travels => self.copy_to_every(record, out),
+            Verdict::TravelsAs(other) | Verdict::Applied(other) => {
+                let value = other.to_json();
+                self.copy_to_every(&Captured { value: value.as_bytes(), ..*record }, out)
+            }
+        }
+    }
+
     /// One row: decides whose the transaction is at its first record, and ends it at its last.
     fn change(&mut self, record: &Captured<'_>, out: &mut impl Output) -> Result<(), Fault> {
-        let router = self.router.as_mut().ok_or_else(|| {
-            Fault::fatal(Code::Record, "the captured log does not begin with a barrier")
-        })?;
+        let router = self.router.as_mut().ok_or_else(no_barrier)?;
         let rule = router.rule(record.key)?;
         let whose = match (record.tag.index, self.open) {
             (0, None) => rule.first_says,
@@ -208,15 +237,20 @@ impl Transformer {
         };
         self.open = Some(whose);
         match whose {
-            Whose::Applied => self.counts.echoes += 1,
+            Whose::Applied => {
+                self.counts.echoes += 1;
+                if rule.announces {
+                    self.schema.note(record.value)?;
+                }
+            }
             Whose::Own if !rule.carried => self.counts.filtered += 1,
+            Whose::Own if self.schema.has_shadows() && self.schema.shades(record.key)? => {
+                self.counts.filtered += 1;
+            }
             Whose::Own if rule.clock && Envelope::parse(record.value)?.op != Op::Update => {
                 self.counts.filtered += 1;
             }
-            Whose::Own => {
-                let by = rule.by.clone();
-                self.spread(record, &by, out)?;
-            }
+            Whose::Own => self.spread(record, &rule, out)?,
         }
         if record.tag.last {
             self.open = None;
@@ -225,35 +259,57 @@ impl Transformer {
         Ok(())
     }
 
-    /// Gives an own change its lane; one that leaves its key or its lane becomes two.
+    /// Gives what is left of an own change its lane; an update that leaves its key or its lane
+    /// becomes two.
     fn spread(
         &mut self,
         record: &Captured<'_>,
-        by: &PartitionBy,
+        rule: &Rule,
         out: &mut impl Output,
     ) -> Result<(), Fault> {
-        let columns = matches!(by, PartitionBy::Columns(_));
-        if record.tag.kind == Kind::Row && !columns {
-            let lane = self.router()?.lane(by, record.key, None)?;
-            return self.hold(lane, record, &record.tag, record.key, record.value, out);
+        let by = &rule.by;
+        let key = rule.key(record.key)?;
+        let stays = record.tag.kind == Kind::Row;
+        if stays && rule.filter.is_none() && !rule.by_row {
+            let lane = self.router()?.lane_of_key(by, &key)?;
+            return self.hold(lane, record, &record.tag, &key, record.value, out);
         }
         let envelope = Envelope::parse(record.value)?;
-        let old = envelope.before.as_ref();
-        let new = envelope.after.as_ref();
-        let (Op::Update, Some(before), Some(after)) = (envelope.op, old, new) else {
-            let lane = self.router()?.lane(by, record.key, old.or(new))?;
-            return self.hold(lane, record, &record.tag, record.key, record.value, out);
+        let left = match &rule.filter {
+            Some(filter) => filter.narrow(&envelope, record.value)?,
+            None => Some(Left { op: envelope.op, value: record.value.into() }),
         };
-        let from = self.router()?.lane(by, record.key, Some(before))?;
-        let mut key = record.key.to_vec();
-        if record.tag.kind == Kind::Move {
-            Key::parse(record.key)?.of_row(after, &mut key)?;
+        let Some(Left { op, value }) = left else {
+            self.counts.filtered += 1;
+            return Ok(());
+        };
+        let (old, new) = (envelope.before.as_ref(), envelope.after.as_ref());
+        let new_key = match new {
+            Some(row) if !stays => {
+                let mut moved = Vec::with_capacity(key.len());
+                Key::parse(&key)?.of_row(row, &mut moved)?;
+                Cow::Owned(moved)
+            }
+            _ => Cow::Borrowed(&*key),
+        };
+        match op {
+            Op::Insert => {
+                let lane = self.router()?.lane(by, &new_key, new)?;
+                self.hold(lane, record, &record.tag, &new_key, &value, out)
+            }
+            Op::Delete => {
+                let lane = self.router()?.lane(by, &key, old)?;
+                self.hold(lane, record, &record.tag, &key, &value, out)
+            }
+            Op::Update => {
+                let from = self.router()?.lane(by, &key, old)?;
+                let to = self.router()?.lane(by, &new_key, new)?;
+                if stays && from == to {
+                    return self.hold(to, record, &record.tag, &key, &value, out);
+                }
+                self.split(record, (from, to), (&key, &new_key), &value, out)
+            }
         }
-        let to = self.router()?.lane(by, &key, Some(after))?;
-        if record.tag.kind == Kind::Row && from == to {
-            return self.hold(to, record, &record.tag, record.key, record.value, out);
-        }
-        self.split(record, (from, to), &key, out)
     }
 
     /// An update that leaves its key or its lane: a delete, and behind it an insert that waits for
@@ -262,11 +318,12 @@ impl Transformer {
         &mut self,
         record: &Captured<'_>,
         (from, to): (i32, i32),
-        new_key: &[u8],
+        (old_key, new_key): (&[u8], &[u8]),
+        value: &[u8],
         out: &mut impl Output,
     ) -> Result<(), Fault> {
-        let (delete, insert) = Envelope::split(record.value)?;
-        self.hold(from, record, &record.tag, record.key, &delete, out)?;
+        let (delete, insert) = Envelope::split(value)?;
+        self.hold(from, record, &record.tag, old_key, &delete, out)?;
         let tag = Tag {
             seq: record.tag.seq.second_half(),
             after: (from != to).then_some(After { lane: from, seq: record.tag.seq }),
@@ -361,10 +418,12 @@ impl Transformer {
     }
 
     fn router(&self) -> Result<&Router, Fault> {
-        self.router.as_ref().ok_or_else(|| {
-            Fault::fatal(Code::Record, "the captured log does not begin with a barrier")
-        })
+        self.router.as_ref().ok_or_else(no_barrier)
     }
+}
+
+fn no_barrier() -> Fault {
+    Fault::fatal(Code::Record, "the captured log does not begin with a barrier")
 }
 
 fn partition(place: usize) -> i32 {

@@ -54,6 +54,14 @@ impl<'a> Row<'a> {
         self.0.iter().find(|(column, _)| column == name).map(|(_, value)| *value)
     }
 
+    /// The raw JSON text of a column by whose name it is; the case of names does not matter.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&'a str> {
+        self.get(name).or_else(|| {
+            self.0.iter().find(|(column, _)| is_same_column(column, name)).map(|(_, value)| *value)
+        })
+    }
+
     /// How many columns there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -86,6 +94,15 @@ impl<'de: 'a, 'a> Deserialize<'de> for Row<'a> {
             }
         }
         deserializer.deserialize_map(Columns)
+    }
+}
+
+/// Whether both name one column: to the servers their case does not matter.
+#[must_use]
+pub fn is_same_column(a: &str, b: &str) -> bool {
+    match a.is_ascii() && b.is_ascii() {
+        true => a.eq_ignore_ascii_case(b),
+        false => a.to_lowercase() == b.to_lowercase(),
     }
 }
 
@@ -132,31 +149,76 @@ impl<'a> Envelope<'a> {
     /// Splits an update's bytes into those of a delete of the old row and an insert of the new
     /// one, all else unchanged.
     pub fn split(bytes: &'a [u8]) -> Result<(Vec<u8>, Vec<u8>), Fault> {
-        #[derive(Deserialize, Serialize)]
-        struct Raw<'a> {
-            #[serde(borrow)]
-            before: Option<&'a RawValue>,
-            #[serde(borrow)]
-            after: Option<&'a RawValue>,
-            #[serde(borrow)]
-            source: &'a RawValue,
-            op: Op,
-            #[serde(borrow)]
-            ts_ms: &'a RawValue,
-            #[serde(borrow)]
-            transaction: &'a RawValue,
-        }
-        let unreadable = |error| {
-            Fault::poison(Code::Record, format!("a record's envelope can't be split: {error}"))
-        };
-        let update: Raw<'a> = serde_json::from_slice(bytes).map_err(unreadable)?;
+        let update = Raw::read(bytes)?;
         let delete = Raw { after: None, op: Op::Delete, ..update };
         let insert = Raw { before: None, op: Op::Insert, ..update };
-        Ok((
-            serde_json::to_vec(&delete).map_err(unreadable)?,
-            serde_json::to_vec(&insert).map_err(unreadable)?,
-        ))
+        Ok((delete.write()?, insert.write()?))
     }
+
+    /// The change's bytes as those of the operation `op`, without the columns `hidden` and without
+    /// the images that the operation does not have, all else unchanged.
+    pub fn narrow(bytes: &'a [u8], op: Op, hidden: &[String]) -> Result<Vec<u8>, Fault> {
+        let change = Raw::read(bytes)?;
+        let shown = |image: Option<&'a RawValue>| {
+            image.map(|image| without(image, hidden)).transpose().map_err(unwritable)
+        };
+        let (before, after) = match op {
+            Op::Insert => (None, shown(change.after)?),
+            Op::Update => (shown(change.before)?, shown(change.after)?),
+            Op::Delete => (shown(change.before)?, None),
+        };
+        Raw { before: before.as_deref(), after: after.as_deref(), op, ..change }.write()
+    }
+}
+
+/// An envelope in its parts, to be written again.
+#[derive(Clone, Copy, Deserialize, Serialize)]
+struct Raw<'a> {
+    #[serde(borrow)]
+    before: Option<&'a RawValue>,
+    #[serde(borrow)]
+    after: Option<&'a RawValue>,
+    #[serde(borrow)]
+    source: &'a RawValue,
+    op: Op,
+    #[serde(borrow)]
+    ts_ms: &'a RawValue,
+    #[serde(borrow)]
+    transaction: &'a RawValue,
+}
+
+impl<'a> Raw<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self, Fault> {
+        serde_json::from_slice(bytes).map_err(unwritable)
+    }
+
+    fn write(&self) -> Result<Vec<u8>, Fault> {
+        serde_json::to_vec(self).map_err(unwritable)
+    }
+}
+
+fn unwritable(error: serde_json::Error) -> Fault {
+    Fault::poison(Code::Record, format!("a record's envelope can't be taken apart: {error}"))
+}
+
+/// A row image without some of its columns.
+fn without(image: &RawValue, hidden: &[String]) -> Result<Box<RawValue>, serde_json::Error> {
+    if hidden.is_empty() {
+        return Ok(image.to_owned());
+    }
+    let row: Row<'_> = serde_json::from_str(image.get())?;
+    let mut text = String::with_capacity(image.get().len());
+    for (name, value) in row.iter() {
+        if hidden.iter().any(|hidden| is_same_column(hidden, name)) {
+            continue;
+        }
+        text.push(if text.is_empty() { '{' } else { ',' });
+        text.push_str(&serde_json::to_string(name)?);
+        text.push(':');
+        text.push_str(value);
+    }
+    text.push_str(if text.is_empty() { "{}" } else { "}" });
+    RawValue::from_string(text)
 }
 
 #[cfg(test)]
@@ -185,6 +247,23 @@ mod tests {
         let insert = Envelope::parse(&insert).unwrap();
         assert_eq!(insert.op, Op::Insert);
         assert_eq!(insert.after.unwrap().get("id"), Some("2"));
+    }
+
+    #[test]
+    fn a_narrowed_change_lacks_what_is_hidden_and_nothing_else() {
+        let hidden = ["D".to_owned(), "none".to_owned()];
+        let narrow =
+            |op| String::from_utf8(Envelope::narrow(UPDATE.as_bytes(), op, &hidden).unwrap());
+        let rest = r#""source":{"gtid":"0-1-4"},"op":"u","ts_ms":5,"transaction":null}"#;
+        let update = format!(r#"{{"before":{{"id":1}},"after":{{"id":2}},{rest}"#);
+        assert_eq!(narrow(Op::Update).unwrap(), update);
+        let insert = update.replace(r#"{"id":1}"#, "null").replace(r#""op":"u""#, r#""op":"c""#);
+        assert_eq!(narrow(Op::Insert).unwrap(), insert);
+        let delete = update.replace(r#"{"id":2}"#, "null").replace(r#""op":"u""#, r#""op":"d""#);
+        assert_eq!(narrow(Op::Delete).unwrap(), delete);
+        let all = ["id".to_owned(), "d".to_owned()];
+        let none = Envelope::narrow(UPDATE.as_bytes(), Op::Delete, &all).unwrap();
+        assert!(String::from_utf8(none).unwrap().starts_with(r#"{"before":{},"after":null,"#));
     }
 
     #[test]

@@ -106,6 +106,10 @@ codes! {
     Conflict = "conflict",
     /// A schema change arrived and the flow's policy is to stop.
     Ddl = "ddl",
+    /// A control record can't be read, or asks for what can't be.
+    Control = "control",
+    /// Changes of a table wait for a person.
+    Parked = "parked",
     /// A table at the target can't take the change: missing table or column, unsuitable type.
     Table = "table",
     /// A table has no primary key.

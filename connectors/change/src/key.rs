@@ -56,14 +56,22 @@ impl<'a> Key<'a> {
         Err(Fault::fatal(Code::Record, "a record's key has no columns"))
     }
 
+    /// The table's part of the keys of this table's rows.
+    #[must_use]
+    pub fn head(database: &str, table: &str) -> Vec<u8> {
+        let mut head = vec![b'['];
+        write_json_string(&mut head, database);
+        head.push(b',');
+        write_json_string(&mut head, table);
+        head.push(b',');
+        head
+    }
+
     /// Builds the key of the row `columns`, with the key columns of this one.
     pub fn of_row(&self, row: &Row<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
         out.clear();
-        out.push(b'[');
-        write_json_string(out, &self.database);
-        out.push(b',');
-        write_json_string(out, &self.table);
-        out.extend_from_slice(b",{");
+        out.extend_from_slice(&Self::head(&self.database, &self.table));
+        out.push(b'{');
         let columns = self.columns.as_ref().ok_or_else(|| {
             Fault::fatal(Code::Bug, format!("{}.{} has no key", self.database, self.table))
         })?;
@@ -113,6 +121,7 @@ mod tests {
         );
         assert_eq!(Key::table_part(bytes).unwrap(), Key::table_part(&moved).unwrap());
         assert_eq!(Key::table_part(bytes).unwrap(), br#"["shop","or\"d{ers","#);
+        assert_eq!(Key::head("shop", "or\"d{ers"), br#"["shop","or\"d{ers","#);
     }
 
     #[test]

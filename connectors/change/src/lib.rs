@@ -7,19 +7,26 @@
 //! | [`tag`] | the packed header beside a record |
 //! | [`key`], [`envelope`] | a row's identity and its change, as they travel |
 //! | [`routing`] | which changes travel, and in which lane |
+//! | [`ddl`], [`intent`] | statements that change a schema; the announcement of one |
+//! | [`condition`] | which rows of a table travel |
+//! | [`rename`] | a unit's own names for databases and tables |
 //! | [`gtid`], [`position`] | where a source was read up to |
 //! | [`fault`] | what can go wrong, judged once |
 //! | [`invariants`] | what must hold, for tests and production alike |
 //! | [`inject`] | named points where tests break the code on purpose |
 
+pub mod condition;
+pub mod ddl;
 pub mod envelope;
 pub mod fault;
 pub mod gtid;
 pub mod inject;
+pub mod intent;
 pub mod invariants;
 pub mod key;
 pub mod name;
 pub mod position;
+pub mod rename;
 pub mod routing;
 pub mod seq;
 pub mod tag;

@@ -71,6 +71,15 @@ pub struct Log {
     pub store: Name,
 }
 
+impl Log {
+    /// Reads `unit.store`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (unit, store) = text.split_once('.')?;
+        Some(Self { unit: unit.parse().ok()?, store: store.parse().ok()? })
+    }
+}
+
 impl fmt::Display for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.unit, self.store)
@@ -159,6 +168,24 @@ impl Topics {
         format!("{}.{unit}.heartbeat", self.prefix)
     }
 
+    /// What people tell the flows into a unit to do; compacted.
+    #[must_use]
+    pub fn control(&self, unit: &Name) -> String {
+        format!("{}.{unit}.control", self.prefix)
+    }
+
+    /// What the flows into a unit did not apply.
+    #[must_use]
+    pub fn quarantine(&self, unit: &Name) -> String {
+        format!("{}.{unit}.quarantine", self.prefix)
+    }
+
+    /// The name of a flow, as people and control records write it: `A-to-B.shop`.
+    #[must_use]
+    pub fn flow(log: &Log, to: &Name) -> String {
+        format!("{}-to-{to}.{}", log.unit, log.store)
+    }
+
     /// The transactional id that fences the writers of this stage of this log.
     #[must_use]
     pub fn transactional_id(&self, log: &Log, stage: Stage) -> String {
@@ -168,7 +195,7 @@ impl Topics {
     /// The consumer group of the sinks that carry `log` to unit `to`.
     #[must_use]
     pub fn group(&self, log: &Log, to: &Name) -> String {
-        format!("{}.{}-to-{to}.{}", self.prefix, log.unit, log.store)
+        format!("{}.{}", self.prefix, Self::flow(log, to))
     }
 }
 

@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::condition::Condition;
 use crate::envelope::Row;
 use crate::fault::{Code, Fault};
 use crate::key::Key;
+use crate::rename::Rename;
 
 /// The database that holds Unitflow's own tables in every store.
 pub const INTERNAL_DATABASE: &str = "unitflow";
@@ -49,8 +51,16 @@ pub enum Order {
     Transaction,
 }
 
-/// The routing of one log.
+/// Which columns of a table travel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Columns {
+    /// These do not.
+    pub exclude: Vec<String>,
+}
+
+/// The routing of one log. All names are the mesh's; `rename` leads to them from the unit's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Routing {
     /// How many partitions, and so lanes, the tagged topic has.
@@ -64,6 +74,34 @@ pub struct Routing {
     /// Tables whose rows are not spread by primary key; the first pattern that fits counts, in
     /// the order of the patterns' text.
     pub partition_by: BTreeMap<String, PartitionBy>,
+    /// Tables (`database.table`, no patterns) whose rows exclude each other by more than their
+    /// key's bytes, as the store's schema says, and what keeps those in one lane that do: all rows
+    /// of a table, or those with equal values in some columns of its key. Goes before
+    /// `partition_by`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bound: BTreeMap<String, PartitionBy>,
+    /// Columns that do not travel, by table pattern; every pattern that fits counts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, Columns>,
+    /// What a row has to meet to travel, by table pattern; every pattern that fits counts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rows: BTreeMap<String, Condition>,
+    /// The unit's own names.
+    #[serde(default, skip_serializing_if = "Rename::is_empty")]
+    pub rename: Rename,
+}
+
+/// What a running log has to do to go on with another routing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing: it is the same.
+    Stay,
+    /// Name it in a record; it holds from there on.
+    Record,
+    /// Start a new generation: keys change lanes, so every lane has to be waited for.
+    Generation,
+    /// It can't be followed: the log has another number of lanes.
+    Impossible,
 }
 
 impl Routing {
@@ -78,21 +116,99 @@ impl Routing {
             && !self.exclude.iter().any(|pattern| fits(pattern, &name))
     }
 
+    /// Whether some table of this database may travel.
+    #[must_use]
+    pub fn carries_some(&self, database: &str) -> bool {
+        let of_database = |pattern: &String| {
+            fits(pattern.split_once('.').map_or(pattern.as_str(), |(part, _)| part), database)
+        };
+        database != INTERNAL_DATABASE && self.tables.iter().any(of_database)
+    }
+
     /// Which rows of this table share a lane.
     #[must_use]
     pub fn partition_by(&self, database: &str, table: &str) -> PartitionBy {
+        if database == INTERNAL_DATABASE {
+            return PartitionBy::Key;
+        }
         let name = format!("{database}.{table}");
+        if let Some(by) = self.bound.get(&name) {
+            return by.clone();
+        }
         let found = self.partition_by.iter().find(|(pattern, _)| fits(pattern, &name));
         found.map(|(_, by)| by.clone()).unwrap_or_default()
     }
 
+    /// The same, where the log has lanes to spread rows over.
+    #[must_use]
+    pub fn spread(&self, database: &str, table: &str) -> PartitionBy {
+        match self.order == Order::Transaction || self.partitions == 1 {
+            true => PartitionBy::Table,
+            false => self.partition_by(database, table),
+        }
+    }
+
+    /// The columns of this table that do not travel.
+    #[must_use]
+    pub fn hidden(&self, database: &str, table: &str) -> Vec<String> {
+        let name = format!("{database}.{table}");
+        let found = self
+            .columns
+            .iter()
+            .filter(|(pattern, _)| database != INTERNAL_DATABASE && fits(pattern, &name));
+        found.flat_map(|(_, columns)| columns.exclude.clone()).collect()
+    }
+
+    /// What a row of this table has to meet to travel.
+    #[must_use]
+    pub fn conditions(&self, database: &str, table: &str) -> Vec<&Condition> {
+        let name = format!("{database}.{table}");
+        let found = self
+            .rows
+            .iter()
+            .filter(|(pattern, _)| database != INTERNAL_DATABASE && fits(pattern, &name));
+        found.map(|(_, condition)| condition).collect()
+    }
+
     /// Whether a log that runs may go on with `next` from one record to the next. What moves keys
-    /// between lanes needs a new generation.
+    /// between lanes needs a new generation; what only lets more or less through does not.
     #[must_use]
     pub fn leads_to(&self, next: &Self) -> bool {
         self.partitions == next.partitions
             && self.order == next.order
             && self.partition_by == next.partition_by
+            && self.bound == next.bound
+            && self.rename == next.rename
+    }
+
+    /// How a log that runs goes on with `next`.
+    #[must_use]
+    pub fn turn_to(&self, next: &Self) -> Turn {
+        if self == next {
+            Turn::Stay
+        } else if self.leads_to(next) {
+            Turn::Record
+        } else if self.partitions == next.partitions {
+            Turn::Generation
+        } else {
+            Turn::Impossible
+        }
+    }
+
+    /// Refuses what can't be carried in order: a row that leaves a condition and comes back may
+    /// come back to another lane than the one that still has to remove it.
+    pub fn ensure_ordered(&self, database: &str, table: &str) -> Result<(), Fault> {
+        // Columns of the key hold a key's whole history in one lane.
+        let in_key = self.bound.contains_key(&format!("{database}.{table}"));
+        let spread = matches!(self.spread(database, table), PartitionBy::Columns(_)) && !in_key;
+        if spread && !self.conditions(database, table).is_empty() {
+            return Err(Fault::fatal(
+                Code::Routing,
+                format!("{database}.{table} has a condition under rows and is spread by columns: its rows could overtake themselves"),
+            )
+            .hint("set partition_by for this table to \"table\" or \"key\", or drop the condition"));
+        }
+        Ok(())
     }
 
     /// Reads a routing from a barrier or a routing record.
@@ -191,4 +307,50 @@ mod tests {
     }
 
     const EXPECTED: [i32; 3] = [2, 1, 9];
+
+    fn routing() -> Routing {
+        Routing { partitions: 4, tables: vec!["shop.*".into()], ..Routing::default() }
+    }
+
+    #[test]
+    fn a_routing_of_before_is_read_and_written_as_it_was() {
+        let text = r#"{"partitions":4,"order":"key","tables":["shop.*"],"exclude":[],"partition_by":{"shop.users":"table"}}"#;
+        let read = Routing::parse(text.as_bytes()).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
+    }
+
+    #[test]
+    fn filters_may_change_at_any_record_and_lanes_only_with_a_generation() {
+        let condition = Condition::parse("id > 1").unwrap();
+        let rename: Rename = serde_json::from_str(r#"{"shop":"mall"}"#).unwrap();
+        let filtered = Routing {
+            exclude: vec!["shop.x".into()],
+            columns: [("shop.*".into(), Columns { exclude: vec!["photo".into()] })].into(),
+            rows: [("shop.*".into(), condition)].into(),
+            ..routing()
+        };
+        assert_eq!(routing().turn_to(&filtered), Turn::Record);
+        assert_eq!(filtered.turn_to(&filtered), Turn::Stay);
+        let by = PartitionBy::Table;
+        let bound = Routing { bound: [("shop.users".to_owned(), by)].into(), ..routing() };
+        let renamed = Routing { rename, ..routing() };
+        for next in [&bound, &renamed] {
+            assert_eq!(filtered.turn_to(next), Turn::Generation);
+        }
+        assert_eq!(bound.turn_to(&Routing { partitions: 5, ..routing() }), Turn::Impossible);
+        assert_eq!(bound.partition_by("shop", "users"), PartitionBy::Table);
+        assert_eq!(bound.partition_by("shop", "orders"), PartitionBy::Key);
+    }
+
+    #[test]
+    fn every_filter_that_fits_counts() {
+        let columns = |name: &str| Columns { exclude: vec![name.into()] };
+        let routing = Routing {
+            columns: [("*".into(), columns("a")), ("shop.users".into(), columns("b"))].into(),
+            ..routing()
+        };
+        assert_eq!(routing.hidden("shop", "users"), ["a", "b"]);
+        assert_eq!(routing.hidden("shop", "orders"), ["a"]);
+        assert!(routing.hidden("unitflow", "heartbeat").is_empty());
+    }
 }

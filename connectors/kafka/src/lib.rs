@@ -17,15 +17,19 @@
 //! | [`positions`] | a stage's durable state, in a compacted topic |
 //! | [`members`] | who works on which partition; mirrored offsets |
 //! | [`notes`] | what workers last said of themselves |
+//! | [`control`] | what people tell a flow to do |
+//! | [`quarantine`] | what a flow did not apply |
 //! | `native` | the three calls that rdkafka does not pass on |
 
 pub mod broker;
+pub mod control;
 pub mod last;
 pub mod members;
 mod native;
 pub mod notes;
 pub mod pieces;
 pub mod positions;
+pub mod quarantine;
 pub mod reader;
 pub mod topics;
 pub mod writer;

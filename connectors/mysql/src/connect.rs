@@ -389,9 +389,8 @@ fn judge(error: &ServerError) -> (Kind, Code) {
         1193 | 1231 | 1238 | 1290 | 1381 | 1665 => (Kind::Fatal, Code::Setting),
         1049 | 1051 | 1054 | 1136 | 1146 | 1364 => (Kind::Fatal, Code::Table),
         // The value does not fit the column.
-        1048 | 1264 | 1265 | 1292 | 1366 | 1406 | 1416 | 1526 | 3140 | 3156 | 3819 | 4025 => {
-            (Kind::Poison, Code::Table)
-        }
+        1048 | 1264 | 1265 | 1292 | 1366 | 1406 | 1416 | 1526 | 3140 | 3156 | 3548 | 3616
+        | 3617 | 3643 | 3819 | 4025 | 6138 => (Kind::Poison, Code::Table),
         1062 | 1169 | 1216 | 1217 | 1451 | 1452 | 1557 | 1586 | 1761 | 1762 => {
             (Kind::Poison, Code::Conflict)
         }

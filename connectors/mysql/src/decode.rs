@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use unitflow_change::ddl::Statement;
 use unitflow_change::envelope::Op;
 use unitflow_change::fault::{Code, Fault};
 use unitflow_change::gtid::Gtid;
@@ -22,6 +23,9 @@ use crate::table::{Disguises, Parsing, Table};
 
 /// How many table maps are kept; more come and go with partitions and rebuilt tables.
 const TABLES_MAX: usize = 4096;
+
+/// A buffer above this is given back after a large event.
+const BUFFER_BYTES_KEPT: usize = 8 << 20;
 
 /// The number of a rows event without table, which only ends a statement.
 const NO_TABLE: u64 = 0xff_ffff;
@@ -74,6 +78,10 @@ struct Rows {
     table: u64,
     op: Op,
     at: usize,
+    /// They stand in `unpacked`, not in the event.
+    unpacked: bool,
+    /// Documents of an after-image may be changes to those of the before-image.
+    partial: bool,
 }
 
 /// A table map that waits for its columns' true types.
@@ -103,11 +111,13 @@ pub(crate) struct Decoder {
     /// Bytes of events that are still to come out of a compressed transaction.
     packed: u64,
     rows: Option<Rows>,
-    ddl: (String, String),
+    ddl: Statement,
     /// The name of the XA transaction that the current one is a part of; empty where it is none.
     xid: String,
     /// The name under which rows are written, where it is not that of their transaction.
     renamed: Option<Transaction>,
+    /// The body of an event that came compressed.
+    unpacked: Vec<u8>,
     record: Record,
 }
 
@@ -133,9 +143,10 @@ impl Decoder {
             beat: (0, 0),
             packed: 0,
             rows: None,
-            ddl: (String::new(), String::new()),
+            ddl: Statement::new("", "", 0),
             xid: String::new(),
             renamed: None,
+            unpacked: Vec::new(),
             record: Record::new(flavor, connector_name),
         }
     }
@@ -170,9 +181,9 @@ impl Decoder {
         self.digest
     }
 
-    /// The statement that `Step::Ddl` announced: database and text.
-    pub fn ddl(&self) -> (&str, &str) {
-        (&self.ddl.0, &self.ddl.1)
+    /// The statement that `Step::Ddl` announced.
+    pub fn ddl(&self) -> &Statement {
+        &self.ddl
     }
 
     /// The row that `next_row` wrote.
@@ -299,10 +310,14 @@ impl Decoder {
             kind::TABLE_MAP => self.table_map(body),
             kind::WRITE_ROWS => self.rows(body, Op::Insert, true),
             kind::UPDATE_ROWS => self.rows(body, Op::Update, true),
+            kind::PARTIAL_UPDATE_ROWS => self.partial_rows(body),
             kind::DELETE_ROWS => self.rows(body, Op::Delete, true),
             kind::WRITE_ROWS_1 => self.rows(body, Op::Insert, false),
             kind::UPDATE_ROWS_1 => self.rows(body, Op::Update, false),
             kind::DELETE_ROWS_1 => self.rows(body, Op::Delete, false),
+            kind::MARIADB_QUERY_COMPRESSED..=kind::MARIADB_DELETE_ROWS_COMPRESSED => {
+                self.compressed(header.kind, body)
+            }
             kind::TRANSACTION_PAYLOAD => {
                 if self.packed > 0 || self.state != State::Named {
                     return Err(Broken::corrupt("a compressed transaction out of place", 0));
@@ -328,11 +343,6 @@ impl Decoder {
                 "a transaction without GTID",
                 "set gtid_mode=ON at the source; what was logged before needs a resynchronisation",
             ),
-            kind::PARTIAL_UPDATE_ROWS => refusal(
-                Code::RowImage,
-                "an update that holds only a part of a JSON document",
-                "set binlog_row_value_options='' at the source, globally and in all sessions",
-            ),
             kind::INTVAR
             | kind::RAND
             | kind::USER_VAR
@@ -344,11 +354,6 @@ impl Decoder {
                 Code::BinlogCorrupt,
                 "the source says that its log lacks changes",
                 "resynchronise this store",
-            ),
-            kind::MARIADB_QUERY_COMPRESSED..=kind::MARIADB_DELETE_ROWS_COMPRESSED => refusal(
-                Code::BinlogUnknown,
-                "a compressed event",
-                "set log_bin_compress=OFF at the source; what was logged before needs a resynchronisation",
             ),
             _ if flags & FLAG_IGNORABLE != 0 => return None,
             _ => refusal(
@@ -496,10 +501,7 @@ impl Decoder {
         }
         self.count += 1;
         self.digest.add(0, STATEMENT, b"");
-        self.ddl.0.clear();
-        self.ddl.0.push_str(query.database);
-        self.ddl.1.clear();
-        self.ddl.1.push_str(statement);
+        self.ddl = Statement::new(query.database, statement, query.sql_mode);
         self.disguises.clear();
         Ok(Step::Ddl)
     }
@@ -573,20 +575,67 @@ impl Decoder {
                 });
             }
         }
-        self.rows = Some(Rows { table: id, op, at: bytes.at() });
+        self.rows = Some(Rows { table: id, op, at: bytes.at(), unpacked: false, partial: false });
         self.record.stamp();
         Ok(Step::Rows)
+    }
+
+    /// MySQL's updates under `binlog_row_value_options=PARTIAL_JSON`.
+    fn partial_rows(&mut self, body: &[u8]) -> Parsed<Step> {
+        let step = self.rows(body, Op::Update, true)?;
+        if let Some(rows) = &mut self.rows {
+            rows.partial = true;
+        }
+        Ok(step)
+    }
+
+    /// One of MariaDB's compressed events.
+    fn compressed(&mut self, kind: u8, body: &[u8]) -> Parsed<Step> {
+        let mut unpacked = std::mem::take(&mut self.unpacked);
+        unpacked.clear();
+        if unpacked.capacity() > BUFFER_BYTES_KEPT {
+            unpacked = Vec::new();
+        }
+        let step = self.unpack_event(kind, body, &mut unpacked);
+        self.unpacked = unpacked;
+        step
+    }
+
+    fn unpack_event(&mut self, kind: u8, body: &[u8], unpacked: &mut Vec<u8>) -> Parsed<Step> {
+        let (op, extra) = match kind {
+            kind::MARIADB_WRITE_ROWS_COMPRESSED_1 => (Op::Insert, false),
+            kind::MARIADB_UPDATE_ROWS_COMPRESSED_1 => (Op::Update, false),
+            kind::MARIADB_DELETE_ROWS_COMPRESSED_1 => (Op::Delete, false),
+            kind::MARIADB_WRITE_ROWS_COMPRESSED => (Op::Insert, true),
+            kind::MARIADB_UPDATE_ROWS_COMPRESSED => (Op::Update, true),
+            kind::MARIADB_DELETE_ROWS_COMPRESSED => (Op::Delete, true),
+            _ => {
+                event::unpack_query(body, unpacked)?;
+                return self.query(unpacked);
+            }
+        };
+        let images = if op == Op::Update { 2 } else { 1 };
+        event::unpack_rows(body, extra, images, unpacked)?;
+        let step = self.rows(unpacked, op, extra)?;
+        if let Some(rows) = &mut self.rows {
+            rows.unpacked = true;
+        }
+        Ok(step)
     }
 
     /// Writes the next row of the event whose body this is; `false` where there is none.
     pub fn next_row(&mut self, kind: u8, body: &[u8]) -> Result<bool, Fault> {
         let Some(rows) = self.rows else { return Ok(false) };
-        if rows.at >= body.len() {
+        let unpacked = std::mem::take(&mut self.unpacked);
+        let body = if rows.unpacked { unpacked.as_slice() } else { body };
+        let written = if rows.at < body.len() {
+            self.write_record(rows, body).map(|()| true)
+        } else {
             self.rows = None;
-            return Ok(false);
-        }
-        self.write_record(rows, body).map_err(|broken| self.locate(broken, kind))?;
-        Ok(true)
+            Ok(false)
+        };
+        self.unpacked = unpacked;
+        written.map_err(|broken| self.locate(broken, kind))
     }
 
     fn write_record(&mut self, rows: Rows, body: &[u8]) -> Parsed<()> {
@@ -602,7 +651,7 @@ impl Decoder {
             at: self.at,
             row: self.count,
         };
-        self.record.write(table, rows.op, &mut bytes, place)?;
+        self.record.write(table, (rows.op, rows.partial), &mut bytes, place)?;
         // A table without columns has rows without end.
         if bytes.at() == rows.at {
             return Err(bytes.corrupt("a row without a byte"));
@@ -628,8 +677,14 @@ mod tests {
 
     /// Statements run on a real server, and its log's events after the magic number.
     async fn record(kind: Kind, statements: &str) -> (Flavor, Vec<Vec<u8>>) {
-        let server =
-            Mysql::setup(kind).setting("binlog_row_metadata", "FULL").start().await.unwrap();
+        let setup = Mysql::setup(kind).setting("binlog_row_metadata", "FULL");
+        let setup = match kind {
+            Kind::Mysql9 => setup.setting("binlog_row_value_options", "PARTIAL_JSON"),
+            Kind::Mariadb => {
+                setup.setting("log_bin_compress", "ON").setting("log_bin_compress_min_len", 10)
+            }
+        };
+        let server = setup.start().await.unwrap();
         server.sql(statements).await.unwrap();
         let file = std::fs::read(&server.binlog_files().unwrap()[0]).unwrap();
         let mut events = Vec::new();
@@ -672,13 +727,25 @@ mod tests {
         k double, l blob, m year, n date, o timestamp(2) null); \
         insert into shop.t values (1, 1.5, '{\"a\": [1, 2.5, \"x\", null]}', 'text', '2026-01-02 03:04:05', 'y', 'p,q', \
         st_geomfromtext('POINT(1 2)'), 5, x'01', '-01:02:03', 0.1, 'blob', 2026, '2026-01-02', '2026-01-02 03:04:05'); \
-        update shop.t set c = 'other'; begin; insert into shop.t (id) values (2), (3); delete from shop.t; commit;";
+        update shop.t set c = 'other'; update shop.t set b = json_set(b, '$.a[1]', 3.5, '$.n', repeat('n', 40)); begin; insert into shop.t (id) values (2), (3); delete from shop.t; commit;";
 
     #[tokio::test]
     async fn damaged_logs_are_refused_and_never_panic() {
         for kind in [Kind::Mysql9, Kind::Mariadb] {
             let (flavor, events) = record(kind, EVERYTHING).await;
-            assert_eq!(decode(flavor, &events, true).unwrap(), 7);
+            assert_eq!(decode(flavor, &events, true).unwrap(), 8);
+            let special = match kind {
+                Kind::Mysql9 => vec![kind::PARTIAL_UPDATE_ROWS],
+                Kind::Mariadb => vec![
+                    kind::MARIADB_QUERY_COMPRESSED,
+                    kind::MARIADB_WRITE_ROWS_COMPRESSED_1,
+                    kind::MARIADB_UPDATE_ROWS_COMPRESSED_1,
+                    kind::MARIADB_DELETE_ROWS_COMPRESSED_1,
+                ],
+            };
+            for wanted in special {
+                assert!(events.iter().any(|event| event[4] == wanted), "{}", event::name(wanted));
+            }
             let mut random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
             let mut below = |limit: usize| random.next_u32() as usize % limit;
             for round in 0..20_000 {

@@ -66,6 +66,8 @@ mod tests {
             generated: None,
             invisible: false,
             counted: false,
+            required: false,
+            length: 0,
         }
     }
 
@@ -96,7 +98,8 @@ mod tests {
             format!("SHA2(`c`,256)<=>'{digest}'")
         );
         assert!(condition(text(true), &large).unwrap().contains("JSON_CONTAINS"));
-        assert!(condition(Type::Json, &large).unwrap().contains("AS JSON"));
+        let document = format!("\"[{}1]\"", "1, ".repeat(30_000));
+        assert!(condition(Type::Json, &document).unwrap().contains("AS JSON"));
         assert_eq!(condition(Type::Blob(9), "\"AP8=\"").unwrap(), "`c`<=>X'00FF'");
         assert_eq!(condition(Type::Blob(9), "null").unwrap(), "`c`<=>NULL");
     }

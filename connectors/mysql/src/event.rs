@@ -6,7 +6,8 @@
 use unitflow_change::gtid::{Gtid, Source, Uuid};
 
 use crate::bytes::{Broken, Bytes, Parsed};
-use crate::charset::{Charset, latin1};
+use crate::charset::Charset;
+use crate::compressed::unpack_event;
 use crate::connect::Flavor;
 
 /// Bytes of an event's header.
@@ -61,6 +62,11 @@ pub(crate) mod kind {
     pub const MARIADB_GTID_LIST: u8 = 163;
     pub const MARIADB_START_ENCRYPTION: u8 = 164;
     pub const MARIADB_QUERY_COMPRESSED: u8 = 165;
+    pub const MARIADB_WRITE_ROWS_COMPRESSED_1: u8 = 166;
+    pub const MARIADB_UPDATE_ROWS_COMPRESSED_1: u8 = 167;
+    pub const MARIADB_DELETE_ROWS_COMPRESSED_1: u8 = 168;
+    pub const MARIADB_WRITE_ROWS_COMPRESSED: u8 = 169;
+    pub const MARIADB_UPDATE_ROWS_COMPRESSED: u8 = 170;
     pub const MARIADB_DELETE_ROWS_COMPRESSED: u8 = 171;
 }
 
@@ -92,7 +98,9 @@ pub(crate) fn name(kind: u8) -> &'static str {
         kind::MARIADB_GTID => "GTID",
         kind::MARIADB_START_ENCRYPTION => "START_ENCRYPTION",
         kind::MARIADB_QUERY_COMPRESSED => "QUERY_COMPRESSED",
-        166..=kind::MARIADB_DELETE_ROWS_COMPRESSED => "ROWS_COMPRESSED",
+        kind::MARIADB_WRITE_ROWS_COMPRESSED_1..=kind::MARIADB_DELETE_ROWS_COMPRESSED => {
+            "ROWS_COMPRESSED"
+        }
         _ => "unknown",
     }
 }
@@ -402,14 +410,35 @@ pub(crate) fn parse_xid(text: &str) -> Parsed<String> {
     }
 }
 
-/// `QUERY`: the session's default database and the statement.
+/// `QUERY`: the session's default database and mode, and the statement.
 pub(crate) struct Query<'a> {
     pub database: &'a str,
+    pub sql_mode: u64,
     pub statement: std::borrow::Cow<'a, str>,
 }
 
 pub(crate) fn parse_query<'a>(flavor: Flavor, body: &'a [u8]) -> Parsed<Query<'a>> {
     let mut bytes = Bytes::new(body);
+    let (database, variables) = read_query_head(&mut bytes)?;
+    let offset = bytes.at();
+    let text = bytes.rest();
+    let statement = if text.is_ascii() {
+        String::from_utf8_lossy(text)
+    } else {
+        let charset = client_charset(flavor, variables).ok_or_else(|| {
+            Broken::unknown("a statement in a character set that the decoder does not know", offset)
+        })?;
+        let mut statement = String::with_capacity(text.len());
+        charset.decode(text, &mut |character| statement.push(character)).map_err(|at| {
+            Broken::corrupt(format!("a statement is not {charset:?}"), offset + at)
+        })?;
+        statement.into()
+    };
+    Ok(Query { database, sql_mode: sql_mode(variables).unwrap_or(0), statement })
+}
+
+/// The default database and the status variables, which stand before the statement.
+fn read_query_head<'a>(bytes: &mut Bytes<'a>) -> Parsed<(&'a str, &'a [u8])> {
     bytes.take(8)?;
     let database = usize::from(bytes.u8()?);
     bytes.u16()?;
@@ -417,24 +446,50 @@ pub(crate) fn parse_query<'a>(flavor: Flavor, body: &'a [u8]) -> Parsed<Query<'a
     let variables = bytes.take(variables)?;
     let database = bytes.text(database)?;
     bytes.u8()?;
-    let offset = bytes.at();
-    let text = bytes.rest();
-    let statement = if text.is_ascii() {
-        String::from_utf8_lossy(text)
-    } else {
-        match client_charset(flavor, variables) {
-            Some(Charset::Utf8) => std::str::from_utf8(text)
-                .map_err(|error| {
-                    Broken::corrupt("a statement is not UTF-8", offset + error.valid_up_to())
-                })?
-                .into(),
-            Some(Charset::Latin1) => {
-                text.iter().map(|&byte| latin1(byte)).collect::<String>().into()
-            }
-            _ => return Err(Broken::unknown("a statement in an unknown character set", offset)),
-        }
-    };
-    Ok(Query { database, statement })
+    Ok((database, variables))
+}
+
+/// Appends the body of the `QUERY` that a `QUERY_COMPRESSED` stands for.
+pub(crate) fn unpack_query(body: &[u8], out: &mut Vec<u8>) -> Parsed<()> {
+    let mut bytes = Bytes::new(body);
+    read_query_head(&mut bytes)?;
+    out.extend_from_slice(bytes.since(0));
+    unpack_event(&mut bytes, out)
+}
+
+/// Appends the body of the rows event that a compressed one stands for: table, flags, extra data
+/// (`extra`: of events of the second version), columns, and a bitmap of them for each image.
+pub(crate) fn unpack_rows(
+    body: &[u8],
+    extra: bool,
+    images: usize,
+    out: &mut Vec<u8>,
+) -> Parsed<()> {
+    let mut bytes = Bytes::new(body);
+    bytes.take(8)?;
+    if extra {
+        let size = bytes
+            .u16()?
+            .checked_sub(2)
+            .ok_or_else(|| bytes.corrupt("a rows event with a negative size"))?;
+        bytes.take(size.into())?;
+    }
+    let columns = usize::try_from(bytes.length()?).unwrap_or(usize::MAX);
+    bytes.take(columns.div_ceil(8).saturating_mul(images))?;
+    out.extend_from_slice(bytes.since(0));
+    unpack_event(&mut bytes, out)
+}
+
+/// The session's `sql_mode`; of the status variables only the session's flags stand before it.
+fn sql_mode(variables: &[u8]) -> Option<u64> {
+    let mut bytes = Bytes::new(variables);
+    loop {
+        match bytes.u8().ok()? {
+            0 => bytes.take(4).ok()?,
+            1 => return bytes.u64().ok(),
+            _ => return None,
+        };
+    }
 }
 
 /// The client's character set, from a statement's status variables.

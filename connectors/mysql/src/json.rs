@@ -1,8 +1,15 @@
 //! MySQL's binary JSON, written as the text that the server itself prints.
 //!
+//! What text can't say, a date, a time or bytes of an SQL type, stands there as the string that the
+//! server prints, with its first character escaped: `"\u0032026-01-02"` is a date, `"2026-01-02"` a
+//! string. To whoever reads JSON the two are the same; a sink makes the date a date again.
+//!
 //! Format: <https://dev.mysql.com/doc/dev/mysql-server/latest/json__binary_8h.html>. A container
 //! starts with its number of elements and its size; keys and values are found by offsets from
 //! there. Small containers count in two bytes, large ones in four.
+
+mod diff;
+mod path;
 
 use std::io::Write as _;
 
@@ -11,6 +18,8 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::bytes::{Broken, Bytes, Parsed};
 use crate::value::{Clock, Decimal, write_escaped, write_integer};
+
+pub(crate) use diff::write_changed;
 
 /// How deep documents nest; the server's own limit.
 const DEPTH_MAX: usize = 100;
@@ -30,6 +39,7 @@ pub(crate) fn write_document(out: &mut Vec<u8>, document: &[u8]) -> Parsed<()> {
     write_value(out, kind, value, 0, limit)
 }
 
+/// Appends the text of one value, whose bytes may go on behind it; `limit` bounds `out`.
 fn write_value(
     out: &mut Vec<u8>,
     kind: u8,
@@ -42,8 +52,7 @@ fn write_value(
     }
     let mut bytes = Bytes::new(value);
     match kind {
-        0 | 1 => write_container(out, value, kind == 1, true, depth, limit)?,
-        2 | 3 => write_container(out, value, kind == 3, false, depth, limit)?,
+        0..=3 => write_container(out, kind, value, depth, limit)?,
         4 => out.extend_from_slice(match bytes.u8()? {
             0 => b"null",
             1 => b"true",
@@ -74,49 +83,96 @@ fn write_value(
 
 fn write_container(
     out: &mut Vec<u8>,
-    all: &[u8],
-    large: bool,
-    object: bool,
+    kind: u8,
+    value: &[u8],
     depth: usize,
     limit: usize,
 ) -> Parsed<()> {
-    let width = if large { 4 } else { 2 };
-    let mut bytes = Bytes::new(all);
-    let count = bytes.unsigned(width)? as usize;
-    let size = bytes.unsigned(width)? as usize;
-    let all = all.get(..size).ok_or_else(|| bytes.corrupt("a JSON container is cut"))?;
-    let key_size = if object { width + 2 } else { 0 };
-    let entries =
-        count.checked_mul(key_size + 1 + width).and_then(|entries| entries.checked_add(2 * width));
-    if entries.is_none_or(|entries| entries > size) {
-        return Err(bytes.corrupt("a JSON container has more elements than bytes"));
-    }
-    let mut keys = Bytes::from(all, 2 * width);
-    let mut values = Bytes::from(all, 2 * width + count * key_size);
-    out.push(if object { b'{' } else { b'[' });
-    for i in 0..count {
-        if i > 0 {
+    let mut container = Container::parse(kind, value)?;
+    out.push(if container.is_object() { b'{' } else { b'[' });
+    let mut first = true;
+    while let Some(Element { key, kind, value }) = container.next()? {
+        if !std::mem::take(&mut first) {
             out.extend_from_slice(b", ");
         }
-        if object {
-            let (offset, length) = (keys.unsigned(width)? as usize, keys.u16()?);
-            write_quoted(out, Bytes::from(all, offset).text(length.into())?);
+        if let Some(key) = key {
+            write_quoted(out, key);
             out.extend_from_slice(b": ");
         }
-        let kind = values.u8()?;
-        let entry = values.take(width)?;
-        let inlined = matches!(kind, 4..=6) || (large && matches!(kind, 7 | 8));
+        write_value(out, kind, value, depth + 1, limit)?;
+    }
+    out.push(if container.is_object() { b'}' } else { b']' });
+    Ok(())
+}
+
+/// An array or object whose elements are still to be taken.
+struct Container<'a> {
+    all: &'a [u8],
+    /// Bytes of a count, size or offset.
+    width: usize,
+    left: usize,
+    keys: Option<Bytes<'a>>,
+    values: Bytes<'a>,
+}
+
+/// One of them; `value` may go on behind it.
+struct Element<'a> {
+    key: Option<&'a str>,
+    kind: u8,
+    value: &'a [u8],
+}
+
+impl<'a> Container<'a> {
+    /// Kinds 0 and 1 are objects, 2 and 3 arrays, the odd ones large.
+    fn parse(kind: u8, value: &'a [u8]) -> Parsed<Self> {
+        let (object, width) = (kind < 2, if kind & 1 == 1 { 4 } else { 2 });
+        let mut bytes = Bytes::new(value);
+        let count = bytes.unsigned(width)? as usize;
+        let size = bytes.unsigned(width)? as usize;
+        let all = value.get(..size).ok_or_else(|| bytes.corrupt("a JSON container is cut"))?;
+        let key_size = if object { width + 2 } else { 0 };
+        let entries = count
+            .checked_mul(key_size + 1 + width)
+            .and_then(|entries| entries.checked_add(2 * width));
+        if entries.is_none_or(|entries| entries > size) {
+            return Err(bytes.corrupt("a JSON container has more elements than bytes"));
+        }
+        Ok(Self {
+            all,
+            width,
+            left: count,
+            keys: object.then(|| Bytes::from(all, 2 * width)),
+            values: Bytes::from(all, 2 * width + count * key_size),
+        })
+    }
+
+    fn is_object(&self) -> bool {
+        self.keys.is_some()
+    }
+
+    fn next(&mut self) -> Parsed<Option<Element<'a>>> {
+        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+        self.left = left;
+        let key = match &mut self.keys {
+            Some(keys) => {
+                let (offset, length) = (keys.unsigned(self.width)? as usize, keys.u16()?);
+                Some(Bytes::from(self.all, offset).text(length.into())?)
+            }
+            None => None,
+        };
+        let kind = self.values.u8()?;
+        let entry = self.values.take(self.width)?;
+        let inlined = matches!(kind, 4..=6) || (self.width == 4 && matches!(kind, 7 | 8));
         let value = if inlined {
             entry
         } else {
-            let offset = Bytes::new(entry).unsigned(width)? as usize;
-            all.get(offset..)
-                .ok_or_else(|| values.corrupt("a JSON value lies outside its container"))?
+            let offset = Bytes::new(entry).unsigned(self.width)? as usize;
+            self.all
+                .get(offset..)
+                .ok_or_else(|| self.values.corrupt("a JSON value lies outside its container"))?
         };
-        write_value(out, kind, value, depth + 1, limit)?;
+        Ok(Some(Element { key, kind, value }))
     }
-    out.push(if object { b'}' } else { b']' });
-    Ok(())
 }
 
 /// Seven bits in each byte, low ones first, as long as the high bit is set.
@@ -151,36 +207,40 @@ fn write_opaque(out: &mut Vec<u8>, kind: u8, value: &[u8]) -> Parsed<()> {
         }
         7 | 10 | 11 | 12 => {
             let packed = bytes.u64()?.cast_signed();
-            out.push(b'"');
+            let mut text = Vec::with_capacity(32);
             if kind == 11 {
-                Clock::of_packed_time(packed).write_time(out, 6);
+                Clock::of_packed_time(packed).write_time(&mut text, 6);
             } else {
                 let clock = Clock::of_packed_datetime(packed);
-                clock.write_date(out);
+                clock.write_date(&mut text);
                 if kind != 10 {
-                    out.push(b' ');
-                    clock.write_time(out, 6);
+                    text.push(b' ');
+                    clock.write_time(&mut text, 6);
                 }
             }
-            out.push(b'"');
+            write_typed(out, &text);
         }
         _ => {
-            // Writing to a Vec can't fail.
-            let _ = write!(out, "\"base64:type{kind}:");
-            let start = out.len();
-            out.resize(start + value.len().div_ceil(3) * 4, 0);
-            let written = STANDARD.encode_slice(value, &mut out[start..]).unwrap_or(0);
-            out.truncate(start + written);
-            out.push(b'"');
+            let text = format!("base64:type{kind}:{}", STANDARD.encode(value));
+            write_typed(out, text.as_bytes());
         }
     }
     Ok(())
 }
 
+/// A string that stands for a value of an SQL type: its first character is escaped.
+fn write_typed(out: &mut Vec<u8>, text: &[u8]) {
+    let (first, rest) = text.split_first().unwrap_or((&b' ', text));
+    // Writing to a Vec can't fail.
+    let _ = write!(out, "\"\\u{:04x}", first);
+    out.extend_from_slice(rest);
+    out.push(b'"');
+}
+
 /// A double as the server prints it in JSON: the shortest digits; plain notation while the point
 /// stands within 15 places of the first digit, else scientific; `.0` where there is neither point
 /// nor exponent. (`my_gcvt` in strings/dtoa.cc.)
-fn write_double(out: &mut Vec<u8>, value: f64) -> Parsed<()> {
+pub(crate) fn write_double(out: &mut Vec<u8>, value: f64) -> Parsed<()> {
     if !value.is_finite() {
         return Err(Broken::corrupt("a JSON number that is no number", 0));
     }

@@ -6,15 +6,18 @@
 //! | [`stream`] | the binlog as a stream of changes; what it guarantees stands there |
 //! | [`schema`], [`literal`] | tables as a sink sees them; values and names as SQL |
 //! | [`equality`] | whether a column holds a value, without sending a large one |
+//! | [`fit`] | whether a column holds every value of another unit's |
 //! | [`preflight`] | what has to be so before a server is used |
-//! | `event`, `table` | framing, checksums, the events that are no rows; table maps |
+//! | `event`, `table`, `kind` | framing, checksums, the events that are no rows; table maps; the types of columns |
 //! | `decode` | events to transactions |
 //! | `record` | row images to records: keys and envelopes |
 //! | `value`, `json`, `charset` | single values: the log's bytes to the envelope's JSON |
+//! | `compressed` | what MariaDB compresses |
 //! | `bytes` | checked reading |
 
 pub mod connect;
 pub mod equality;
+pub mod fit;
 pub mod literal;
 pub mod preflight;
 pub mod schema;
@@ -22,14 +25,17 @@ pub mod stream;
 
 mod bytes;
 mod charset;
+mod compressed;
 mod decode;
 mod event;
 #[doc(hidden)]
 pub mod fuzz;
 mod json;
+mod kind;
 mod record;
 mod table;
 mod value;
 
 pub use connect::{Flavor, Server, Store, Tls, connect};
-pub use stream::{Ddl, Event, Options, Row, Stream, Transaction};
+pub use kind::TypeCode;
+pub use stream::{Event, Options, Row, Stream, Transaction};

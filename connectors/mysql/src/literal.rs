@@ -6,12 +6,18 @@
 //!
 //! The session must be one of [`crate::connect()`]: utf8mb4, UTC, without `NO_BACKSLASH_ESCAPES`.
 
+mod document;
+mod number;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use unitflow_change::fault::{Code, Fault};
 
+use crate::connect::Flavor;
 use crate::schema::{Column, Type};
-use crate::value::write_integer;
+use crate::value::{inet6_text, write_integer};
 
 /// Characters of base64 that are written in hexadecimal: readable, and twice as long.
 const HEX_TEXT_MAX: usize = 1024;
@@ -57,8 +63,9 @@ fn write_escaped(out: &mut Vec<u8>, text: &[u8]) {
 
 /// Appends the literal of a value for a column; `json` is the value's raw text in the envelope.
 ///
-/// A value that the type can't have is [`Code::Record`], a type that can't be written
-/// [`Code::Table`]; both name the column and never the value.
+/// A value that does not look like one of the type is [`Code::Record`]; one that the type can't
+/// hold exactly, though the server would bend it without an error, and a type that can't be written
+/// are [`Code::Table`]. All name the column and never the value.
 pub fn write_literal(out: &mut Vec<u8>, column: &Column, json: &str) -> Result<(), Fault> {
     let start = out.len();
     if json == "null" {
@@ -66,21 +73,33 @@ pub fn write_literal(out: &mut Vec<u8>, column: &Column, json: &str) -> Result<(
         return Ok(());
     }
     let written = match &column.kind {
-        Type::Integer { .. } | Type::Year => write_number(out, json),
-        Type::Decimal { .. } => unquote(json).and_then(|text| write_decimal(out, text)),
-        Type::Float => {
-            json.parse::<f32>().ok().and_then(|value| write_double(out, f64::from(value)))
+        Type::Integer { .. } | Type::Year => sound(write_number(out, json)),
+        Type::Decimal { scale, .. } => write_decimal(out, json, *scale),
+        Type::Float => write_float(out, json),
+        Type::Double => write_double(out, json),
+        Type::Bit(_) => sound(write_bits(out, json)),
+        Type::Date => write_time(out, json, false, 0),
+        Type::Time(fraction) => write_time(out, json, false, *fraction),
+        Type::Datetime(fraction) | Type::Timestamp(fraction) => {
+            write_time(out, json, true, *fraction)
         }
-        Type::Double => json.parse::<f64>().ok().and_then(|value| write_double(out, value)),
-        Type::Bit(_) => write_bits(out, json),
-        Type::Date => write_time(out, json, false),
-        Type::Time(_) => write_time(out, json, false),
-        Type::Datetime(_) | Type::Timestamp(_) => write_time(out, json, true),
-        Type::Text { .. } | Type::Enum(_) | Type::Set(_) | Type::Json => write_text(out, json),
-        Type::Binary(_) | Type::Blob(_) => unquote(json).and_then(|text| write_binary(out, text)),
-        Type::Geometry { axes } => write_geometry(out, json, *axes),
-        Type::Vector => write_vector(out, json),
-        Type::Uuid | Type::Inet6 | Type::Inet4 => write_address(out, json),
+        Type::Text { fixed: true, .. } if json.ends_with(" \"") => {
+            Err(Refused::Inexact("text that ends with a space, which CHAR does not keep"))
+        }
+        Type::Text { json: true, .. } if holds_typed(json) => {
+            Err(Refused::Inexact("a JSON document with a date, a time or bytes of an SQL type"))
+        }
+        Type::Enum(_) if is_no_member(column, json) => {
+            out.push(b'0');
+            Ok(())
+        }
+        Type::Text { .. } | Type::Enum(_) | Type::Set(_) => sound(write_text(out, json)),
+        Type::Json => document::write(out, json),
+        Type::Binary(length) => write_bytes(out, json, Some(*length)),
+        Type::Blob(_) => write_bytes(out, json, None),
+        Type::Geometry { axes } => sound(write_geometry(out, json, *axes)),
+        Type::Vector => write_bytes(out, json, None),
+        Type::Uuid | Type::Inet6 | Type::Inet4 => write_address(out, &column.kind, json),
         Type::Other(kind) => {
             return Err(Fault::fatal(
                 Code::Table,
@@ -89,16 +108,93 @@ pub fn write_literal(out: &mut Vec<u8>, column: &Column, json: &str) -> Result<(
             .hint("exclude the table or change the column's type"));
         }
     };
-    written.ok_or_else(|| {
+    written.map_err(|refused| {
         out.truncate(start);
-        Fault::poison(
-            Code::Record,
-            format!(
-                "column {}: the record's value does not fit its type {:?}",
-                column.name, column.kind
-            ),
-        )
-        .hint("compare the table's definitions in the two units")
+        let (name, kind) = (&column.name, &column.kind);
+        match refused {
+            Refused::Malformed => Fault::poison(
+                Code::Record,
+                format!("column {name}: the record's value does not fit its type {kind:?}"),
+            )
+            .hint("compare the table's definitions in the two units"),
+            Refused::Inexact(what) => {
+                Fault::poison(Code::Table, format!("column {name}: {what}; its type is {kind:?}"))
+                    .hint("no value of this type is equal to it: change the column's type here, or the value at the source")
+            }
+        }
+    })
+}
+
+/// Whether the value is what a server keeps in an ENUM column of something that is no member,
+/// its number being 0. Its literal is only taken by a statement that is not strict
+/// ([`write_lenient`]).
+#[must_use]
+pub fn is_no_member(column: &Column, json: &str) -> bool {
+    match &column.kind {
+        Type::Enum(definition) => json == "0" || (json == "\"\"" && !has_empty_member(definition)),
+        _ => false,
+    }
+}
+
+/// Whether one of the members of `enum('a','b''c','')` is empty.
+fn has_empty_member(definition: &str) -> bool {
+    let members = definition.strip_prefix("enum(").unwrap_or(definition);
+    let mut bytes = members.bytes().peekable();
+    let (mut inside, mut length) = (false, 0);
+    while let Some(byte) = bytes.next() {
+        match (inside, byte) {
+            (false, b'\'') => (inside, length) = (true, 0),
+            (true, b'\'') if bytes.peek() == Some(&b'\'') => {
+                bytes.next();
+                length += 1;
+            }
+            (true, b'\'') if length == 0 => return true,
+            (true, b'\'') => inside = false,
+            (true, _) => length += 1,
+            (false, _) => {}
+        }
+    }
+    false
+}
+
+/// Appends the start of an UPDATE that bends values without an error, up to the table's name.
+pub fn write_lenient(out: &mut Vec<u8>, flavor: Flavor) {
+    const MODE: &str = "ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO";
+    let text = match flavor {
+        Flavor::Mysql => format!("UPDATE /*+ SET_VAR(sql_mode='{MODE}') */ "),
+        Flavor::Mariadb => format!("SET STATEMENT sql_mode='{MODE}' FOR UPDATE "),
+    };
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Why a value is not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    /// It is not what a value of the type looks like.
+    Malformed,
+    /// No value of the type is equal to it, and the server would bend it without an error.
+    Inexact(&'static str),
+}
+
+fn sound(written: Option<()>) -> Result<(), Refused> {
+    written.ok_or(Refused::Malformed)
+}
+
+/// Whether a string of a JSON document stands for a value of an SQL type: then the character it
+/// starts with is escaped, without need.
+fn is_typed(token: &str) -> bool {
+    let digits = token.strip_prefix("\"\\u00").and_then(|rest| rest.get(..2));
+    // A digit, a minus, and the b of base64.
+    matches!(
+        digits,
+        Some("30" | "31" | "32" | "33" | "34" | "35" | "36" | "37" | "38" | "39" | "2d" | "62")
+    )
+}
+
+/// Whether a document, as the envelope's JSON string, holds such strings.
+fn holds_typed(json: &str) -> bool {
+    json.match_indices("\\\"\\\\u00").any(|(at, _)| {
+        json.get(at + 7..at + 9).is_some_and(|digits| is_typed(&format!("\"\\u00{digits}")))
     })
 }
 
@@ -176,28 +272,54 @@ fn write_number(out: &mut Vec<u8>, json: &str) -> Option<()> {
     good.then(|| out.extend_from_slice(digits.as_bytes()))
 }
 
-fn write_decimal(out: &mut Vec<u8>, text: &str) -> Option<()> {
-    let unsigned = text.strip_prefix('-').unwrap_or(text);
-    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, "0"));
-    let digits = |part: &str| {
-        !part.is_empty() && part.len() <= 65 && part.bytes().all(|byte| byte.is_ascii_digit())
-    };
-    (digits(whole) && digits(fraction)).then(|| out.extend_from_slice(text.as_bytes()))
+fn write_decimal(out: &mut Vec<u8>, json: &str, scale: u8) -> Result<(), Refused> {
+    let text = unquote(json).unwrap_or(json);
+    let (before, behind) = number::digits(text).ok_or(Refused::Malformed)?;
+    if before > 65 || behind > 65 {
+        return Err(Refused::Malformed);
+    }
+    // The server rounds without a word.
+    let zeros = text.bytes().rev().take_while(|byte| *byte == b'0').count().min(behind);
+    if behind - zeros > usize::from(scale) {
+        return Err(Refused::Inexact("a number with more digits behind the point"));
+    }
+    out.extend_from_slice(text.as_bytes());
+    Ok(())
 }
 
-/// With an exponent, so that it is a DOUBLE and not a DECIMAL to the server. A FLOAT column is
-/// compared as the double of its 32 bits, so that is what is written for it.
-fn write_double(out: &mut Vec<u8>, value: f64) -> Option<()> {
+/// A FLOAT column is compared as the double of its 32 bits, so that is what is written for it.
+fn write_float(out: &mut Vec<u8>, json: &str) -> Result<(), Refused> {
+    let value: f32 = json.parse().map_err(|_| Refused::Malformed)?;
     if !value.is_finite() {
-        return None;
+        return Err(Refused::Malformed);
     }
+    if !number::same(json, ryu::Buffer::new().format_finite(value)) {
+        return Err(Refused::Inexact("a number with more digits than FLOAT keeps"));
+    }
+    put_double(out, f64::from(value));
+    Ok(())
+}
+
+fn write_double(out: &mut Vec<u8>, json: &str) -> Result<(), Refused> {
+    let value: f64 = json.parse().map_err(|_| Refused::Malformed)?;
+    if !value.is_finite() {
+        return Err(Refused::Malformed);
+    }
+    if !number::same(json, ryu::Buffer::new().format_finite(value)) {
+        return Err(Refused::Inexact("a number with more digits than DOUBLE keeps"));
+    }
+    put_double(out, value);
+    Ok(())
+}
+
+/// With an exponent, so that it is a DOUBLE and not a DECIMAL to the server.
+fn put_double(out: &mut Vec<u8>, value: f64) {
     let mut buffer = ryu::Buffer::new();
     let text = buffer.format_finite(value);
     out.extend_from_slice(text.as_bytes());
     if !text.contains('e') {
         out.extend_from_slice(b"e0");
     }
-    Some(())
 }
 
 fn write_bits(out: &mut Vec<u8>, json: &str) -> Option<()> {
@@ -217,34 +339,55 @@ fn write_bits(out: &mut Vec<u8>, json: &str) -> Option<()> {
     Some(())
 }
 
-fn write_time(out: &mut Vec<u8>, json: &str, moment: bool) -> Option<()> {
-    let text = unquote(json)?;
+fn write_time(out: &mut Vec<u8>, json: &str, moment: bool, fraction: u8) -> Result<(), Refused> {
+    let text = unquote(json).ok_or(Refused::Malformed)?;
     let text = text.strip_suffix('Z').unwrap_or(text);
     if text.is_empty() || text.len() > 32 {
-        return None;
+        return Err(Refused::Malformed);
+    }
+    // The server rounds without a word.
+    let behind = text.split_once('.').map_or("", |(_, behind)| behind).trim_end_matches('0');
+    if behind.len() > usize::from(fraction) {
+        return Err(Refused::Inexact("a time with more digits behind the second"));
     }
     out.push(b'\'');
     for byte in text.bytes() {
         out.push(match byte {
             b'0'..=b'9' | b'-' | b':' | b'.' => byte,
             b'T' if moment => b' ',
-            _ => return None,
+            _ => return Err(Refused::Malformed),
         });
     }
     out.push(b'\'');
-    Some(())
+    Ok(())
 }
 
-fn write_address(out: &mut Vec<u8>, json: &str) -> Option<()> {
-    let text = unquote(json)?;
-    let good = !text.is_empty()
-        && text.len() <= 48
-        && text.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'-' | b':' | b'.'));
-    good.then(|| {
-        out.push(b'\'');
-        out.extend_from_slice(text.as_bytes());
-        out.push(b'\'');
-    })
+/// MariaDB takes several spellings of an address and keeps one.
+fn write_address(out: &mut Vec<u8>, kind: &Type, json: &str) -> Result<(), Refused> {
+    let text = unquote(json).filter(|text| text.len() <= 48).ok_or(Refused::Malformed)?;
+    let spelled = match kind {
+        Type::Inet4 => text.parse().ok().map(|address: Ipv4Addr| address.to_string()),
+        Type::Inet6 => text.parse().ok().map(|address: Ipv6Addr| inet6_text(address.octets())),
+        _ => is_uuid(text).then(|| text.to_ascii_lowercase()),
+    };
+    match spelled {
+        Some(spelled) if spelled == text => {
+            out.push(b'\'');
+            out.extend_from_slice(text.as_bytes());
+            out.push(b'\'');
+            Ok(())
+        }
+        Some(_) => Err(Refused::Inexact("an address in another spelling than MariaDB's own")),
+        None => Err(Refused::Malformed),
+    }
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(i, byte)| match i {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
 }
 
 /// A JSON string as an SQL string.
@@ -303,6 +446,22 @@ fn unescape(text: &str) -> Option<(char, usize)> {
         _ => return None,
     };
     Some((simple, 2))
+}
+
+/// Bytes, or a vector as the bytes of its numbers; `length` where the server would fill them up.
+fn write_bytes(out: &mut Vec<u8>, json: &str, length: Option<u32>) -> Result<(), Refused> {
+    let count = if json.starts_with('[') {
+        sound(write_vector(out, json))?;
+        4 * json.split(',').count()
+    } else {
+        let text = unquote(json).ok_or(Refused::Malformed)?;
+        sound(write_binary(out, text))?;
+        text.trim_end_matches('=').len() * 3 / 4
+    };
+    if length.is_some_and(|length| count as u64 != u64::from(length)) {
+        return Err(Refused::Inexact("bytes of another length than the column's"));
+    }
+    Ok(())
 }
 
 /// Base64 as `X'…'`, or where that would double much as `_binary'…'`.
@@ -382,6 +541,8 @@ mod tests {
             generated: None,
             invisible: false,
             counted: false,
+            required: false,
+            length: 0,
         }
     }
 

@@ -3,16 +3,19 @@
 //! Small guards, each about one thing; all run, and all that is found is returned. Facts are read
 //! first, so that most guards are plain functions of them. What can't be read at all is a fault.
 
+mod fit;
 mod grants;
 mod source;
 mod target;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use unitflow_change::fault::{Code, Fault};
+use unitflow_change::routing::PartitionBy;
 
+pub use fit::check_fit;
 pub use grants::Grants;
 
 use crate::connect::{Flavor, Server, fault, first};
@@ -63,15 +66,17 @@ pub struct SourceNeeds {
 pub struct TargetNeeds {
     /// The tables to write to.
     pub tables: Vec<(String, String)>,
-    /// Those of them whose changes are all kept in one lane, or are bound to one another by the
-    /// routing, so that the order of secondary unique keys' values holds.
-    pub one_lane: BTreeSet<(String, String)>,
+    /// How the logs that are applied here spread the rows of these tables over lanes, where it is
+    /// not by primary key.
+    pub spread: BTreeMap<(String, String), Vec<PartitionBy>>,
     /// The database of the ledger.
     pub ledger_database: String,
     /// The ledger's tables.
     pub ledger_tables: Vec<String>,
     /// The largest `max_allowed_packet` among the sources; 0 where it is not known.
     pub packet_bytes: u64,
+    /// Schema changes of another unit are run here.
+    pub applies_ddl: bool,
 }
 
 /// Checks a server that is captured from, as the user of this connection.

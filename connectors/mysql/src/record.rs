@@ -9,9 +9,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use unitflow_change::envelope::Op;
 
 use crate::bytes::{Broken, Bytes, Parsed};
+use crate::charset::Charset;
+use crate::compressed::unpack_value;
 use crate::connect::Flavor;
 use crate::json;
-use crate::table::{Kind, Table};
+use crate::kind::Kind;
+use crate::table::Table;
 use crate::value;
 
 /// Buffers above this are given back after a large row.
@@ -90,10 +93,12 @@ impl Record {
     }
 
     /// Writes the record of the row that the bytes stand at; they are moved behind it.
+    ///
+    /// `partial` tells that the after-image of an update may hold changes of documents only.
     pub fn write(
         &mut self,
         table: &Table,
-        op: Op,
+        (op, partial): (Op, bool),
         bytes: &mut Bytes<'_>,
         place: Place,
     ) -> Parsed<()> {
@@ -109,16 +114,23 @@ impl Record {
         match op {
             Op::Insert => {
                 value.extend_from_slice(b"null,\"after\":");
-                write_image(table, bytes, value, scratch, spans)?;
+                write_image(table, bytes, value, scratch, spans, &mut Documents::Whole)?;
             }
             Op::Delete => {
-                write_image(table, bytes, value, scratch, spans)?;
+                write_image(table, bytes, value, scratch, spans, &mut Documents::Whole)?;
                 value.extend_from_slice(b",\"after\":null");
             }
             Op::Update => {
-                write_image(table, bytes, value, scratch, spans)?;
+                let mut kept = Vec::new();
+                let mut documents =
+                    if partial { Documents::Kept(&mut kept) } else { Documents::Whole };
+                write_image(table, bytes, value, scratch, spans, &mut documents)?;
                 value.extend_from_slice(b",\"after\":");
-                write_image(table, bytes, value, scratch, spans_after)?;
+                let mut documents = match partial {
+                    true => Documents::read_options(&kept, bytes)?,
+                    false => Documents::Whole,
+                };
+                write_image(table, bytes, value, scratch, spans_after, &mut documents)?;
                 self.moves = spans
                     .iter()
                     .zip(spans_after.iter())
@@ -154,13 +166,57 @@ impl Record {
     }
 }
 
+/// What becomes of the JSON documents of a row image.
+enum Documents<'d, 'a> {
+    /// They stand there whole.
+    Whole,
+    /// They are whole, and the after-image may say only what changed in them. NULLs count.
+    Kept(&'d mut Vec<Option<&'a [u8]>>),
+    /// Those whose bit is set are changes of the kept one in the same place.
+    Changed { kept: &'d [Option<&'a [u8]>], bits: &'a [u8], place: usize },
+}
+
+impl<'d, 'a> Documents<'d, 'a> {
+    /// Reads what stands before an after-image: options, and a bit for each JSON column.
+    fn read_options(kept: &'d [Option<&'a [u8]>], bytes: &mut Bytes<'a>) -> Parsed<Self> {
+        const PARTIAL_JSON: u64 = 1;
+        match bytes.length()? {
+            0 => Ok(Self::Whole),
+            PARTIAL_JSON => {
+                let bits = bytes.take(kept.len().div_ceil(8))?;
+                Ok(Self::Changed { kept, bits, place: 0 })
+            }
+            other => Err(bytes.unknown(format!("rows with the unknown options {other}"))),
+        }
+    }
+
+    /// Goes on to the next JSON column; the document that it changes, where it is a change.
+    fn next(&mut self) -> Parsed<Option<&'a [u8]>> {
+        let Self::Changed { kept, bits, place } = self else { return Ok(None) };
+        let changed = bits.get(*place / 8).is_some_and(|byte| byte >> (*place % 8) & 1 == 1);
+        let document = kept.get(*place).copied().flatten();
+        *place += 1;
+        match document {
+            None if changed => Err(Broken::corrupt("a change of a JSON document that was NULL", 0)),
+            document => Ok(document.filter(|_| changed)),
+        }
+    }
+
+    fn keep(&mut self, document: Option<&'a [u8]>) {
+        if let Self::Kept(kept) = self {
+            kept.push(document);
+        }
+    }
+}
+
 /// Appends a row image as a JSON object, and notes where the key columns' values stand.
-fn write_image(
+fn write_image<'a>(
     table: &Table,
-    bytes: &mut Bytes<'_>,
+    bytes: &mut Bytes<'a>,
     out: &mut Vec<u8>,
     scratch: &mut Vec<u8>,
     spans: &mut Vec<(usize, usize)>,
+    documents: &mut Documents<'_, 'a>,
 ) -> Parsed<()> {
     let nulls = bytes.take(table.columns.len().div_ceil(8))?;
     spans.clear();
@@ -171,9 +227,18 @@ fn write_image(
     for (i, column) in table.columns.iter().enumerate() {
         out.extend_from_slice(&column.lead);
         let start = out.len();
-        if nulls[i / 8] >> (i % 8) & 1 == 1 {
-            out.extend_from_slice(b"null");
-        } else if let Err(broken) = write_value(&column.kind, bytes, out, scratch) {
+        let written = match &column.kind {
+            Kind::Json { prefix } => {
+                let null = nulls[i / 8] >> (i % 8) & 1 == 1;
+                write_json(null, *prefix, bytes, out, scratch, documents)
+            }
+            _ if nulls[i / 8] >> (i % 8) & 1 == 1 => {
+                out.extend_from_slice(b"null");
+                Ok(())
+            }
+            kind => write_value(kind, bytes, out, scratch),
+        };
+        if let Err(broken) = written {
             let place = format!("{}.{}.{}", table.database, table.name, column.name);
             return Err(Broken { what: format!("{place}: {}", broken.what).into(), ..broken });
         }
@@ -185,16 +250,48 @@ fn write_image(
     Ok(())
 }
 
+/// As many bytes as the `prefix` bytes before them say.
+fn prefixed<'a>(bytes: &mut Bytes<'a>, prefix: u8) -> Parsed<&'a [u8]> {
+    let length = bytes.unsigned(prefix.into())?;
+    bytes.take(usize::try_from(length).unwrap_or(usize::MAX))
+}
+
+/// Appends a document as a JSON string: whole, or as its changes leave it.
+fn write_json<'a>(
+    null: bool,
+    prefix: u8,
+    bytes: &mut Bytes<'a>,
+    out: &mut Vec<u8>,
+    scratch: &mut Vec<u8>,
+    documents: &mut Documents<'_, 'a>,
+) -> Parsed<()> {
+    let changed = documents.next()?;
+    if null {
+        documents.keep(None);
+        out.extend_from_slice(b"null");
+        return Ok(());
+    }
+    let raw = prefixed(bytes, if changed.is_some() { 4 } else { prefix })?;
+    documents.keep(Some(raw));
+    let offset = bytes.at() - raw.len();
+    scratch.clear();
+    let written = match changed {
+        Some(document) => json::write_changed(scratch, document, raw),
+        None => json::write_document(scratch, raw),
+    };
+    written.map_err(|broken| Broken { offset: offset + broken.offset, ..broken })?;
+    out.push(b'"');
+    value::write_escaped(out, scratch);
+    out.push(b'"');
+    Ok(())
+}
+
 fn write_value(
     kind: &Kind,
     bytes: &mut Bytes<'_>,
     out: &mut Vec<u8>,
     scratch: &mut Vec<u8>,
 ) -> Parsed<()> {
-    fn prefixed<'a>(bytes: &mut Bytes<'a>, prefix: u8) -> Parsed<&'a [u8]> {
-        let length = bytes.unsigned(prefix.into())?;
-        bytes.take(usize::try_from(length).unwrap_or(usize::MAX))
-    }
     match kind {
         Kind::Integer { bytes: size, unsigned } => {
             let raw = bytes.unsigned((*size).into())?;
@@ -252,6 +349,9 @@ fn write_value(
             }
         }
         Kind::Enum { bytes: size, values } => match bytes.unsigned((*size).into())? {
+            // What a server keeps of a value that is no member. Where there is an empty member too,
+            // the number tells them apart.
+            0 if values.iter().any(|value| value == b"\"\"") => out.push(b'0'),
             0 => out.extend_from_slice(b"\"\""),
             index => {
                 let text = values.get(index as usize - 1).ok_or_else(|| {
@@ -276,14 +376,22 @@ fn write_value(
             out.push(b'"');
         }
         Kind::Json { prefix } => {
+            write_json(false, *prefix, bytes, out, scratch, &mut Documents::Whole)?;
+        }
+        Kind::Compressed { prefix, limit, charset } => {
             let raw = prefixed(bytes, *prefix)?;
             let offset = bytes.at() - raw.len();
             scratch.clear();
-            json::write_document(scratch, raw)
+            unpack_value(&mut Bytes::new(raw), *limit, scratch)
                 .map_err(|broken| Broken { offset: offset + broken.offset, ..broken })?;
-            out.push(b'"');
-            value::write_escaped(out, scratch);
-            out.push(b'"');
+            match charset {
+                Charset::Binary => value::write_base64(out, scratch),
+                charset => {
+                    out.push(b'"');
+                    value::write_text(out, *charset, scratch, offset)?;
+                    out.push(b'"');
+                }
+            }
         }
         Kind::Geometry { prefix } => {
             let raw = prefixed(bytes, *prefix)?;

@@ -4,6 +4,8 @@
 //! All is read from `information_schema`, in one round trip a subject for any number of tables.
 //! What the user may not see is not there: triggers need the TRIGGER privilege.
 
+mod lanes;
+
 use std::collections::HashMap;
 
 use mysql_async::prelude::{FromRow, Queryable};
@@ -111,6 +113,10 @@ pub struct Column {
     pub invisible: bool,
     /// AUTO_INCREMENT.
     pub counted: bool,
+    /// An INSERT has to name it: it takes no NULL, and has neither a default nor a counter.
+    pub required: bool,
+    /// The most characters (text) or bytes that a value may have; 0 for other types.
+    pub length: u64,
 }
 
 /// A unique key other than the primary.
@@ -190,10 +196,14 @@ pub struct Table {
     pub name: String,
     /// `InnoDB`; empty for a view.
     pub engine: String,
+    /// MariaDB: it keeps the history of its rows by itself.
+    pub versioned: bool,
     /// In the table's order.
     pub columns: Vec<Column>,
     /// Places of the primary key's columns, in the key's order; empty where there is none.
     pub primary_key: Vec<usize>,
+    /// The primary key holds only the start of some column.
+    pub primary_partial: bool,
     /// The other unique keys.
     pub unique_keys: Vec<UniqueKey>,
     /// Tables that this one refers to.
@@ -285,10 +295,11 @@ async fn load_some(
     };
 
     let query = format!(
-        "SELECT table_schema, table_name, COALESCE(engine, '') FROM information_schema.tables \
+        "SELECT table_schema, table_name, COALESCE(engine, ''), table_type FROM information_schema.tables \
          WHERE (table_schema, table_name) IN ({list})"
     );
-    for (database, table, engine) in all::<(String, String, String)>(conn, query).await? {
+    type Described = (String, String, String, String);
+    for (database, table, engine, kind) in all::<Described>(conn, query).await? {
         let Some(name) = asked(database.clone(), table.clone()) else { continue };
         tables.insert(
             name,
@@ -296,8 +307,10 @@ async fn load_some(
                 database,
                 name: table,
                 engine,
+                versioned: kind.eq_ignore_ascii_case("SYSTEM VERSIONED"),
                 columns: Vec::new(),
                 primary_key: Vec::new(),
+                primary_partial: false,
                 unique_keys: Vec::new(),
                 parents: Vec::new(),
                 children: Vec::new(),
@@ -341,7 +354,8 @@ async fn load_columns(
     let query = format!(
         "SELECT table_schema, table_name, column_name, LOWER(data_type), column_type, is_nullable, LOWER(extra), \
          character_octet_length, numeric_precision, numeric_scale, COALESCE(datetime_precision, 0), \
-         COALESCE(character_set_name, ''), COALESCE(collation_name, '') \
+         COALESCE(character_set_name, ''), COALESCE(collation_name, ''), column_default IS NOT NULL, \
+         COALESCE(character_maximum_length, 0) \
          FROM information_schema.columns WHERE (table_schema, table_name) IN ({list}) \
          ORDER BY table_schema, table_name, ordinal_position"
     );
@@ -365,19 +379,24 @@ async fn load_columns(
             charset: text(11)?,
             collation: text(12)?,
         };
+        let generated = match () {
+            () if extra.contains("virtual generated") => Some(Generated::Virtual),
+            () if extra.contains("stored generated") || extra.contains("persistent") => {
+                Some(Generated::Stored)
+            }
+            () => None,
+        };
+        let nullable = text(5)? == "YES";
+        let counted = extra.contains("auto_increment");
         table.columns.push(Column {
             name: text(2)?,
             kind: kind.into_type(flavor),
-            nullable: text(5)? == "YES",
-            generated: match () {
-                () if extra.contains("virtual generated") => Some(Generated::Virtual),
-                () if extra.contains("stored generated") || extra.contains("persistent") => {
-                    Some(Generated::Stored)
-                }
-                () => None,
-            },
+            nullable,
+            generated,
             invisible: extra.contains("invisible"),
-            counted: extra.contains("auto_increment"),
+            counted,
+            required: !nullable && !counted && generated.is_none() && number(13) == 0,
+            length: number(14),
         });
     }
     if flavor == Flavor::Mariadb {
@@ -493,6 +512,7 @@ async fn load_keys(
             column.and_then(|column| table.columns.iter().position(|known| known.name == column));
         if index == "PRIMARY" {
             table.primary_key.extend(place);
+            table.primary_partial |= partial;
             continue;
         }
         if table.unique_keys.last().is_none_or(|last| last.name != index) {

@@ -29,6 +29,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tracing::info;
+use unitflow_change::ddl::Statement;
 use unitflow_change::envelope::Op;
 use unitflow_change::fault::{Code, Fault};
 use unitflow_change::gtid::Gtid;
@@ -93,15 +94,6 @@ pub struct Row<'a> {
     pub moves: bool,
 }
 
-/// A statement outside row format.
-#[derive(Clone, Copy, Debug)]
-pub struct Ddl<'a> {
-    /// The session's default database; may be empty.
-    pub database: &'a str,
-    /// The statement's text.
-    pub statement: &'a str,
-}
-
 /// What the stream gives.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
@@ -109,7 +101,7 @@ pub enum Event<'a> {
     Row(Row<'a>),
     /// A statement that is logged as text and commits by itself: DDL, grants and the like. It is
     /// a transaction of its own, except for `CREATE TABLE … SELECT`, which is followed by rows.
-    Ddl(Ddl<'a>),
+    Ddl(&'a Statement),
     /// The current transaction is complete.
     End,
     /// The server is alive and had nothing to send for a while, or only what it was told to leave
@@ -211,10 +203,7 @@ impl Stream {
                     return Err(Fault::fatal(Code::Bug, "a row was announced that is not there"));
                 }
             },
-            Found::Ddl => {
-                let (database, statement) = decoder.ddl();
-                Event::Ddl(Ddl { database, statement })
-            }
+            Found::Ddl => Event::Ddl(decoder.ddl()),
             Found::Heartbeat => Event::Heartbeat,
             _ => Event::End,
         })

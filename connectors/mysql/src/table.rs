@@ -8,82 +8,12 @@ use unitflow_change::fault::Code;
 use unitflow_change::position::Digest;
 
 use crate::bytes::{Broken, Bytes, Parsed};
-use crate::charset::Charset;
 use crate::connect::Flavor;
-use crate::value::{Decimal, write_escaped, write_string};
+use crate::kind::{Kind, Kinds};
+use crate::value::write_string;
 
 /// More columns than any server allows.
 const COLUMNS_MAX: usize = 4096;
-
-/// How a column's values are stored and written.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Kind {
-    Integer {
-        bytes: u8,
-        unsigned: bool,
-    },
-    Float,
-    Double,
-    Decimal(Decimal),
-    Year,
-    Date,
-    Time {
-        fraction: u8,
-    },
-    Datetime {
-        fraction: u8,
-    },
-    Timestamp {
-        fraction: u8,
-    },
-    Bit {
-        bytes: u8,
-        single: bool,
-    },
-    /// CHAR, VARCHAR and the TEXT family; `prefix` bytes hold the length.
-    Text {
-        prefix: u8,
-        charset: Charset,
-    },
-    /// VARBINARY and the BLOB family.
-    Blob {
-        prefix: u8,
-    },
-    /// BINARY, whose trailing zero bytes are not in the log.
-    Binary {
-        prefix: u8,
-        length: usize,
-    },
-    /// Each value as a JSON string.
-    Enum {
-        bytes: u8,
-        values: Vec<Vec<u8>>,
-    },
-    /// Each value as the inside of a JSON string.
-    Set {
-        bytes: u8,
-        values: Vec<Vec<u8>>,
-    },
-    Json {
-        prefix: u8,
-    },
-    Geometry {
-        prefix: u8,
-    },
-    Vector {
-        prefix: u8,
-    },
-    Uuid {
-        prefix: u8,
-        swapped: bool,
-    },
-    Inet6 {
-        prefix: u8,
-    },
-    Inet4 {
-        prefix: u8,
-    },
-}
 
 /// What MariaDB's log does not tell about a column of type BINARY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,7 +113,7 @@ impl Table {
                        what was logged before needs a resynchronisation",
             });
         }
-        let mut kinds = kinds(flavor, &place, types, shapes, &details)?;
+        let mut kinds = Kinds::new(flavor, &place, shapes, &details).read(types)?;
         let may_be = flavor == Flavor::Mariadb
             && kinds.iter().any(|kind| matches!(kind, Kind::Binary { length: 4 | 16, .. }));
         if may_be {
@@ -248,59 +178,32 @@ fn read_name(bytes: &mut Bytes<'_>) -> Parsed<String> {
     Ok(name)
 }
 
-/// The column types as numbers.
-mod code {
-    pub const TINY: u8 = 1;
-    pub const SHORT: u8 = 2;
-    pub const LONG: u8 = 3;
-    pub const FLOAT: u8 = 4;
-    pub const DOUBLE: u8 = 5;
-    pub const OLD_TIMESTAMP: u8 = 7;
-    pub const LONGLONG: u8 = 8;
-    pub const INT24: u8 = 9;
-    pub const DATE: u8 = 10;
-    pub const OLD_TIME: u8 = 11;
-    pub const OLD_DATETIME: u8 = 12;
-    pub const YEAR: u8 = 13;
-    pub const VARCHAR: u8 = 15;
-    pub const BIT: u8 = 16;
-    pub const TIMESTAMP: u8 = 17;
-    pub const DATETIME: u8 = 18;
-    pub const TIME: u8 = 19;
-    pub const VECTOR: u8 = 242;
-    pub const JSON: u8 = 245;
-    pub const DECIMAL: u8 = 246;
-    pub const ENUM: u8 = 247;
-    pub const SET: u8 = 248;
-    pub const BLOB: u8 = 252;
-    pub const VAR_STRING: u8 = 253;
-    pub const STRING: u8 = 254;
-    pub const GEOMETRY: u8 = 255;
-}
-
 /// What stands behind the columns' types: `binlog_row_metadata`.
 #[derive(Default)]
-struct Details {
+pub(crate) struct Details {
     /// For each numeric column whether it is unsigned.
-    unsigned: Vec<bool>,
-    charsets: Charsets,
-    choice_charsets: Charsets,
-    names: Vec<String>,
-    enums: Vec<Vec<Vec<u8>>>,
-    sets: Vec<Vec<Vec<u8>>>,
+    pub unsigned: Vec<bool>,
+    pub charsets: Charsets,
+    pub choice_charsets: Charsets,
+    pub names: Vec<String>,
+    /// The members of each ENUM column.
+    pub enums: Vec<Vec<Vec<u8>>>,
+    /// The members of each SET column.
+    pub sets: Vec<Vec<Vec<u8>>>,
     key: Vec<usize>,
 }
 
 /// The collations of the text columns, counted among themselves.
 #[derive(Default)]
-struct Charsets {
+pub(crate) struct Charsets {
     default: Option<u64>,
     listed: Vec<u64>,
     exceptions: Vec<(u64, u64)>,
 }
 
 impl Charsets {
-    fn of(&self, index: usize) -> Option<u64> {
+    /// The collation's number of the column in this place.
+    pub fn of(&self, index: usize) -> Option<u64> {
         self.exceptions
             .iter()
             .find(|&&(column, _)| column == index as u64)
@@ -390,211 +293,6 @@ fn read_choices(field: &mut Bytes<'_>) -> Parsed<Vec<Vec<Vec<u8>>>> {
         columns.push(choices);
     }
     Ok(columns)
-}
-
-/// Numeric columns, to which bits of signedness belong; the servers count YEAR among them.
-fn is_numeric(kind: u8) -> bool {
-    matches!(
-        kind,
-        code::YEAR
-            | code::TINY
-            | code::SHORT
-            | code::INT24
-            | code::LONG
-            | code::LONGLONG
-            | code::DECIMAL
-            | code::FLOAT
-            | code::DOUBLE
-    )
-}
-
-fn kinds(
-    flavor: Flavor,
-    place: &str,
-    types: &[u8],
-    mut shapes: Bytes<'_>,
-    details: &Details,
-) -> Parsed<Vec<Kind>> {
-    let mut kinds = Vec::with_capacity(types.len());
-    let (mut numeric, mut text, mut choice, mut enums, mut sets) = (0, 0, 0, 0, 0);
-    for (i, &kind) in types.iter().enumerate() {
-        let unnamed = format!("number {}", i + 1);
-        let column = details.names.get(i).map_or(unnamed.as_str(), String::as_str);
-        let unsigned = is_numeric(kind) && {
-            numeric += 1;
-            details.unsigned.get(numeric - 1).copied().unwrap_or(false)
-        };
-        let charset_of = |text: &mut usize, shapes: &Bytes<'_>| {
-            *text += 1;
-            charset(details.charsets.of(*text - 1), place, column, shapes)
-        };
-        let kind = match kind {
-            code::TINY => Kind::Integer { bytes: 1, unsigned },
-            code::SHORT => Kind::Integer { bytes: 2, unsigned },
-            code::INT24 => Kind::Integer { bytes: 3, unsigned },
-            code::LONG => Kind::Integer { bytes: 4, unsigned },
-            code::LONGLONG => Kind::Integer { bytes: 8, unsigned },
-            code::FLOAT => {
-                shapes.u8()?;
-                Kind::Float
-            }
-            code::DOUBLE => {
-                shapes.u8()?;
-                Kind::Double
-            }
-            code::DECIMAL => {
-                let (precision, scale) = (shapes.u8()?, shapes.u8()?);
-                Kind::Decimal(
-                    Decimal::new(precision, scale)
-                        .ok_or_else(|| shapes.corrupt("a DECIMAL of an impossible shape"))?,
-                )
-            }
-            code::YEAR => Kind::Year,
-            code::DATE => Kind::Date,
-            code::TIME => Kind::Time { fraction: read_fraction(&mut shapes)? },
-            code::DATETIME => Kind::Datetime { fraction: read_fraction(&mut shapes)? },
-            code::TIMESTAMP => Kind::Timestamp { fraction: read_fraction(&mut shapes)? },
-            code::BIT => {
-                let (odd, whole) = (shapes.u8()?, shapes.u8()?);
-                if odd > 7 || whole > 8 || (whole == 8 && odd > 0) {
-                    return Err(shapes.corrupt("a BIT column of an impossible width"));
-                }
-                Kind::Bit { bytes: whole + u8::from(odd > 0), single: whole == 0 && odd == 1 }
-            }
-            code::VARCHAR | code::VAR_STRING => {
-                let prefix = if shapes.u16()? > 255 { 2 } else { 1 };
-                match charset_of(&mut text, &shapes)? {
-                    Charset::Binary => Kind::Blob { prefix },
-                    charset => Kind::Text { prefix, charset },
-                }
-            }
-            code::BLOB => {
-                let prefix = read_prefix(&mut shapes)?;
-                match charset_of(&mut text, &shapes)? {
-                    Charset::Binary => Kind::Blob { prefix },
-                    charset => Kind::Text { prefix, charset },
-                }
-            }
-            code::JSON => Kind::Json { prefix: read_prefix(&mut shapes)? },
-            code::GEOMETRY => {
-                // MariaDB counts these among the columns with a character set, MySQL does not.
-                text += usize::from(flavor == Flavor::Mariadb);
-                Kind::Geometry { prefix: read_prefix(&mut shapes)? }
-            }
-            code::VECTOR if flavor == Flavor::Mysql => {
-                text += 1;
-                Kind::Vector { prefix: read_prefix(&mut shapes)? }
-            }
-            code::STRING | code::ENUM | code::SET => {
-                let (first, second) = (shapes.u8()?, shapes.u8()?);
-                // The high bits of a long CHAR's length hide, inverted, in its type.
-                let (real, length) = if first & 0x30 == 0x30 {
-                    (first, usize::from(second))
-                } else {
-                    (first | 0x30, usize::from(second) | usize::from(first & 0x30 ^ 0x30) << 4)
-                };
-                let prefix = if length > 255 { 2 } else { 1 };
-                match real {
-                    code::STRING => match charset_of(&mut text, &shapes)? {
-                        Charset::Binary => Kind::Binary { prefix, length },
-                        charset => Kind::Text { prefix, charset },
-                    },
-                    code::ENUM | code::SET => {
-                        let set = real == code::SET;
-                        let (all, next) = if set {
-                            (&details.sets, &mut sets)
-                        } else {
-                            (&details.enums, &mut enums)
-                        };
-                        let raw = all.get(*next).map_or(&[][..], Vec::as_slice);
-                        *next += 1;
-                        let charset = match details.choice_charsets.of(choice) {
-                            // Without metadata there are no names either, which is told later.
-                            None => Charset::Utf8,
-                            collation => charset(collation, place, column, &shapes)?,
-                        };
-                        choice += 1;
-                        let sizes: &[usize] = if set { &[1, 2, 3, 4, 8] } else { &[1, 2] };
-                        if !sizes.contains(&length) {
-                            return Err(shapes.corrupt("an ENUM or SET of an impossible size"));
-                        }
-                        let values = raw
-                            .iter()
-                            .map(|raw| choice_text(raw, charset, !set, &shapes))
-                            .collect::<Parsed<Vec<_>>>()?;
-                        let bytes = length as u8;
-                        if set { Kind::Set { bytes, values } } else { Kind::Enum { bytes, values } }
-                    }
-                    other => return Err(unknown_type(other, place, column, &shapes)),
-                }
-            }
-            code::OLD_TIMESTAMP | code::OLD_TIME | code::OLD_DATETIME => {
-                return Err(shapes
-                    .unknown(format!("{place}.{column} stores time in the format before MySQL 5.6"))
-                    .hint("rebuild the table: ALTER TABLE … FORCE, in MariaDB with mysql56_temporal_format=ON"));
-            }
-            other => return Err(unknown_type(other, place, column, &shapes)),
-        };
-        kinds.push(kind);
-    }
-    Ok(kinds)
-}
-
-fn unknown_type(kind: u8, place: &str, column: &str, shapes: &Bytes<'_>) -> Broken {
-    shapes.unknown(format!(
-        "{place}.{column} has a type that the decoder does not know (number {kind})"
-    ))
-}
-
-fn read_fraction(shapes: &mut Bytes<'_>) -> Parsed<u8> {
-    match shapes.u8()? {
-        fraction @ 0..=6 => Ok(fraction),
-        _ => Err(shapes.corrupt("a time with more than six fractional digits")),
-    }
-}
-
-fn read_prefix(shapes: &mut Bytes<'_>) -> Parsed<u8> {
-    match shapes.u8()? {
-        prefix @ 1..=4 => Ok(prefix),
-        _ => Err(shapes.corrupt("a length in more than four bytes")),
-    }
-}
-
-fn charset(
-    collation: Option<u64>,
-    place: &str,
-    column: &str,
-    shapes: &Bytes<'_>,
-) -> Parsed<Charset> {
-    let Some(collation) = collation else {
-        return Err(shapes
-            .unknown(format!("the log does not tell the character set of {place}.{column}"))
-            .hint("set binlog_row_metadata=FULL at the source"));
-    };
-    Charset::of_collation(collation).ok_or_else(|| {
-        shapes
-            .unknown(format!("{place}.{column} has a character set that the decoder does not know (collation {collation})"))
-            .hint("convert the column to utf8mb4, or exclude the table")
-    })
-}
-
-/// A member of an ENUM (a whole JSON string) or a SET (the inside of one).
-fn choice_text(raw: &[u8], charset: Charset, quoted: bool, shapes: &Bytes<'_>) -> Parsed<Vec<u8>> {
-    let mut out = Vec::with_capacity(raw.len() + 2);
-    if quoted {
-        out.push(b'"');
-    }
-    match charset {
-        Charset::Binary => match std::str::from_utf8(raw) {
-            Ok(_) => write_escaped(&mut out, raw),
-            Err(_) => return Err(shapes.unknown("an ENUM or SET of bytes that are no text")),
-        },
-        charset => crate::value::write_text(&mut out, charset, raw, shapes.at())?,
-    }
-    if quoted {
-        out.push(b'"');
-    }
-    Ok(out)
 }
 
 #[cfg(test)]

@@ -8,13 +8,11 @@
 //! Formats: <https://dev.mysql.com/doc/dev/mysql-server/latest/field__types_8h.html>, and for the
 //! temporal types `sql-common/my_time.cc` of MySQL.
 
-use std::io::Write as _;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::bytes::{Broken, Bytes, Parsed};
-use crate::charset::{Charset, latin1};
+use crate::charset::Charset;
 
 /// How a byte stands in a JSON string: as it is (0), `\u00xx` (`u`), or behind a backslash.
 const ESCAPES: [u8; 256] = {
@@ -71,37 +69,29 @@ pub(crate) fn write_text(
     bytes: &[u8],
     offset: usize,
 ) -> Parsed<()> {
-    match charset {
-        Charset::Utf8 => match std::str::from_utf8(bytes) {
-            Ok(_) => write_escaped(out, bytes),
-            Err(error) => {
-                return Err(Broken::corrupt(
-                    "text is not valid UTF-8",
-                    offset + error.valid_up_to(),
-                )
-                .hint("mend the row at the source"));
-            }
-        },
-        Charset::Ascii => {
-            if let Some(at) = bytes.iter().position(|byte| !byte.is_ascii()) {
-                return Err(Broken::corrupt("text is not ASCII", offset + at)
-                    .hint("mend the row at the source"));
-            }
-            write_escaped(out, bytes);
-        }
-        Charset::Latin1 => {
-            if bytes.is_ascii() {
-                write_escaped(out, bytes);
-            } else {
-                let mut buffer = [0; 4];
-                for &byte in bytes {
-                    write_escaped(out, latin1(byte).encode_utf8(&mut buffer).as_bytes());
-                }
-            }
-        }
-        Charset::Binary => return Err(Broken::corrupt("bytes where text is expected", offset)),
+    if charset.extends_ascii() && bytes.is_ascii() {
+        write_escaped(out, bytes);
+        return Ok(());
     }
-    Ok(())
+    let decoded = match charset {
+        Charset::Utf8 => match std::str::from_utf8(bytes) {
+            Ok(_) => {
+                write_escaped(out, bytes);
+                Ok(())
+            }
+            Err(error) => Err(error.valid_up_to()),
+        },
+        charset => {
+            let mut buffer = [0; 4];
+            charset.decode(bytes, &mut |character| {
+                write_escaped(out, character.encode_utf8(&mut buffer).as_bytes());
+            })
+        }
+    };
+    decoded.map_err(|at| {
+        Broken::unknown(format!("text has bytes that are no character in {charset:?}"), offset + at)
+            .hint("mend the row at the source, or convert the column to utf8mb4")
+    })
 }
 
 /// Appends bytes as a base64 string.
@@ -506,9 +496,46 @@ where
     raw.get_mut(..value.len())
         .ok_or_else(|| Broken::corrupt("an INET address is too long", offset))?
         .copy_from_slice(value);
-    // Writing to a Vec can't fail.
-    let _ = write!(out, "\"{}\"", std::net::IpAddr::from(raw));
+    let address = match std::net::IpAddr::from(raw) {
+        std::net::IpAddr::V6(address) => inet6_text(address.octets()),
+        std::net::IpAddr::V4(address) => address.to_string(),
+    };
+    write_string(out, &address);
     Ok(())
+}
+
+/// An IPv6 address as MariaDB prints it. Unlike others it leaves out a single group of zeros too,
+/// and writes all that start with six groups of zeros with dots (`Inet6::to_string` in
+/// sql/sql_type_inet.cc).
+pub(crate) fn inet6_text(raw: [u8; 16]) -> String {
+    let (pairs, _) = raw.as_chunks::<2>();
+    let groups: Vec<u16> = pairs.iter().map(|pair| u16::from_be_bytes(*pair)).collect();
+    // The first of the longest runs of zeros.
+    let (mut gap, mut length) = (groups.len(), 0);
+    let mut start = 0;
+    for run in groups.chunk_by(|a, b| (*a == 0) == (*b == 0)) {
+        if run[0] == 0 && run.len() > length {
+            (gap, length) = (start, run.len());
+        }
+        start += run.len();
+    }
+    let mut text = String::new();
+    let mut at = 0;
+    while at < groups.len() {
+        if at == gap {
+            text.push_str(if at == 0 { "::" } else { ":" });
+            at += length;
+        } else if at == 6 && gap == 0 && (length == 6 || (length == 5 && groups[5] == 0xffff)) {
+            let [.., a, b, c, d] = raw;
+            text.push_str(&format!("{a}.{b}.{c}.{d}"));
+            break;
+        } else {
+            text.push_str(&format!("{:x}", groups[at]));
+            text.push_str(if at + 1 < groups.len() { ":" } else { "" });
+            at += 1;
+        }
+    }
+    text
 }
 
 #[cfg(test)]

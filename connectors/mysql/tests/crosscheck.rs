@@ -348,7 +348,7 @@ fn normal(flavor: Flavor, case: &Case, value: &Json) -> Json {
         (_, Json::Null) => Json::Null,
         (As::Float, number) => narrow(number),
         (As::Vector, numbers) => numbers.as_array().unwrap().iter().map(narrow).collect(),
-        (As::Text, Json::String(text)) if case.0 == "json" && flavor == Flavor::Mysql9 => {
+        (As::Document, Json::String(text)) if case.0 == "json" && flavor == Flavor::Mysql9 => {
             support::json(text)
         }
         (_, value) => value.clone(),

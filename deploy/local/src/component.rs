@@ -16,10 +16,12 @@ pub enum Component {
     Redis,
     /// Apache Kafka 4: broker, tools.
     Kafka,
+    /// Percona Toolkit: `pt-online-schema-change`.
+    Percona,
 }
 
 impl Component {
-    /// All of them.
+    /// All that are brought unasked.
     pub const ALL: [Self; 4] = [Self::Mysql, Self::Mariadb, Self::Redis, Self::Kafka];
 
     /// The name by which the installer and the cache folder know it.
@@ -29,6 +31,7 @@ impl Component {
             Self::Mariadb => "mariadb",
             Self::Redis => "redis",
             Self::Kafka => "kafka",
+            Self::Percona => "percona",
         }
     }
 
@@ -39,6 +42,7 @@ impl Component {
             Self::Mariadb => "UNITFLOW_MARIADB_HOME",
             Self::Redis => "UNITFLOW_REDIS_HOME",
             Self::Kafka => "UNITFLOW_KAFKA_HOME",
+            Self::Percona => "UNITFLOW_PERCONA_HOME",
         }
     }
 

@@ -184,6 +184,9 @@ impl MysqlSetup {
         set("pid_file", &socket.with_file_name("pid").display().to_string());
         // Debian's default is a folder that only an installed package has.
         set("secure_file_priv", &data.with_file_name("").display().to_string());
+        // A server that starts removes what it takes for leftovers of its own, also under the tables
+        // that another is using there, which then dies.
+        set("tmpdir", &data.with_file_name("").display().to_string());
         set("port", &port.to_string());
         set("server_id", &self.server_id.unwrap_or(u32::from(port)).to_string());
         defaults

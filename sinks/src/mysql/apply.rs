@@ -7,12 +7,14 @@
 use std::future::Future;
 use std::time::Duration;
 
-use mysql_async::Conn;
-use mysql_async::prelude::Queryable;
+use mysql_async::prelude::{FromRow, Queryable};
+use mysql_async::{Conn, Params};
 use tokio::time::timeout;
+use unitflow_change::ddl::TableName;
 use unitflow_change::envelope::Op;
 use unitflow_change::fault::Kind;
 use unitflow_change::name::Log;
+use unitflow_change::rename::Rename;
 use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault, inject};
 use unitflow_mysql::connect::{Flavor, Server, Store, connect, fault as judge, is_lost};
@@ -71,13 +73,14 @@ pub struct Applier {
     packet_bytes_max: usize,
     log: Log,
     lane: i32,
+    rename: Rename,
     tables: Tables,
     statements: Statements,
 }
 
 impl Applier {
-    /// Connects to the target.
-    pub async fn open(store: &Store, log: Log, lane: i32) -> Result<Self, Fault> {
+    /// Connects to the target, which has these names for the mesh's tables.
+    pub async fn open(store: &Store, rename: Rename, log: Log, lane: i32) -> Result<Self, Fault> {
         let mut conn = connect(store).await?;
         for statement in SESSION {
             conn.query_drop(statement).await.map_err(|error| judge(&error))?;
@@ -93,6 +96,7 @@ impl Applier {
             packet_bytes_max: packet.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0),
             log,
             lane,
+            rename,
             tables: Tables::default(),
             statements: Statements::default(),
         })
@@ -118,7 +122,18 @@ impl Applier {
         from: End,
         to: End,
     ) -> Result<(), Fault> {
-        let result = self.attempt(batch, part, (from, to), false).await;
+        self.apply_with(batch, part, (from, to), &[]).await
+    }
+
+    /// The same, with statements of ours in the same transaction, which follow the changes.
+    pub async fn apply_with(
+        &mut self,
+        batch: &Batch,
+        part: Part,
+        (from, to): (End, End),
+        also: &[Vec<u8>],
+    ) -> Result<(), Fault> {
+        let result = self.attempt(batch, part, (from, to), false, also).await;
         let Err(fault) = result else { return Ok(()) };
         if fault.kind == Kind::Ambiguous {
             return Err(fault);
@@ -129,11 +144,69 @@ impl Applier {
         }
         // Change by change, in the source's order: it names the change that does not fit, and if
         // none is found the conflict was gone.
-        let again = self.attempt(batch, part, (from, to), true).await;
+        let again = self.attempt(batch, part, (from, to), true, also).await;
         if again.as_ref().is_err_and(|fault| fault.kind != Kind::Ambiguous) {
             self.roll_back().await?;
         }
         again
+    }
+
+    /// Moves the ledger from `from` to `to`, which may be the same place, in a transaction of its
+    /// own together with statements that change rows of ours, at least one each. `barrier`: `to` is
+    /// where all lanes have to meet.
+    pub async fn step_with(
+        &mut self,
+        from: End,
+        to: End,
+        barrier: bool,
+        also: &[Vec<u8>],
+    ) -> Result<(), Fault> {
+        let mut call = Call::default();
+        call.add(bookkeeping(0), |sql| sql.extend_from_slice(b"BEGIN"));
+        let step = Move { barrier, ..self.step(from, to) };
+        call.add(bookkeeping(1), |sql| step.write(sql));
+        for statement in also {
+            call.add(bookkeeping(0), |sql| sql.extend_from_slice(statement));
+        }
+        let batch = Batch::default();
+        let sent = self.send(&batch, &call, from.seq).await;
+        if let Err(fault) = sent {
+            self.roll_back().await?;
+            return Err(fault);
+        }
+        self.commit(&batch, from, to, false).await
+    }
+
+    /// The lowest place at which a lane of the log stands, this one aside if `others`.
+    pub async fn lowest(&mut self, others: bool) -> Result<Seq, Fault> {
+        let entries = ledger::read_all(&mut self.conn, &self.log).await?;
+        let lanes = entries.iter().filter(|entry| !others || entry.lane != self.lane);
+        Ok(lanes.map(|entry| entry.seq).min().unwrap_or(Seq(u64::MAX)))
+    }
+
+    /// The first row of a query's answer, outside a transaction.
+    pub async fn ask<T: FromRow + Send + 'static>(
+        &mut self,
+        query: &str,
+        parameters: impl Into<Params> + Send,
+    ) -> Result<Option<T>, Fault> {
+        within(self.conn.exec_first(query, parameters)).await
+    }
+
+    /// The connection, outside a transaction.
+    pub fn conn(&mut self) -> &mut Conn {
+        &mut self.conn
+    }
+
+    /// What kind of server the target is.
+    #[must_use]
+    pub fn flavor(&self) -> Flavor {
+        self.flavor
+    }
+
+    /// The table at which the last attempt failed, where it was a table.
+    pub fn take_blamed(&mut self) -> Option<TableName> {
+        self.tables.take_blamed()
     }
 
     /// Reads the target's tables again before the next change: their schema may have changed.
@@ -157,9 +230,11 @@ impl Applier {
         part: Part,
         (from, to): (End, End),
         singly: bool,
+        also: &[Vec<u8>],
     ) -> Result<(), Fault> {
         let keys = batch.slots().iter().map(|slot| batch.key(slot));
-        self.tables.load(&mut self.conn, self.flavor, keys.filter(|key| !key.is_empty())).await?;
+        let keys = keys.filter(|key| !key.is_empty());
+        self.tables.load(&mut self.conn, self.flavor, &self.rename, keys).await?;
         let apart = inject::on("ledger_apart");
         let mut calls = vec![Call::default()];
         if matches!(part, Part::Whole | Part::First) {
@@ -170,6 +245,11 @@ impl Applier {
             }
         }
         self.statements.build(batch, &mut self.tables, singly, &mut calls)?;
+        for statement in also {
+            if let Some(call) = calls.last_mut() {
+                call.add(bookkeeping(0), |sql| sql.extend_from_slice(statement));
+            }
+        }
         if part == Part::Last && !apart {
             let step = self.step(from, to);
             if let Some(call) = calls.last_mut() {
@@ -195,6 +275,7 @@ impl Applier {
             to: to.seq,
             topic_offset: to.offset,
             commit_us: to.commit_us,
+            barrier: false,
         }
     }
 
@@ -251,6 +332,9 @@ impl Applier {
         let Ok(outcome) = outcome.await else { return Err(no_answer()) };
         let failed =
             call.expected.get(wrong.unwrap_or(statement)).copied().unwrap_or(bookkeeping(0));
+        if (wrong.is_some() || outcome.is_err()) && failed.table.is_some() {
+            self.tables.blame(batch.key(&batch.slots()[failed.slot]));
+        }
         match (outcome, wrong) {
             (Ok(()), None) => Ok(()),
             (_, Some(_)) if failed.table.is_none() => {

@@ -1,5 +1,6 @@
 //! The sink for MySQL and MariaDB: its statements, and the transaction they stand in.
 
 pub mod apply;
+pub mod ddl;
 pub mod statements;
 pub mod tables;

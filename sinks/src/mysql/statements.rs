@@ -8,8 +8,9 @@ use unitflow_change::envelope::{Envelope, Op, Row};
 use unitflow_change::key::Key;
 use unitflow_change::tag::Kind;
 use unitflow_change::{Code, Fault};
+use unitflow_mysql::connect::Flavor;
 use unitflow_mysql::equality::write_equality;
-use unitflow_mysql::literal::write_literal;
+use unitflow_mysql::literal::{is_no_member, write_lenient, write_literal};
 use unitflow_mysql::schema::Type;
 
 use super::tables::{Columns, Tables, Target};
@@ -63,6 +64,8 @@ impl Call {
 #[derive(Debug, Default)]
 struct Group {
     statements: Vec<(Vec<u8>, Expected)>,
+    /// The last one takes no further row.
+    closed: bool,
 }
 
 /// Builds statements; buffers are used again.
@@ -87,6 +90,7 @@ impl Statements {
         for (number, slot) in batch.slots().iter().enumerate() {
             if slot.kind == Kind::Row {
                 self.add(batch, slot, number, tables, singly).map_err(|fault| {
+                    tables.blame(batch.key(slot));
                     fault.at(format!("record {} at offset {}", slot.seq, slot.offset))
                 })?;
             }
@@ -129,6 +133,9 @@ impl Statements {
         }
         let expected = Expected { rows: 1, table: Some(table), op: change.op, slot: number };
         let columns = tables.columns(columns);
+        if let Some(after) = &change.after {
+            refuse_negative_zero(target, columns, after)?;
+        }
         let group = &mut self.groups[group];
         match (change.op, &change.before, &change.after) {
             (Op::Insert, _, Some(after)) => group.insert(target, columns, after, expected, singly),
@@ -152,7 +159,8 @@ impl Group {
         expected: Expected,
         singly: bool,
     ) -> Result<(), Fault> {
-        let sql = match self.open(singly, STATEMENT_ROWS_MAX) {
+        let odd = odd_choices(target, columns, row);
+        let sql = match self.open(singly || !odd.is_empty(), STATEMENT_ROWS_MAX) {
             Some(sql) => {
                 sql.push(b',');
                 sql
@@ -172,10 +180,15 @@ impl Group {
                 sql.push(b',');
             }
             first = false;
-            write_literal(sql, target.column(*place), value)?;
+            if odd.contains(place) {
+                // Any member will do for now.
+                sql.push(b'1');
+            } else {
+                write_literal(sql, target.column(*place), value)?;
+            }
         }
         sql.push(b')');
-        Ok(())
+        self.set_odd(target, columns, &odd, row, expected)
     }
 
     fn update(
@@ -188,10 +201,12 @@ impl Group {
     ) -> Result<(), Fault> {
         let sql = self.start(format!("UPDATE {} SET ", target.name), expected);
         let length = sql.len();
+        let odd = odd_choices(target, columns, after);
         for ((place, (_, old)), (_, new)) in
             columns.places.iter().zip(before.iter()).zip(after.iter())
         {
-            let Some(place) = place.filter(|_| old != new) else { continue };
+            let changed = place.filter(|place| old != new && !odd.contains(place));
+            let Some(place) = changed else { continue };
             if sql.len() > length {
                 sql.push(b',');
             }
@@ -207,7 +222,42 @@ impl Group {
             sql.extend_from_slice(key);
         }
         sql.extend_from_slice(b" WHERE ");
-        write_condition(sql, target, columns, before)
+        write_condition(sql, target, columns, before)?;
+        self.set_odd(target, columns, &odd, after, expected)
+    }
+
+    /// Gives ENUM columns the value that is no member of theirs, which no strict statement can.
+    fn set_odd(
+        &mut self,
+        target: &Target,
+        columns: &Columns,
+        odd: &[usize],
+        row: &Row<'_>,
+        expected: Expected,
+    ) -> Result<(), Fault> {
+        if odd.is_empty() {
+            return Ok(());
+        }
+        if odd.iter().any(|place| target.in_key[*place]) {
+            return Err(Fault::poison(
+                Code::Table,
+                format!("{}: a key's ENUM column holds what is no member of it", target.name),
+            )
+            .hint("mend the row at the source"));
+        }
+        let sql = self.start(String::new(), expected);
+        write_lenient(sql, target.flavor);
+        sql.extend_from_slice(target.name.as_bytes());
+        for (i, place) in odd.iter().enumerate() {
+            sql.extend_from_slice(if i == 0 { b" SET " } else { b"," });
+            sql.extend_from_slice(&target.quoted[*place]);
+            sql.extend_from_slice(b"=0");
+        }
+        sql.extend_from_slice(b" WHERE ");
+        write_key(sql, target, columns, row)?;
+        // No other row may be added to this one.
+        self.closed = true;
+        Ok(())
     }
 
     fn delete(
@@ -233,8 +283,9 @@ impl Group {
 
     /// The last statement, one row longer, if it has room for it.
     fn open(&mut self, singly: bool, rows_max: u64) -> Option<&mut Vec<u8>> {
+        let closed = std::mem::take(&mut self.closed);
         let (sql, expected) = self.statements.last_mut()?;
-        if singly || expected.rows >= rows_max || sql.len() >= STATEMENT_BYTES_MAX {
+        if closed || singly || expected.rows >= rows_max || sql.len() >= STATEMENT_BYTES_MAX {
             return None;
         }
         expected.rows += 1;
@@ -246,6 +297,62 @@ impl Group {
         self.statements.push((head.into_bytes(), expected));
         &mut self.statements[place].0
     }
+}
+
+/// MariaDB's columns hold no negative zero, and it makes one positive without a word.
+fn refuse_negative_zero(target: &Target, columns: &Columns, row: &Row<'_>) -> Result<(), Fault> {
+    if target.flavor != Flavor::Mariadb || !target.has_doubles {
+        return Ok(());
+    }
+    for (place, (_, value)) in columns.places.iter().zip(row.iter()) {
+        let Some(column) = place.map(|place| target.column(place)) else { continue };
+        let negative_zero = matches!(column.kind, Type::Float | Type::Double)
+            && value.starts_with('-')
+            && value.parse() == Ok(0.0_f64);
+        if negative_zero {
+            return Err(Fault::poison(
+                Code::Table,
+                format!(
+                    "{} column {}: a negative zero, which MariaDB does not hold",
+                    target.name, column.name
+                ),
+            )
+            .hint("write 0 in its place at the source"));
+        }
+    }
+    Ok(())
+}
+
+/// The places of ENUM columns whose value is no member of theirs.
+fn odd_choices(target: &Target, columns: &Columns, row: &Row<'_>) -> Vec<usize> {
+    if !target.has_choices {
+        return Vec::new();
+    }
+    let values = columns.places.iter().zip(row.iter());
+    let odd = values.filter_map(|(place, (_, value))| {
+        place.filter(|place| is_no_member(target.column(*place), value))
+    });
+    odd.collect()
+}
+
+/// The row's key by equality.
+fn write_key(
+    sql: &mut Vec<u8>,
+    target: &Target,
+    columns: &Columns,
+    row: &Row<'_>,
+) -> Result<(), Fault> {
+    let mut first = true;
+    for (place, (_, value)) in columns.places.iter().zip(row.iter()) {
+        let Some(place) = place.filter(|place| target.in_key[*place]) else { continue };
+        if !std::mem::take(&mut first) {
+            sql.extend_from_slice(b" AND ");
+        }
+        sql.extend_from_slice(&target.quoted[place]);
+        sql.push(b'=');
+        write_literal(sql, target.column(place), value)?;
+    }
+    Ok(())
 }
 
 /// The row as it was: the key by equality, so that its index finds it, then every column to the
@@ -277,6 +384,11 @@ fn write_condition(
             continue;
         }
         and(sql);
+        if is_no_member(column, value) {
+            sql.extend_from_slice(&target.quoted[place]);
+            sql.extend_from_slice(b"=0");
+            continue;
+        }
         write_equality(sql, column, &target.quoted[place], value)?;
     }
     Ok(())

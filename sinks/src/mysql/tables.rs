@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 
 use mysql_async::Conn;
-use unitflow_change::envelope::Row;
+use unitflow_change::ddl::TableName;
+use unitflow_change::envelope::{Row, is_same_column};
 use unitflow_change::key::Key;
+use unitflow_change::rename::Rename;
 use unitflow_change::{Code, Fault};
 use unitflow_mysql::connect::Flavor;
 use unitflow_mysql::literal::quote_identifier;
@@ -36,6 +38,12 @@ pub struct Target {
     pub in_key: Vec<bool>,
     /// Each column's quoted name.
     pub quoted: Vec<Vec<u8>>,
+    /// Whether it has ENUM columns.
+    pub has_choices: bool,
+    /// Whether it has FLOAT or DOUBLE columns.
+    pub has_doubles: bool,
+    /// The kind of server it is in.
+    pub flavor: Flavor,
 }
 
 /// See the [module](self).
@@ -45,6 +53,8 @@ pub struct Tables {
     list: Vec<Target>,
     columns: Vec<Columns>,
     columns_of: Vec<Vec<usize>>,
+    /// The table part of the key at which the last attempt failed.
+    blamed: Option<Vec<u8>>,
 }
 
 impl Tables {
@@ -53,24 +63,87 @@ impl Tables {
         *self = Self::default();
     }
 
-    /// Reads the tables of these keys that are not known yet.
+    /// Reads the tables of these keys that are not known yet. Keys have the mesh's names.
     pub async fn load<'a>(
         &mut self,
         conn: &mut Conn,
         flavor: Flavor,
+        rename: &Rename,
         keys: impl Iterator<Item = &'a [u8]>,
     ) -> Result<(), Fault> {
+        let mut parts: Vec<&[u8]> = Vec::new();
+        let mut names = Vec::new();
         for key in keys {
             let part = Key::table_part(key)?;
-            if !self.by_key.contains_key(part) {
+            if !self.by_key.contains_key(part) && !parts.contains(&part) {
+                self.blame(key);
                 let key = Key::parse(key)?;
-                let number = self.list.len();
-                self.list.push(read(conn, flavor, &key.database, &key.table).await?);
-                self.columns_of.push(Vec::new());
-                self.by_key.insert(part.into(), number);
+                let local = rename.local(&key.database, &key.table).ok_or_else(|| {
+                    Fault::fatal(
+                        Code::Table,
+                        format!(
+                            "{}.{} has no place in this unit: another table has its name there",
+                            key.database, key.table
+                        ),
+                    )
+                    .hint("give it a name of its own under rename, or exclude it")
+                })?;
+                parts.push(part);
+                names.push(local);
             }
         }
+        if names.is_empty() {
+            return Ok(());
+        }
+        // All at once: MariaDB looks at every table for each question about some.
+        let tables = match schema::load(conn, flavor, &names).await {
+            Err(fault) if fault.code == Code::Table => {
+                return Err(self.find_missing(conn, flavor, (&parts, &names), fault).await);
+            }
+            tables => tables?,
+        };
+        self.blamed = None;
+        for (part, table) in parts.into_iter().zip(tables) {
+            let number = self.list.len();
+            let target = examine(flavor, table);
+            if target.is_err() {
+                self.blamed = Some(part.to_vec());
+            }
+            self.list.push(target?);
+            self.columns_of.push(Vec::new());
+            self.by_key.insert(part.into(), number);
+        }
         Ok(())
+    }
+
+    /// Blames the first of these tables that can't be read.
+    async fn find_missing(
+        &mut self,
+        conn: &mut Conn,
+        flavor: Flavor,
+        (parts, names): (&[&[u8]], &[(String, String)]),
+        fault: Fault,
+    ) -> Fault {
+        for (part, name) in parts.iter().zip(names) {
+            if let Err(fault) = schema::load(conn, flavor, std::slice::from_ref(name)).await {
+                self.blamed = Some(part.to_vec());
+                return fault;
+            }
+        }
+        fault
+    }
+
+    /// Notes that an attempt failed at the row with this key.
+    pub fn blame(&mut self, key: &[u8]) {
+        self.blamed = Key::table_part(key).ok().map(<[u8]>::to_vec);
+    }
+
+    /// The table at which the last attempt failed, where it was a table.
+    pub fn take_blamed(&mut self) -> Option<TableName> {
+        let mut key = self.blamed.take()?;
+        key.extend_from_slice(b"null]");
+        let key = Key::parse(&key).ok()?;
+        Some(TableName { database: key.database.into_owned(), table: key.table.into_owned() })
     }
 
     /// The number of the table of this key; it was loaded before.
@@ -109,18 +182,11 @@ impl Tables {
     }
 }
 
-async fn read(
-    conn: &mut Conn,
-    flavor: Flavor,
-    database: &str,
-    table: &str,
-) -> Result<Target, Fault> {
-    let name = (database.to_owned(), table.to_owned());
-    let table = schema::load(conn, flavor, &[name]).await?.swap_remove(0);
+fn examine(flavor: Flavor, table: Table) -> Result<Target, Fault> {
     if table.primary_key.is_empty() {
         return Err(Fault::fatal(
             Code::NoPrimaryKey,
-            format!("{database}.{} has no primary key at the target", table.name),
+            format!("{}.{} has no primary key at the target", table.database, table.name),
         )
         .hint("give it a primary key in every unit, or exclude it from the flow"));
     }
@@ -129,15 +195,22 @@ async fn read(
     let quoted = table.columns.iter().map(|column| quote(&column.name)).collect();
     Ok(Target {
         name: table.quoted(),
-        serial: !table.unique_keys.is_empty() || table.key_columns().any(is_folded),
+        serial: table.is_serial(),
         in_key,
         quoted,
+        has_choices: table.columns.iter().any(|column| matches!(column.kind, Type::Enum(_))),
+        has_doubles: table
+            .columns
+            .iter()
+            .any(|column| matches!(column.kind, Type::Float | Type::Double)),
+        flavor,
         table,
     })
 }
 
-/// What the server would do to other rows by itself: the source's log does not hold it, or holds it
-/// too, and then it would be done twice.
+/// What the server would do to other rows by itself: the source's log holds it too, and it would be
+/// done twice. Foreign keys do nothing: their checks are off, and what they did at the source is in
+/// its log, or else its connector does not start.
 fn refuse_side_effects(table: &Table) -> Result<(), Fault> {
     let refuse = |what: String, hint: &str| {
         Err(Fault::fatal(Code::Table, format!("{}: {what}", table.quoted())).hint(hint))
@@ -148,27 +221,20 @@ fn refuse_side_effects(table: &Table) -> Result<(), Fault> {
             "ALTER TABLE … ENGINE=InnoDB",
         );
     }
+    if table.versioned {
+        return refuse(
+            "it keeps the history of its rows, which would begin anew here with each change"
+                .to_owned(),
+            "ALTER TABLE … DROP SYSTEM VERSIONING, or exclude the table",
+        );
+    }
     if let Some(trigger) = table.triggers.first() {
         return refuse(
             format!("the trigger {trigger} would fire here as it did at the source"),
             "drop it in this unit, or exclude the table",
         );
     }
-    if let Some(key) = table.parents.iter().chain(&table.children).find(|key| key.cascades()) {
-        return refuse(
-            format!(
-                "the foreign key {} changes rows by itself, which the source's log does not hold",
-                key.name
-            ),
-            "make it RESTRICT and change the children explicitly, or exclude both tables",
-        );
-    }
     Ok(())
-}
-
-/// Whether different texts may be one key: by collation, or by trailing spaces.
-fn is_folded(column: &Column) -> bool {
-    matches!(&column.kind, Type::Text { collation, .. } if !collation.ends_with("_0900_bin") && !collation.ends_with("_nopad_bin"))
 }
 
 fn quote(name: &str) -> Vec<u8> {
@@ -181,7 +247,10 @@ fn match_columns(target: &Target, table: usize, row: &Row<'_>) -> Result<Columns
     let mut places = Vec::with_capacity(row.len());
     let mut list = Vec::with_capacity(row.len());
     for (name, _) in row.iter() {
-        let place = target.table.columns.iter().position(|column| column.name == name);
+        let columns = || target.table.columns.iter();
+        let place = columns()
+            .position(|column| column.name == name)
+            .or_else(|| columns().position(|column| is_same_column(&column.name, name)));
         let place = place.ok_or_else(|| {
             Fault::fatal(Code::Table, format!("{} has no column {name:?}", target.name))
                 .hint("bring the table to the source's schema, then restart the sink")

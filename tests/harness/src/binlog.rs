@@ -95,6 +95,10 @@ impl Parser {
     /// Takes the next line, without its line end; what it completes comes in order.
     pub fn line(&mut self, line: &str) -> Result<[Option<Event>; 2], Unreadable> {
         if let Some(rest) = line.strip_prefix("### ") {
+            // Of partitioned tables.
+            if rest.starts_with("Extra row info ") {
+                return Ok([None, None]);
+            }
             return Ok([self.commented(line, rest)?, None]);
         }
         let row = self.row.take().map(Event::Row);

@@ -39,8 +39,17 @@ pub struct MeshSetup {
     whole_transactions: bool,
     heartbeat: bool,
     one_way: Option<(String, String)>,
+    ddl: String,
+    /// Further statements that a unit's server runs before `init`, out of its log.
+    prepared: Vec<(String, String)>,
+    /// Lines of a unit's store.
+    store_lines: Vec<(String, String)>,
+    /// Which tables travel and how, as lines of the flow.
+    flow_lines: String,
     settings: Vec<(String, String)>,
     tables: String,
+    prepared_by_kind: Vec<(Flavor, String)>,
+    settings_at: Vec<(usize, &'static str, String)>,
 }
 
 /// One unit.
@@ -83,9 +92,24 @@ impl MeshSetup {
             whole_transactions: false,
             heartbeat: false,
             one_way: None,
+            ddl: String::new(),
+            prepared: Vec::new(),
+            store_lines: Vec::new(),
+            flow_lines: format!(
+                "tables = [\"{DATABASE}.*\"]\npartition_by = {{ \"{DATABASE}.stock\" = \"table\", \"{DATABASE}.seats\" = \"key\", \"{DATABASE}.items\" = {{ columns = [\"user_id\"] }} }}"
+            ),
             settings: vec![],
             tables: String::new(),
+            prepared_by_kind: Vec::new(),
+            settings_at: Vec::new(),
         }
+    }
+
+    /// What the flow does at a schema change, as its configuration writes it.
+    #[must_use]
+    pub fn ddl(mut self, policy: &str) -> Self {
+        self.ddl = format!("ddl = {policy}\n");
+        self
     }
 
     /// A setting of all servers.
@@ -138,6 +162,41 @@ impl MeshSetup {
         self
     }
 
+    /// Runs these statements at a unit's server before `init`.
+    #[must_use]
+    pub fn prepare(mut self, unit: &str, statements: &str) -> Self {
+        self.prepared.push((unit.into(), statements.into()));
+        self
+    }
+
+    /// These lines stand in the configuration of a unit's store.
+    #[must_use]
+    pub fn store(mut self, unit: &str, lines: &str) -> Self {
+        self.store_lines.push((unit.into(), lines.into()));
+        self
+    }
+
+    /// These lines say which tables travel and how, instead of those of the shop.
+    #[must_use]
+    pub fn flow(mut self, lines: &str) -> Self {
+        self.flow_lines = lines.into();
+        self
+    }
+
+    /// Statements that every server of this kind runs before anything is captured.
+    #[must_use]
+    pub fn prepare_each(mut self, flavor: Flavor, statements: &str) -> Self {
+        self.prepared_by_kind.push((flavor, statements.into()));
+        self
+    }
+
+    /// A setting of the server of the unit in this place.
+    #[must_use]
+    pub fn setting_at(mut self, place: usize, name: &'static str, value: impl ToString) -> Self {
+        self.settings_at.push((place, name, value.to_string()));
+        self
+    }
+
     /// Starts servers and brokers, creates the shop everywhere, writes the configuration and runs
     /// `init`. No worker runs yet.
     pub async fn start(self) -> anyhow::Result<Mesh> {
@@ -154,7 +213,13 @@ impl MeshSetup {
             for (name, value) in &self.settings {
                 server = server.setting(name, value);
             }
-            let create = format!("{} USE {DATABASE}; {}", schema::create(), self.tables);
+            for (_, name, value) in self.settings_at.iter().filter(|(at, ..)| *at == place) {
+                server = server.setting(*name, value);
+            }
+            let mut create = format!("{} USE {DATABASE}; {}", schema::create(), self.tables);
+            for (_, more) in self.prepared_by_kind.iter().filter(|(kind, _)| *kind == flavor) {
+                create.push_str(more);
+            }
             starting_servers.spawn(async move {
                 let server = server.start().await?;
                 server.sql(&create).await?;
@@ -187,6 +252,9 @@ impl MeshSetup {
             started: 0,
             finished: false,
         };
+        for (unit, statements) in &mesh.setup.prepared {
+            mesh.server(unit).sql(statements).await.with_context(|| format!("prepare {unit}"))?;
+        }
         fs::write(mesh.config(), mesh.toml()?)?;
         mesh.run(&["init"]).await.context("unitflow init")?;
         println!("  initialised after {:.1?}", begin.elapsed());
@@ -257,17 +325,17 @@ impl Mesh {
             writeln!(text, "kafka = {{ bootstrap = \"{bootstrap}\", replication = 1 }}")?;
             writeln!(text, "[units.{name}.stores.shop]\nkind = \"mysql\"")?;
             writeln!(text, "endpoints = [\"127.0.0.1:{port}\"]\nuser = \"root\"\ntls = \"off\"")?;
+            for (_, lines) in self.setup.store_lines.iter().filter(|(unit, _)| unit == name) {
+                writeln!(text, "{lines}")?;
+            }
         }
         let order = if self.setup.whole_transactions { "transaction" } else { "key" };
         writeln!(text, "\n[flows.shop]\nlanes = {}\norder = \"{order}\"", self.setup.lanes)?;
-        writeln!(text, "tables = [\"{DATABASE}.*\"]\nheartbeat = {}", self.setup.heartbeat)?;
-        writeln!(
-            text,
-            "partition_by = {{ \"{DATABASE}.stock\" = \"table\", \"{DATABASE}.items\" = {{ columns = [\"user_id\"] }} }}"
-        )?;
+        writeln!(text, "{}\nheartbeat = {}", self.setup.flow_lines, self.setup.heartbeat)?;
         if let Some((from, to)) = &self.setup.one_way {
             writeln!(text, "from = [\"{from}\"]\nto = [\"{to}\"]")?;
         }
+        text.push_str(&self.setup.ddl);
         Ok(text)
     }
 
@@ -295,6 +363,34 @@ impl Mesh {
             text(&output.stderr)
         );
         Ok(text(&output.stdout))
+    }
+
+    /// From now on these lines say which tables travel and how. Workers read them at their start.
+    pub fn change_flow(&mut self, lines: &str) -> anyhow::Result<()> {
+        self.setup.flow_lines = lines.into();
+        fs::write(self.config(), self.toml()?)?;
+        Ok(())
+    }
+
+    /// Waits until `status` shows a fault of this code, and returns what it says.
+    pub async fn wait_for_fault(&self, code: &str, patience: Duration) -> anyhow::Result<String> {
+        let begin = Instant::now();
+        let wanted = format!("\"code\": \"{code}\"");
+        loop {
+            let status = Command::new(&self.setup.binary)
+                .arg("--config")
+                .arg(self.config())
+                .args(["status", "--json"])
+                .stdin(Stdio::null())
+                .kill_on_drop(true)
+                .output();
+            let status = timeout(COMMAND, status).await.context("unitflow status hangs")??;
+            let text = String::from_utf8_lossy(&status.stdout).into_owned();
+            if text.contains(&wanted) {
+                return Ok(text);
+            }
+            ensure!(begin.elapsed() < patience, "no fault {code} after {patience:?}: {text}");
+        }
     }
 
     /// Starts a worker for each role of each unit that has something to do.

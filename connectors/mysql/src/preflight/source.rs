@@ -30,8 +30,7 @@ pub(super) fn guards(facts: &Facts, needs: &SourceNeeds) -> Vec<Finding> {
     findings.extend(ensure_row_format(facts));
     findings.extend(ensure_row_image(facts));
     findings.extend(ensure_row_metadata(facts));
-    findings.extend(ensure_whole_documents(facts));
-    findings.extend(ensure_plain_events(facts));
+    findings.extend(ensure_transactions_fit(facts));
     findings.extend(ensure_gtids(facts));
     findings.extend(ensure_replicated_changes_are_logged(facts));
     findings.extend(ensure_log_is_kept(facts, needs));
@@ -89,30 +88,18 @@ fn ensure_row_metadata(facts: &Facts) -> Option<Finding> {
     )
 }
 
-/// MySQL may log a part of a JSON document.
-fn ensure_whole_documents(facts: &Facts) -> Option<Finding> {
-    if !facts.variables.contains_key("binlog_row_value_options") {
+/// MySQL may pack whole transactions, which the driver unpacks at once and in memory.
+fn ensure_transactions_fit(facts: &Facts) -> Option<Finding> {
+    if !facts.variables.contains_key("binlog_transaction_compression") {
         return None;
     }
-    setting(
+    let finding = setting(
         facts,
-        "binlog_row_value_options",
-        "",
-        "SET GLOBAL binlog_row_value_options='', and in the server's configuration",
-    )
-}
-
-/// MariaDB may compress events one by one, which the decoder does not read.
-fn ensure_plain_events(facts: &Facts) -> Option<Finding> {
-    if !facts.variables.contains_key("log_bin_compress") {
-        return None;
-    }
-    setting(
-        facts,
-        "log_bin_compress",
+        "binlog_transaction_compression",
         "OFF",
-        "SET GLOBAL log_bin_compress=OFF, and in the server's configuration",
-    )
+        "SET GLOBAL binlog_transaction_compression=OFF, or give the connector as much memory as the largest transaction has rows",
+    );
+    finding.map(|finding| Finding { severity: Severity::Warning, ..finding })
 }
 
 fn ensure_gtids(facts: &Facts) -> Vec<Finding> {

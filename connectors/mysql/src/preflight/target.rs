@@ -2,6 +2,7 @@
 
 use mysql_async::Conn;
 use unitflow_change::fault::{Code, Fault};
+use unitflow_change::routing::PartitionBy;
 
 use super::grants::excess;
 use super::source::ensure_version;
@@ -10,6 +11,9 @@ use crate::schema::{self, Table, Type};
 
 /// What a sink does with tables.
 const RIGHTS: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
+
+/// And with their schema, where it applies another unit's changes.
+const DDL_RIGHTS: &[&str] = &["CREATE", "ALTER", "DROP", "INDEX", "REFERENCES"];
 
 /// Rights that no sink needs.
 const EXCESSIVE: &[&str] = &[
@@ -37,33 +41,35 @@ pub(super) async fn guards(
     findings.extend(ensure_version(facts));
     findings.extend(ensure_writable(facts));
     findings.extend(ensure_packets(facts, needs));
-    findings.extend(excess(&facts.grants, &facts.user, EXCESSIVE, "apply"));
+    let needed = |right: &&&str| !(needs.applies_ddl && DDL_RIGHTS.contains(*right));
+    let excessive: Vec<&str> = EXCESSIVE.iter().filter(needed).copied().collect();
+    findings.extend(excess(&facts.grants, &facts.user, &excessive, "apply"));
+    let rights = if needs.applies_ddl { [RIGHTS, DDL_RIGHTS].concat() } else { RIGHTS.to_vec() };
     let ledger: Vec<_> = needs
         .ledger_tables
         .iter()
         .map(|table| (needs.ledger_database.clone(), table.clone()))
         .collect();
     for name in &ledger {
-        findings.extend(ensure_rights(facts, name));
+        findings.extend(ensure_rights(facts, name, RIGHTS));
         if find(conn, facts, name).await?.is_none() {
             findings.push(missing_ledger(name));
         }
     }
     for name in &needs.tables {
-        findings.extend(ensure_rights(facts, name));
+        findings.extend(ensure_rights(facts, name, &rights));
         let Some(table) = find(conn, facts, name).await? else {
             findings.push(missing_table(name));
             continue;
         };
-        let one_lane = needs.one_lane.contains(name);
         findings.extend(ensure_transactional(&table));
+        findings.extend(ensure_no_history(&table));
         findings.extend(ensure_primary_key(&table));
         findings.extend(ensure_no_triggers(facts, &table));
         findings.extend(ensure_types(&table));
-        findings.extend(ensure_no_cascades(&table));
-        if !one_lane {
-            findings.extend(ensure_no_unique_keys(&table));
-        }
+        let by_key = vec![PartitionBy::Key];
+        let spread = needs.spread.get(name).unwrap_or(&by_key);
+        findings.extend(spread.iter().find_map(|by| ensure_together(&table, by)));
     }
     Ok(findings)
 }
@@ -139,8 +145,8 @@ fn ensure_packets(facts: &Facts, needs: &TargetNeeds) -> Option<Finding> {
     })
 }
 
-fn ensure_rights(facts: &Facts, name: &(String, String)) -> Option<Finding> {
-    let missing: Vec<_> = RIGHTS
+fn ensure_rights(facts: &Facts, name: &(String, String), rights: &[&str]) -> Option<Finding> {
+    let missing: Vec<_> = rights
         .iter()
         .filter(|right| !facts.grants.has_on_table(right, &name.0, &name.1))
         .copied()
@@ -151,7 +157,7 @@ fn ensure_rights(facts: &Facts, name: &(String, String)) -> Option<Finding> {
             code: Code::Grant,
             severity: Severity::Error,
             subject: facts.user.clone(),
-            expected: format!("{} ON {scope}", RIGHTS.join(", ")),
+            expected: format!("{} ON {scope}", rights.join(", ")),
             actual: format!("missing: {}", missing.join(", ")),
             remedy: format!("GRANT {} ON {scope} TO {}", missing.join(", "), facts.user),
         }
@@ -179,6 +185,19 @@ fn ensure_transactional(table: &Table) -> Option<Finding> {
             "engine InnoDB",
             engine,
             "ALTER TABLE … ENGINE=InnoDB, or exclude it",
+        )
+    })
+}
+
+/// A system-versioned table's old rows and times are its own; they would begin anew.
+fn ensure_no_history(table: &Table) -> Option<Finding> {
+    table.versioned.then(|| {
+        of_table(
+            table,
+            Code::Table,
+            "no system versioning",
+            "system-versioned".into(),
+            "ALTER TABLE … DROP SYSTEM VERSIONING, or exclude the table",
         )
     })
 }
@@ -218,39 +237,26 @@ fn ensure_no_triggers(facts: &Facts, table: &Table) -> Option<Finding> {
     })
 }
 
-fn ensure_no_cascades(table: &Table) -> Vec<Finding> {
-    table
-        .children
-        .iter()
-        .chain(&table.parents)
-        .filter(|key| key.cascades())
-        .map(|key| {
-            of_table(
-                table,
-                Code::Table,
-                "no cascading foreign keys: the log does not hold what they do",
-                format!("{} cascades to {}.{}", key.name, key.child.0, key.child.1),
-                "let the foreign key restrict and change the children explicitly, or exclude both tables",
-            )
-        })
-        .collect()
-}
-
-/// Two rows may swap a unique value; in two lanes the order of that is lost.
-fn ensure_no_unique_keys(table: &Table) -> Vec<Finding> {
-    table
-        .unique_keys
-        .iter()
-        .map(|key| {
-            of_table(
-                table,
-                Code::Table,
-                "no unique key but the primary, or all changes in one lane",
-                key.name.clone(),
-                "keep the table in one lane (partition_by), or drop the key",
-            )
-        })
-        .collect()
+/// Rows that exclude each other have to come in one order: two rows may swap a unique value, and one
+/// text may follow another that the server takes for equal.
+fn ensure_together(table: &Table, by: &PartitionBy) -> Option<Finding> {
+    let key = table.parted_key(by)?;
+    let finding = of_table(
+        table,
+        Code::Table,
+        "no unique key but the primary, or all changes in one lane",
+        key.to_owned(),
+        "keep the table in one lane: partition_by = { \"…\" = \"table\" }, which a unique key at the source does by itself",
+    );
+    Some(match key {
+        // By the bytes of a key that the server folds; who writes it may know that it never differs.
+        "PRIMARY" => Finding {
+            severity: Severity::Warning,
+            expected: "a primary key of exact values, or all changes in one lane".into(),
+            ..finding
+        },
+        _ => finding,
+    })
 }
 
 fn ensure_types(table: &Table) -> Vec<Finding> {

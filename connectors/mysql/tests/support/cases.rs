@@ -9,6 +9,7 @@ pub enum As {
     Float,
     Double,
     Text,
+    Document,
     Date,
     Time,
     Moment,
@@ -178,7 +179,7 @@ const BOTH: &[Case] = &[
 const MYSQL: &[Case] = &[
     Case(
         "json",
-        As::Text,
+        As::Document,
         &[
             "'{}'",
             "'[]'",

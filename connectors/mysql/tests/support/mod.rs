@@ -86,7 +86,7 @@ pub async fn read_into(
                 moves: row.moves,
             },
             Event::Ddl(ddl) => {
-                Seen::Ddl { database: ddl.database.into(), statement: ddl.statement.into() }
+                Seen::Ddl { database: ddl.database.clone(), statement: ddl.ddl.clone() }
             }
             Event::End => Seen::End(stream.transaction().gtid_text.clone()),
             Event::Heartbeat => continue,

@@ -100,6 +100,8 @@ async fn initialize_mariadb(
 fn initializer(program: &Path, data: &Path, fixed: &[String]) -> Command {
     let mut server = Command::new(program);
     server.args(["--no-defaults", "--user=root", "--innodb-buffer-pool-size=64M"]);
+    // Servers that run elsewhere have their temporary tables in the usual place.
+    server.arg(format!("--tmpdir={}", data.with_file_name("").display()));
     server.arg(format!("--datadir={}", data.display())).args(fixed);
     server
 }

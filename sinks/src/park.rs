@@ -1,0 +1,336 @@
+//! Tables whose changes wait for a person, while the rest of the flow goes on.
+//!
+//! Where a table can't take a change, or a schema change can't be followed, the table is *parked*:
+//! a row in `unitflow.parked` says for each lane up to which record its changes are applied. The
+//! lane passes over the table's later records, which stay in the topic. An order in the control
+//! topic releases the table: what was passed over is read again from the topic and applied, the
+//! row moving with it in the same transactions, and goes when the lane's own place is reached.
+//!
+//! So each of its changes is applied once, in order, as long as the topic still holds them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Row};
+use tracing::{info, warn};
+use unitflow_change::ddl::TableName;
+use unitflow_change::key::Key;
+use unitflow_change::name::Log;
+use unitflow_change::seq::Seq;
+use unitflow_change::tag::{HEADER, Kind, Tag};
+use unitflow_change::{Code, Fault};
+use unitflow_kafka::control::InForce;
+use unitflow_kafka::quarantine::Entry;
+use unitflow_kafka::reader::{Item, Reader, Record};
+use unitflow_mysql::connect::fault as judge;
+use unitflow_mysql::literal::quote_string;
+
+use crate::batch::Batch;
+use crate::lane::{Lane, QUEUE_BYTES};
+use crate::mysql::apply::{End, Part};
+
+/// The longest reason that is kept, in characters.
+const WHY_CHARACTERS_MAX: usize = 2_000;
+
+/// Where a parked table stands in a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The lane.
+    pub lane: i32,
+    /// The last of its records that is applied.
+    pub seq: Seq,
+    /// Where to go on from in the tagged topic.
+    pub topic_offset: i64,
+    /// The schema change that could not be run.
+    pub ddl_seq: Option<Seq>,
+    /// The runbook's code.
+    pub code: String,
+    /// What happened.
+    pub why: String,
+    /// The last order that was known then.
+    pub control_offset: i64,
+}
+
+/// The parked tables of a lane.
+#[derive(Debug, Default)]
+pub struct Parked {
+    tables: BTreeMap<TableName, Standing>,
+    /// By the table's part of a record key, so that keys need not be read.
+    known: HashMap<Box<[u8]>, bool>,
+}
+
+impl Parked {
+    /// Reads them.
+    pub async fn load(conn: &mut Conn, log: &Log, lane: i32) -> Result<Self, Fault> {
+        let all = read_all(conn, log).await?;
+        let own = all.into_iter().filter(|(_, standing)| standing.lane == lane);
+        Ok(Self { tables: own.collect(), known: HashMap::new() })
+    }
+
+    /// Whether the table of this record key is parked.
+    pub fn holds(&mut self, key: &[u8]) -> Result<bool, Fault> {
+        if self.tables.is_empty() {
+            return Ok(false);
+        }
+        let part = Key::table_part(key)?;
+        if let Some(known) = self.known.get(part) {
+            return Ok(*known);
+        }
+        let holds = self.tables.contains_key(&table_of(key)?);
+        self.known.insert(part.into(), holds);
+        Ok(holds)
+    }
+
+    /// Which of these tables are parked.
+    #[must_use]
+    pub fn among<'a>(&self, tables: &'a [TableName]) -> Option<&'a TableName> {
+        tables.iter().find(|table| self.tables.contains_key(table))
+    }
+
+    /// How many tables there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.tables.len()
+    }
+
+    /// Those that the order in force releases, and whether what parked them is tried again.
+    fn released_by(&self, orders: &InForce) -> Vec<(TableName, Standing, bool)> {
+        let released = self.tables.iter().filter_map(|(table, standing)| {
+            let again = orders.releases(&table.to_string(), standing.control_offset)?;
+            Some((table.clone(), standing.clone(), again))
+        });
+        released.collect()
+    }
+}
+
+/// All parked tables of a log, with a line for each lane.
+pub async fn read_all(conn: &mut Conn, log: &Log) -> Result<Vec<(TableName, Standing)>, Fault> {
+    let query = "SELECT lane, db, tbl, seq, topic_offset, ddl_seq, code, why, control_offset \
+                 FROM unitflow.parked WHERE log = ? ORDER BY db, tbl, lane";
+    let rows: Vec<Row> = conn
+        .exec(query, (log.to_string(),))
+        .await
+        .map_err(|error| judge(&error).at("unitflow.parked"))?;
+    rows.into_iter()
+        .map(|row| {
+            let (lane, database, table, seq, topic_offset, ddl_seq, code, why, control_offset) =
+                mysql_async::from_row_opt(row).map_err(|error| {
+                    Fault::fatal(
+                        Code::Parked,
+                        format!("a row of unitflow.parked can't be read: {error}"),
+                    )
+                })?;
+            let ddl_seq: Option<u64> = ddl_seq;
+            let (seq, ddl_seq) = (Seq(seq), ddl_seq.map(Seq));
+            let standing = Standing { lane, seq, topic_offset, ddl_seq, code, why, control_offset };
+            Ok((TableName { database, table }, standing))
+        })
+        .collect()
+}
+
+/// Why a table is parked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reason<'a> {
+    pub code: Code,
+    pub why: &'a str,
+    /// The schema change that it waits for.
+    pub ddl: Option<Seq>,
+}
+
+/// Whether a fault concerns one table's changes and no others.
+pub(crate) fn parks(fault: &Fault) -> bool {
+    !fault.is_retry()
+        && matches!(fault.code, Code::Table | Code::NoPrimaryKey | Code::Record | Code::Apply)
+}
+
+impl Lane<'_> {
+    /// Parks the table that an attempt failed at, from where the ledger stands; the fault that is
+    /// returned makes the lane begin anew from there.
+    pub(crate) async fn park(&mut self, fault: Fault) -> Fault {
+        let Some(table) = self.applier.take_blamed() else { return fault };
+        let reason = Reason { code: fault.code, why: &fault.to_string(), ddl: None };
+        warn!(code = %fault.code, %table, "parked: {}", fault.what);
+        let only = Some(self.lane);
+        let rows = [self.parked_rows(&table, reason, only)];
+        let name = table.to_string();
+        let told = self.tell_quarantine(self.at, &name, fault.code, &fault.what, "").await;
+        let noted = match told {
+            Ok(()) => self.applier.step_with(self.at, self.at, false, &rows).await,
+            refused => refused,
+        };
+        match noted {
+            Ok(()) => Fault::retry(Code::Parked, format!("{table} is parked: {}", fault.what)),
+            Err(fault) => fault,
+        }
+    }
+
+    /// The statement that parks a table where the ledger stands once the transaction has moved it:
+    /// in one lane, or in all.
+    pub(crate) fn parked_rows(
+        &self,
+        table: &TableName,
+        reason: Reason<'_>,
+        lane: Option<i32>,
+    ) -> Vec<u8> {
+        let log = &self.way.log;
+        let mut sql = b"INSERT IGNORE INTO unitflow.parked \
+            (log,lane,db,tbl,seq,topic_offset,ddl_seq,code,why,control_offset) SELECT log,lane,"
+            .to_vec();
+        quote_string(&mut sql, &table.database);
+        sql.push(b',');
+        quote_string(&mut sql, &table.table);
+        let ddl = reason.ddl.map_or("NULL".to_owned(), |seq| seq.to_string());
+        sql.extend_from_slice(format!(",seq,topic_offset,{ddl},'{}',", reason.code).as_bytes());
+        let why: String = reason.why.chars().take(WHY_CHARACTERS_MAX).collect();
+        quote_string(&mut sql, &why);
+        let known = self.orders.offset;
+        sql.extend_from_slice(
+            format!(",{known} FROM unitflow.ledger WHERE log='{log}'").as_bytes(),
+        );
+        if let Some(lane) = lane {
+            sql.extend_from_slice(format!(" AND lane={lane}").as_bytes());
+        }
+        sql
+    }
+
+    /// Writes what is not applied to the quarantine topic; acknowledged when this returns.
+    pub(crate) async fn tell_quarantine(
+        &self,
+        at: End,
+        key: &str,
+        code: Code,
+        why: &str,
+        by: &str,
+    ) -> Result<(), Fault> {
+        let entry = Entry {
+            log: &self.way.log.to_string(),
+            lane: self.lane,
+            seq: at.seq,
+            topic_offset: at.offset,
+            key,
+            code: code.as_str(),
+            why,
+            by,
+        };
+        self.way.quarantine.put(&entry).await
+    }
+
+    /// Catches up with the tables that the order in force releases. One that fails again stays
+    /// parked, until a newer order.
+    pub(crate) async fn release(&mut self) -> Result<(), Fault> {
+        for (table, standing, again) in self.parked.released_by(&self.orders) {
+            info!(%table, again, "released; catching up");
+            let caught_up = self.catch_up(&table, standing, again).await;
+            match caught_up {
+                Ok(()) => info!(%table, "caught up"),
+                Err(fault) if fault.is_retry() => return Err(fault),
+                Err(fault) => {
+                    warn!(code = %fault.code, %table, "stays parked: {}", fault.what);
+                    let still = self.still_parked(&table, &fault);
+                    self.applier.step_with(self.at, self.at, false, &[still]).await?;
+                }
+            }
+        }
+        self.parked = Parked::load(self.applier.conn(), &self.way.log, self.lane).await?;
+        Ok(())
+    }
+
+    async fn catch_up(
+        &mut self,
+        table: &TableName,
+        standing: Standing,
+        again: bool,
+    ) -> Result<(), Fault> {
+        if let Some(ddl) = standing.ddl_seq.filter(|_| again) {
+            self.run_again(ddl).await?;
+        }
+        let start = [(self.lane, standing.topic_offset)];
+        let reader = Reader::open(&self.way.broker, &self.way.topic, &start, QUEUE_BYTES).await?;
+        let mut batch = Batch::default();
+        let mut reached = standing.seq;
+        let mut expected = Some(standing.topic_offset);
+        while reached < self.at.seq {
+            let Item::Record(record) = reader.next().await? else { continue };
+            let tag = read_tag(&record)?;
+            if expected.take().is_some_and(|_| tag.prev > standing.seq && tag.seq > standing.seq) {
+                return Err(gone(table, standing.seq, tag.prev));
+            }
+            if tag.seq > self.at.seq {
+                break;
+            }
+            if tag.seq > reached {
+                reached = tag.seq;
+                let key = record.key().unwrap_or_default();
+                if tag.kind == Kind::Row && !key.is_empty() && table_of(key)? == *table {
+                    let whole = Tag { last: true, ..tag };
+                    batch.push(record.offset(), &whole, key, record.value().unwrap_or_default());
+                }
+            }
+            if batch.is_full(&self.way.limits) {
+                let moved = self.moved(table, reached, record.next_offset());
+                self.apply_released(&batch, moved).await?;
+                batch.clear();
+            }
+        }
+        let (database, name) = (text(&table.database), text(&table.table));
+        let gone = format!(
+            "DELETE FROM unitflow.parked WHERE log='{}' AND lane={} AND db={database} AND tbl={name}",
+            self.way.log, self.lane
+        );
+        self.apply_released(&batch, gone.into_bytes()).await
+    }
+
+    async fn apply_released(&mut self, batch: &Batch, also: Vec<u8>) -> Result<(), Fault> {
+        self.applier.apply_with(batch, Part::Whole, (self.at, self.at), &[also]).await
+    }
+
+    /// The statement that moves a parked table's place.
+    fn moved(&self, table: &TableName, seq: Seq, offset: i64) -> Vec<u8> {
+        let (database, name) = (text(&table.database), text(&table.table));
+        format!(
+            "UPDATE unitflow.parked SET seq={seq},topic_offset={offset} \
+             WHERE log='{}' AND lane={} AND db={database} AND tbl={name}",
+            self.way.log, self.lane
+        )
+        .into_bytes()
+    }
+
+    /// The statement that notes that an order did not help.
+    fn still_parked(&self, table: &TableName, fault: &Fault) -> Vec<u8> {
+        let (database, name) = (text(&table.database), text(&table.table));
+        let why: String = fault.to_string().chars().take(WHY_CHARACTERS_MAX).collect();
+        format!(
+            "UPDATE unitflow.parked SET code='{}',why={},control_offset={} \
+             WHERE log='{}' AND lane={} AND db={database} AND tbl={name}",
+            fault.code,
+            text(&why),
+            self.orders.offset,
+            self.way.log,
+            self.lane
+        )
+        .into_bytes()
+    }
+}
+
+fn gone(table: &TableName, stands: Seq, prev: Seq) -> Fault {
+    Fault::fatal(
+        Code::OffsetGone,
+        format!("{table} is applied up to {stands}, but the topic now begins behind {prev}"),
+    )
+    .hint("the topic no longer holds the table's changes: resync the table, see the runbook")
+}
+
+fn read_tag<'a>(record: &'a Record<'_>) -> Result<Tag<'a>, Fault> {
+    Tag::parse(record.header(HEADER).unwrap_or_default())
+}
+
+fn table_of(key: &[u8]) -> Result<TableName, Fault> {
+    let key = Key::parse(key)?;
+    Ok(TableName { database: key.database.into_owned(), table: key.table.into_owned() })
+}
+
+fn text(value: &str) -> String {
+    let mut quoted = Vec::new();
+    quote_string(&mut quoted, value);
+    String::from_utf8_lossy(&quoted).into_owned()
+}

@@ -1,0 +1,156 @@
+//! Values that a target can't hold: captured by the stream from a real log, applied by a lane's
+//! applier to a real table, and refused with the code that the list says, nothing being written.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context, ensure};
+use mysql_async::prelude::Queryable;
+use unitflow_change::Fault;
+use unitflow_change::name::Log;
+use unitflow_change::position::Position;
+use unitflow_change::seq::Seq;
+use unitflow_change::tag::{Kind, Tag};
+use unitflow_harness::Flavor::{self, Mariadb, Mysql9};
+use unitflow_harness::load::connect;
+use unitflow_harness::mesh::install;
+use unitflow_harness::{Mysql, serial};
+use unitflow_mysql::stream::{Event, Options, Stream};
+use unitflow_mysql::{Server, Store, Tls};
+use unitflow_sinks::batch::Batch;
+use unitflow_sinks::ledger;
+use unitflow_sinks::mysql::apply::{Applier, End, Part};
+
+use crate::LIMIT;
+use crate::cells::{REFUSED, Refusal};
+
+#[test]
+fn what_a_target_can_not_hold_is_refused_with_a_code() {
+    serial("refused values", LIMIT, every_refusal());
+}
+
+async fn every_refusal() -> anyhow::Result<()> {
+    install().await?;
+    let (mysql, mariadb) = tokio::try_join!(prepared(Mysql9), prepared(Mariadb))?;
+    let at = |flavor| if flavor == Mysql9 { &mysql } else { &mariadb };
+    let mut wrong = String::new();
+    for refusal in REFUSED {
+        let (source, target) = (at(refusal.source), at(refusal.target));
+        match attempt(refusal, source, target).await.with_context(|| refusal.name)? {
+            Err(fault) if fault.code == refusal.code && !fault.to_string().is_empty() => {}
+            Err(fault) => {
+                let _ = writeln!(
+                    wrong,
+                    "{}: {} and not {}: {fault}",
+                    refusal.name, fault.code, refusal.code
+                );
+            }
+            Ok(()) => {
+                let held =
+                    target.sql(&format!("SELECT HEX(v) FROM shop.to_{}", refusal.name)).await?;
+                let _ = writeln!(wrong, "{}: it was written: {held}", refusal.name);
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "not refused as the list says:\n{wrong}");
+    println!("  {} values refused", REFUSED.len());
+    Ok(())
+}
+
+/// A server with a ledger, and with the tables of its refusals.
+async fn prepared(flavor: Flavor) -> anyhow::Result<Mysql> {
+    let server = Mysql::setup(flavor).start().await?;
+    let mut statements = String::from("CREATE DATABASE shop CHARACTER SET utf8mb4;");
+    for (_, statement) in ledger::SCHEMA {
+        let _ = write!(statements, "{statement};");
+    }
+    for Refusal { name, source, kind, target, target_kind, .. } in REFUSED {
+        let tables = [("from", source, kind), ("to", target, target_kind)];
+        for (place, _, kind) in tables.into_iter().filter(|(_, at, _)| **at == flavor) {
+            // A type may bring the end of the table's definition with it.
+            let end = if kind.ends_with('(') { "" } else { ")" };
+            let kind = kind.trim_end_matches('(');
+            let _ = write!(
+                statements,
+                "CREATE TABLE shop.{place}_{name} (id INT PRIMARY KEY, v {kind}{end};"
+            );
+        }
+    }
+    server.sql(&statements).await?;
+    Ok(server)
+}
+
+/// Writes the value at the source and carries it to the target; the fault is what stopped it.
+async fn attempt(
+    refusal: &Refusal,
+    source: &Mysql,
+    target: &Mysql,
+) -> anyhow::Result<Result<(), Fault>> {
+    let Refusal { name, value, .. } = refusal;
+    let mut conn = connect(source).await?;
+    let position = Position::after(Server::read(&mut conn).await?.executed);
+    conn.query_drop("SET SESSION sql_mode=''").await?;
+    conn.query_drop(format!("INSERT INTO shop.from_{name} VALUES (1, {value})")).await?;
+    let mut stream = Stream::open(&store(source), position, Options::new(4711, "A.shop")).await?;
+    let record = loop {
+        match stream.next().await {
+            Ok(Event::Row(row)) => break Ok((row.key.to_vec(), row.value.to_vec())),
+            Ok(_) => {}
+            Err(fault) => break Err(fault),
+        }
+    };
+    stream.close().await;
+    let (key, value) = match record {
+        Ok(record) => record,
+        Err(fault) => return Ok(Err(fault)),
+    };
+    // The table has another name at the target.
+    let key = String::from_utf8(key)?.replace("\"from_", "\"to_");
+    apply(name, target, key.as_bytes(), &value).await
+}
+
+/// One record through a lane of its own.
+async fn apply(
+    name: &str,
+    target: &Mysql,
+    key: &[u8],
+    value: &[u8],
+) -> anyhow::Result<Result<(), Fault>> {
+    let log = Log { unit: name.replace('_', "-").parse()?, store: "shop".parse()? };
+    ledger::create(&mut connect(target).await?, &log, 0, Seq(2), "topic").await?;
+    let tag = Tag {
+        kind: Kind::Row,
+        seq: Seq(4),
+        prev: Seq(2),
+        transaction: "",
+        index: 0,
+        last: true,
+        commit_us: 0,
+        after: None,
+        to: "",
+    };
+    let mut batch = Batch::default();
+    batch.push(0, &tag, key, value);
+    let mut applier =
+        Applier::open(&store(target), unitflow_change::rename::Rename::default(), log, 0).await?;
+    let (from, to) = (
+        End { seq: Seq(2), offset: 0, commit_us: 0 },
+        End { seq: Seq(4), offset: 1, commit_us: 0 },
+    );
+    let applied = applier.apply(&batch, Part::Whole, from, to).await;
+    let stands = applier.entry().await?.seq;
+    ensure!(
+        stands == if applied.is_ok() { Seq(4) } else { Seq(2) },
+        "the ledger stands at {stands}"
+    );
+    Ok(applied)
+}
+
+fn store(server: &Mysql) -> Store {
+    Store {
+        name: "A.shop".into(),
+        endpoints: vec![("127.0.0.1".into(), server.port())],
+        user: "root".into(),
+        password: None,
+        tls: Tls::Off,
+    }
+}
