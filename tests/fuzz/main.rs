@@ -21,12 +21,16 @@ mod sets;
 mod values;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use unitflow_harness::random::{Random, seed};
 
 /// How many targets share the time.
 const TARGETS: u32 = 7;
+/// No input takes longer.
+const INPUT_WITHIN: Duration = Duration::from_secs(20);
 /// How many inputs are tried between two looks at the clock.
 const INPUTS_BETWEEN_LOOKS: u32 = 64;
 
@@ -46,12 +50,14 @@ fn fuzz<Input>(
     let share = Duration::from_secs(seconds.unwrap_or(20)) / TARGETS;
     let random = Random::new(seed(target));
     let end = Instant::now() + share;
+    let current = watch(target);
     let mut inputs = 0_u64;
     let mut most = 0;
     while inputs == 0 || Instant::now() < end {
         for _ in 0..INPUTS_BETWEEN_LOOKS {
             let input = damage(&mut random.branch(inputs));
             inputs += 1;
+            current.store(inputs, Ordering::Relaxed);
             allocations::begin();
             let outcome = catch_unwind(AssertUnwindSafe(|| decode(&input)));
             let live = allocations::most();
@@ -70,6 +76,28 @@ fn fuzz<Input>(
     println!("{target}: {inputs} inputs, at most {most} bytes live");
     // Less would be no fuzzing.
     assert!(inputs > 1_000, "{target} tried {inputs} inputs only");
+}
+
+/// Ends the process where one input takes too long: what loops for ever can't be stopped otherwise.
+/// The number to raise with each input; it lives as long as the target runs.
+fn watch(target: &str) -> Arc<AtomicU64> {
+    let current = Arc::new(AtomicU64::new(0));
+    let (watched, target) = (Arc::downgrade(&current), target.to_owned());
+    std::thread::spawn(move || {
+        let mut last = (0, Instant::now());
+        while let Some(current) = watched.upgrade() {
+            let input = current.load(Ordering::Relaxed);
+            drop(current);
+            if input != last.0 {
+                last = (input, Instant::now());
+            } else if last.1.elapsed() > INPUT_WITHIN {
+                eprintln!("{target}: input {input} takes longer than {INPUT_WITHIN:?}");
+                std::process::abort();
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    current
 }
 
 /// Bytes for a message, so that they can be made a case of a test.

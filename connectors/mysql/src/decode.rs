@@ -661,6 +661,10 @@ impl Decoder {
             row: self.count,
         };
         self.record.write(table, (rows.op, rows.partial), &mut bytes, place)?;
+        // A table without columns has rows without end.
+        if bytes.at() == rows.at {
+            return Err(bytes.corrupt("a row without a byte"));
+        }
         self.digest.add(table.digest, rows.op.as_str().as_bytes()[0], bytes.since(rows.at));
         self.count += 1;
         self.rows = Some(Rows { at: bytes.at(), ..rows });

@@ -100,8 +100,8 @@ impl Table {
         let database = read_name(&mut bytes)?;
         let name = read_name(&mut bytes)?;
         let count = bytes.length()? as usize;
-        if count > COLUMNS_MAX {
-            return Err(bytes.corrupt("a table with too many columns"));
+        if count == 0 || count > COLUMNS_MAX {
+            return Err(bytes.corrupt("a table without columns, or with too many"));
         }
         let types = bytes.take(count)?;
         let shapes = Bytes::new(bytes.counted()?);
@@ -306,6 +306,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_table_without_columns_is_refused() {
+        let body = [1, 0, 0, 0, 0, 0, 1, 0, 1, b'd', 0, 1, b't', 0, 0, 0];
+        let broken = Table::parse(Flavor::Mysql, &body, None).err().unwrap();
+        assert!(broken.what.contains("without columns"), "{}", broken.what);
+    }
 
     proptest! {
         #[test]
