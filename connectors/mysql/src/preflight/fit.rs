@@ -1,7 +1,7 @@
 //! Guards of two tables: whether the one at a target takes all that the one at a source may send.
 //!
-//! By names and definitions alone; no row is looked at. A type counts as wide enough only where
-//! each value of the source's comes back from it as it was.
+//! By names and definitions alone; no row is looked at. Which types hold each other's values says
+//! [`crate::fit`].
 
 use unitflow_change::envelope::is_same_column;
 use unitflow_change::fault::Code;
@@ -115,21 +115,18 @@ fn ensure_holds(target: &Table, column: &Column, found: &Column) -> Option<Findi
             "let the column take NULL, or make it NOT NULL at the source",
         );
     }
-    if holds(column, found) {
-        return None;
-    }
+    let why = misfit(column, found).or_else(|| shorter(column, found))?;
     differs(
         format!("holds each value of {}", shown(column)),
-        shown(found),
+        format!("{}: {why}", shown(found)),
         "give the column the source's type or a wider one of the same kind",
     )
 }
 
-/// Whether each value of one column is itself in the other.
-fn holds(source: &Column, target: &Column) -> bool {
-    let is_text = |column: &Column| matches!(column.kind, Type::Text { .. });
-    let cut = is_text(source) && is_text(target) && source.length > target.length;
-    !cut && misfit(source, target).is_none()
+/// What the types do not say: how many characters fit.
+fn shorter(source: &Column, target: &Column) -> Option<&'static str> {
+    let text = |column: &Column| matches!(column.kind, Type::Text { .. });
+    (text(source) && text(target) && source.length > target.length).then_some("it is shorter")
 }
 
 /// A column's type, for people.
@@ -175,42 +172,6 @@ mod tests {
         }
     }
 
-    fn text(charset: &str, fixed: bool) -> Type {
-        Type::Text { charset: charset.into(), collation: String::new(), fixed, json: false }
-    }
-
-    #[test]
-    fn wider_types_of_one_kind_hold() {
-        let int = |bits, unsigned| Type::Integer { bits, unsigned };
-        let decimal = |precision, scale| Type::Decimal { precision, scale };
-        let choice = |members: &str| Type::Set(format!("set({members})"));
-        for (source, target, expected) in [
-            (int(32, false), int(64, false), true),
-            (int(32, false), int(64, true), false),
-            (int(32, true), int(64, false), true),
-            (int(64, true), int(64, false), false),
-            (decimal(10, 2), decimal(12, 4), true),
-            (decimal(10, 2), decimal(10, 4), false),
-            (Type::Datetime(3), Type::Datetime(6), true),
-            (Type::Datetime(3), Type::Datetime(0), false),
-            (Type::Datetime(0), Type::Timestamp(0), false),
-            (text("latin1", false), text("utf8mb4", false), true),
-            (text("utf8mb4", false), text("latin1", false), false),
-            (text("ascii", false), text("ascii", true), false),
-            (text("ascii", true), text("ascii", false), true),
-            (Type::Binary(4), Type::Binary(8), false),
-            (Type::Binary(4), Type::Blob(8), true),
-            (choice("'a','b'"), choice("'a','b','it''s'"), true),
-            (choice("'a','b'"), choice("'b','a'"), false),
-            (Type::Double, Type::Float, false),
-            (text("utf8mb4", false), Type::Json, false),
-            (Type::Uuid, Type::Uuid, true),
-        ] {
-            let found = holds(&column("c", source.clone()), &column("c", target.clone()));
-            assert_eq!(found, expected, "{source:?} in {target:?}");
-        }
-    }
-
     #[test]
     fn each_finding_names_its_column() {
         let id = Column { nullable: false, ..column("id", Type::Date) };
@@ -249,6 +210,14 @@ mod tests {
         );
         let found = check_fit(&source, &source, &["foto".to_owned()]);
         assert_eq!(found[0].severity, Severity::Warning);
+        let text = || {
+            let (charset, collation) = ("utf8mb4".into(), String::new());
+            column("t", Type::Text { charset, collation, fixed: false, json: false })
+        };
+        let long = table(vec![id.clone(), text()]);
+        let short = table(vec![id, Column { length: 19, ..text() }]);
+        assert!(check_fit(&short, &long, &[]).is_empty());
+        assert!(check_fit(&long, &short, &[])[0].actual.ends_with("it is shorter"));
         let other = Table { primary_key: vec![2], ..source.clone() };
         assert_eq!(texts(&other, &[]), ["the source's primary key (id) / (n)"]);
     }
