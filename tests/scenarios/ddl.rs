@@ -88,6 +88,10 @@ fn online_schema_changes_arrive_as_what_they_mean() {
         mesh.server("B").sql("UPDATE shop.wares SET n = -1 WHERE id = 1").await?;
         mesh.quiesce(ARRIVES_WITHIN).await?;
         ensure_same(&mesh, "wares").await?;
+        for unit in ["A", "B"] {
+            let parked = mesh.server(unit).sql("SELECT * FROM unitflow.parked").await?;
+            ensure!(parked.is_empty(), "unit {unit} parked a table: {parked}");
+        }
         let ran = statements(mesh.server("B")).await?;
         ensure!(ran.len() == 3, "B ran other statements than three:\n{}", ran.join("\n"));
         for column in ["by_pt", "by_gho"] {
@@ -278,7 +282,16 @@ async fn ensure_same(mesh: &Mesh, table: &str) -> anyhow::Result<()> {
             .into(),
     ] {
         let (a, b) = (mesh.server("A").sql(&query).await?, mesh.server("B").sql(&query).await?);
-        ensure!(a == b, "{query} differs:\n{a:.2000}\n----\n{b:.2000}");
+        let only = |these: &str, others: &str| {
+            let others: std::collections::HashSet<&str> = others.lines().collect();
+            these
+                .lines()
+                .filter(|line| !others.contains(line))
+                .take(20)
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        ensure!(a == b, "{query} differs; A only:\n{}\nB only:\n{}", only(&a, &b), only(&b, &a));
         ensure!(!a.is_empty(), "{query} finds nothing");
     }
     Ok(())
