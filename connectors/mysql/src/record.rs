@@ -262,12 +262,10 @@ fn write_image<'a>(
     for (i, column) in table.columns.iter().enumerate() {
         out.extend_from_slice(&column.lead);
         let start = out.len();
+        let null = nulls[i / 8] >> (i % 8) & 1 == 1;
         let written = match &column.kind {
-            Kind::Json { prefix } => {
-                let null = nulls[i / 8] >> (i % 8) & 1 == 1;
-                write_json(null, *prefix, bytes, out, scratch, documents)
-            }
-            _ if nulls[i / 8] >> (i % 8) & 1 == 1 => {
+            Kind::Json { prefix } => write_json(null, *prefix, bytes, out, scratch, documents),
+            _ if null => {
                 out.extend_from_slice(b"null");
                 Ok(())
             }
@@ -276,7 +274,7 @@ fn write_image<'a>(
         if let Err(broken) = written {
             let place = format!("{}.{}.{}", table.database, table.name, column.name);
             return Err(Broken { what: format!("{place}: {}", broken.what).into(), ..broken });
-        } else if table.declared.is_some() && column.kind.is_local_time() {
+        } else if !null && table.declared.is_some() && column.kind.is_local_time() {
             // A plain string is for servers to read, and they know no `Z`.
             out.truncate(out.len() - 2);
             out.push(b'"');
