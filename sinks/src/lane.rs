@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use unitflow_change::copy::Chunk;
 use unitflow_change::ddl::Stored;
 use unitflow_change::fault::Kind as FaultKind;
 use unitflow_change::name::{Log, Name};
 use unitflow_change::rename::Rename;
 use unitflow_change::seq::{Seq, Step, step};
-use unitflow_change::tag::{After, HEADER, Kind, ORIGIN, Tag};
+use unitflow_change::tag::{After, HEADER, Kind, ORIGIN, Tag, is_for};
 use unitflow_change::{Code, Fault, form, inject};
 use unitflow_kafka::broker::Broker;
 use unitflow_kafka::control::InForce;
@@ -24,12 +25,15 @@ use unitflow_kafka::reader::{Item, Reader, Record};
 use unitflow_kafka::topics;
 use unitflow_mysql::connect::Store;
 
-use crate::batch::{Batch, Limits};
+use crate::batch::{Batch, Limits, Slot};
+use crate::copy::chunk::Gathered;
+use crate::copy::filling::{Note, noted};
+use crate::copy::own_log::OwnLog;
 use crate::ledger::Entry;
 use crate::metrics::LaneMetrics;
 use crate::mirror::{Mark, Mirror};
 use crate::mysql::apply::{Applier, End, Part};
-use crate::park::{Parked, parks};
+use crate::park::{Parked, parks, table_of};
 
 /// Bytes fetched ahead for each lane.
 pub(crate) const QUEUE_BYTES: usize = 4 << 20;
@@ -91,6 +95,9 @@ pub struct Way {
     pub control: (Broker, String),
     /// Takes what is not applied.
     pub quarantine: Arc<Quarantine>,
+    /// The target unit's own captured log, by which copied rows are judged; none where nothing is
+    /// captured there.
+    pub own_log: Option<Arc<OwnLog>>,
 }
 
 /// Runs one lane until it is cancelled or fails. `committed` is what the consumer group holds for
@@ -151,6 +158,9 @@ async fn apply_all(
         proven: false,
         raised: start > wanted,
         batch: Batch::default(),
+        gathered: None,
+        fresh: true,
+        soft: false,
         parked,
         orders,
         mirror,
@@ -209,7 +219,13 @@ pub(crate) struct Lane<'a> {
     proven: bool,
     /// Whether the topic no longer holds the offset that the ledger names.
     raised: bool,
-    batch: Batch,
+    pub(crate) batch: Batch,
+    /// The chunk whose rows are being gathered.
+    gathered: Option<Gathered>,
+    /// Whether the rows of the next chunk are likely not there yet.
+    pub(crate) fresh: bool,
+    /// Whether the transaction that is applied in parts passes over what does not fit.
+    soft: bool,
     pub(crate) parked: Parked,
     pub(crate) orders: InForce,
     mirror: &'a Mirror,
@@ -290,6 +306,9 @@ impl Lane<'_> {
             self.pass(&tag, offsets, record.value().unwrap_or_default()).await?;
             return Ok(Action::Gather);
         }
+        if matches!(tag.kind, Kind::Chunk | Kind::Copy) {
+            return self.gather(record, &tag).await;
+        }
         let key = &*form::plain_key(record.key().unwrap_or_default())?;
         let value = form::payload(record.value().unwrap_or_default())?;
         let here = End { seq: tag.seq, offset: record.offset(), commit_us: tag.commit_us };
@@ -308,6 +327,39 @@ impl Lane<'_> {
         }
         self.seen = End { seq: tag.seq, offset: record.next_offset(), commit_us: tag.commit_us };
         Ok(if self.batch.is_full(&self.way.limits) { Action::Apply } else { Action::Gather })
+    }
+
+    /// Takes the head of a chunk, or one of its rows. A chunk is applied whole, and alone.
+    async fn gather(&mut self, record: &Record<'_>, tag: &Tag<'_>) -> Result<Action, Fault> {
+        let to = End { seq: tag.seq, offset: record.next_offset(), commit_us: tag.commit_us };
+        let value = record.value().unwrap_or_default();
+        let passed = Tag { kind: Kind::Watermark, ..*tag };
+        if !is_for(tag.to, self.way.to.as_str()) {
+            self.batch.push(record.offset(), &passed, b"", b"");
+            self.seen = to;
+            return Ok(Action::Gather);
+        }
+        if tag.kind == Kind::Chunk {
+            self.commit_what_precedes().await?;
+            let chunk = Chunk::parse(value)?;
+            if tag.last {
+                self.heed(&chunk, to).await?;
+                return Ok(Action::Gather);
+            }
+            self.batch.push(record.offset(), &passed, b"", b"");
+            self.gathered = Some(Gathered { chunk, read_us: tag.commit_us });
+            self.seen = to;
+            return Ok(Action::Gather);
+        }
+        let key = form::plain_key(record.key().unwrap_or_default())?;
+        self.batch.push(record.offset(), tag, &key, form::payload(value)?);
+        self.seen = to;
+        if tag.last {
+            let lacks = || Fault::fatal(Code::Record, "copied rows without their head");
+            let gathered = self.gathered.take().ok_or_else(lacks)?;
+            self.apply_chunk(gathered, to).await?;
+        }
+        Ok(Action::Gather)
     }
 
     /// Before it waits, a lane commits what precedes, even inside a source transaction: the other
@@ -365,32 +417,35 @@ impl Lane<'_> {
     }
 
     async fn apply_part(&mut self, part: Part) -> Result<(), Fault> {
+        if part == Part::First {
+            self.soft = !self.way.whole && !self.filled().await?.is_empty();
+        }
+        let mut soft = self.soft && part != Part::Whole;
         let mut attempt = 1;
         loop {
-            match self.applier.apply(&self.batch, part, self.at, self.seen).await {
-                Ok(()) => break,
-                Err(fault)
-                    if fault.kind == FaultKind::Retry
-                        && part == Part::Whole
-                        && attempt < ATTEMPTS
-                        && !matches!(
-                            fault.code,
-                            Code::LedgerMoved | Code::TargetLostCommits | Code::Unreachable
-                        ) =>
-                {
-                    self.metrics.retried();
-                    tokio::time::sleep(LOOK_EVERY * attempt).await;
-                    attempt += 1;
-                }
-                // The target's tables may have changed since they were read.
-                Err(fault) if parks(&fault) && self.proven => {
-                    return Err(Fault { kind: FaultKind::Retry, ..fault });
-                }
-                Err(fault) if parks(&fault) && !self.way.whole => {
-                    return Err(self.park(fault).await);
-                }
-                Err(fault) => return Err(fault),
+            let outcome = match soft {
+                true => self.apply_softly(part).await,
+                false => self.applier.apply(&self.batch, part, self.at, self.seen).await,
+            };
+            let Err(fault) = outcome else { break };
+            if !soft && part == Part::Whole && self.softens(&fault).await? {
+                soft = true;
+                continue;
             }
+            if may_be_repeated(&fault) && part == Part::Whole && attempt < ATTEMPTS {
+                self.metrics.retried();
+                tokio::time::sleep(LOOK_EVERY * attempt).await;
+                attempt += 1;
+                continue;
+            }
+            // The target's tables may have changed since they were read.
+            if parks(&fault) && self.proven {
+                return Err(Fault { kind: FaultKind::Retry, ..fault });
+            }
+            if parks(&fault) && !self.way.whole {
+                return Err(self.park(fault).await);
+            }
+            return Err(fault);
         }
         self.proven = true;
         self.inside = matches!(part, Part::First | Part::Middle);
@@ -400,6 +455,25 @@ impl Lane<'_> {
         }
         self.metrics.applied(&self.batch, !self.inside);
         self.batch.clear();
+        Ok(())
+    }
+
+    /// Applies the batch, and notes the changes of tables that are being filled that do not fit.
+    async fn apply_softly(&mut self, part: Part) -> Result<(), Fault> {
+        let filled = self.filled().await?;
+        let (log, lane) = (self.way.log.clone(), self.lane);
+        let mut passed = 0;
+        let mut passes = |slot: &Slot, key: &[u8]| {
+            if !filled.contains(&table_of(key)?) {
+                return Ok(None);
+            }
+            passed += 1;
+            let (key, why) = (key.to_vec(), "did not fit".to_owned());
+            noted(&Note { key, log: log.clone(), lane, seq: slot.seq, why }).map(Some)
+        };
+        let ends = (self.at, self.seen);
+        self.applier.apply_softly(&self.batch, part, ends, &mut passes).await?;
+        self.metrics.copied(0, passed);
         Ok(())
     }
 
@@ -440,4 +514,11 @@ impl Lane<'_> {
         )
         .hint("the topic lost records that this unit has not applied: resync, see the runbook")
     }
+}
+
+/// Whether the same may succeed at once.
+fn may_be_repeated(fault: &Fault) -> bool {
+    let elsewhere =
+        matches!(fault.code, Code::LedgerMoved | Code::TargetLostCommits | Code::Unreachable);
+    fault.kind == FaultKind::Retry && !elsewhere
 }

@@ -65,6 +65,41 @@ pub const SCHEMA: &[(&str, &str)] = &[
 ) ENGINE=InnoDB COMMENT='Tables whose changes wait for a person' /* unitflow internal */",
     ),
     (
+        "marker",
+        "CREATE TABLE unitflow.marker (
+  name VARCHAR(96) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  n BIGINT UNSIGNED NOT NULL,
+  PRIMARY KEY (name)
+) ENGINE=InnoDB COMMENT='Written to find its place in this server''s log' /* unitflow internal */",
+    ),
+    (
+        "filling",
+        "CREATE TABLE unitflow.filling (
+  db VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+  tbl VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+  log VARCHAR(65) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'unit.store whose rows count',
+  job VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  begun_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
+  PRIMARY KEY (db, tbl)
+) ENGINE=InnoDB COMMENT='Tables that are being copied: what does not fit is read again' /* unitflow internal */",
+    ),
+    (
+        "unsettled",
+        "CREATE TABLE unitflow.unsettled (
+  row_hash CHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  log VARCHAR(65) CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'unit.store of the record that was not applied',
+  lane INT NOT NULL,
+  seq BIGINT UNSIGNED NOT NULL,
+  db VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+  tbl VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+  row_key MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'as in the record',
+  why VARCHAR(64) CHARACTER SET ascii NOT NULL,
+  noted_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
+  PRIMARY KEY (row_hash, log, lane, seq),
+  KEY by_table (db, tbl)
+) ENGINE=InnoDB COMMENT='Rows that have to be read again from the unit that they are copied from' /* unitflow internal */",
+    ),
+    (
         "heartbeat",
         "CREATE TABLE unitflow.heartbeat (
   unit VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -111,6 +146,17 @@ pub async fn read_all(conn: &mut Conn, log: &Log) -> Result<Vec<Entry>, Fault> {
         .await
         .map_err(|error| judge(&error).at("unitflow.ledger"))?;
     rows.into_iter().map(entry).collect()
+}
+
+/// Where every lane of every log stands.
+pub async fn read_logs(conn: &mut Conn) -> Result<Vec<(Log, i32, Seq)>, Fault> {
+    let rows: Vec<(String, i32, u64)> = conn
+        .query("SELECT log, lane, seq FROM unitflow.ledger ORDER BY log, lane")
+        .await
+        .map_err(|error| judge(&error).at("unitflow.ledger"))?;
+    let known =
+        rows.into_iter().filter_map(|(log, lane, seq)| Some((Log::parse(&log)?, lane, Seq(seq))));
+    Ok(known.collect())
 }
 
 /// One lane's row; a missing one stops, for it is not a fresh start.

@@ -5,6 +5,7 @@
 //! | [`flow`] | spreads a log's lanes over the workers of a group and keeps them running |
 //! | [`lane`] | one partition in order: gather, apply, commit, wait for other lanes |
 //! | [`barrier`] | what all lanes pass together: schema changes, new generations |
+//! | [`copy`] | copied rows: written where nothing newer stands |
 //! | [`park`] | tables whose changes wait for a person |
 //! | [`batch`], [`plan`] | what one commit holds, and in which order it is executed |
 //! | [`ledger`] | exactly-once record, fence and mark in one row |
@@ -18,6 +19,7 @@
 
 pub mod barrier;
 pub mod batch;
+pub mod copy;
 pub mod flow;
 pub mod lane;
 pub mod ledger;

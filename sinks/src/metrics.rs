@@ -18,6 +18,8 @@ pub struct Instruments {
     batch_rows: Histogram<u64>,
     lag: Gauge<f64>,
     parked: Gauge<u64>,
+    copied: Counter<u64>,
+    unsettled: Counter<u64>,
 }
 
 impl Instruments {
@@ -49,6 +51,14 @@ impl Instruments {
             parked: meter
                 .u64_gauge("unitflow.sink.parked")
                 .with_description("Tables whose changes wait for a person")
+                .build(),
+            copied: meter
+                .u64_counter("unitflow.sink.copied")
+                .with_description("Copied rows written, or found as they are")
+                .build(),
+            unsettled: meter
+                .u64_counter("unitflow.sink.unsettled")
+                .with_description("Rows of tables being filled that have to be read again")
                 .build(),
             lag: meter
                 .f64_gauge("unitflow.lag")
@@ -98,6 +108,12 @@ impl LaneMetrics {
     /// So many tables are parked.
     pub fn parked(&self, tables: usize) {
         self.instruments.parked.record(tables as u64, &self.labels);
+    }
+
+    /// So many copied rows were written, and so many rows have to be read again.
+    pub fn copied(&self, written: usize, unsettled: usize) {
+        self.instruments.copied.add(written as u64, &self.labels);
+        self.instruments.unsettled.add(unsettled as u64, &self.labels);
     }
 
     /// A record was read again.

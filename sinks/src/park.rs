@@ -272,12 +272,18 @@ impl Lane<'_> {
                 batch.clear();
             }
         }
+        let gone = self.unparked(table);
+        self.apply_released(&batch, gone).await
+    }
+
+    /// The statement that lets a table go on in this lane.
+    pub(crate) fn unparked(&self, table: &TableName) -> Vec<u8> {
         let (database, name) = (text(&table.database), text(&table.table));
-        let gone = format!(
+        format!(
             "DELETE FROM unitflow.parked WHERE log='{}' AND lane={} AND db={database} AND tbl={name}",
             self.way.log, self.lane
-        );
-        self.apply_released(&batch, gone.into_bytes()).await
+        )
+        .into_bytes()
     }
 
     async fn apply_released(&mut self, batch: &Batch, also: Vec<u8>) -> Result<(), Fault> {
@@ -324,7 +330,7 @@ fn read_tag<'a>(record: &'a Record<'_>) -> Result<Tag<'a>, Fault> {
     Tag::parse(record.header(HEADER).unwrap_or_default())
 }
 
-fn table_of(key: &[u8]) -> Result<TableName, Fault> {
+pub(crate) fn table_of(key: &[u8]) -> Result<TableName, Fault> {
     let key = Key::parse(key)?;
     Ok(TableName { database: key.database.into_owned(), table: key.table.into_owned() })
 }

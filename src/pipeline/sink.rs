@@ -8,6 +8,7 @@ use unitflow_change::name::{Log, Name, Topics};
 use unitflow_change::routing::Order;
 use unitflow_kafka::quarantine::Quarantine;
 use unitflow_sinks::batch::Limits;
+use unitflow_sinks::copy::own_log::{OwnLog, Place};
 use unitflow_sinks::flow::{self, Listener};
 use unitflow_sinks::lane::{OnDdl, Way};
 
@@ -48,12 +49,29 @@ pub async fn run(
         flow: Topics::flow(&log, &to),
         quarantine: Arc::new(Quarantine::open(own, &mesh.topics.quarantine(&to))?),
         control: (own.clone(), mesh.topics.control(&to)),
+        own_log: own_log(&mesh, &log, &to)?,
         log: log.clone(),
         to,
         broker,
     };
     let listener = Arc::new(Faults { log, meters: meters.clone(), board });
     flow::run(Arc::new(way), meters.sinks(), listener, cancel).await
+}
+
+/// The target unit's own log of the same store, where one is captured.
+fn own_log(mesh: &Mesh, log: &Log, to: &Name) -> Result<Option<Arc<OwnLog>>, Fault> {
+    let own = Log { unit: to.clone(), store: log.store.clone() };
+    if !mesh.logs().any(|(known, _)| known == own) {
+        return Ok(None);
+    }
+    Ok(Some(OwnLog::new(Place {
+        broker: mesh.unit(to)?.broker.clone(),
+        topic: mesh.topics.captured(&own),
+        store: mesh.store(to, &log.store)?.clone(),
+        rename: mesh.rename(to, &log.store)?.clone(),
+        copied: log.clone(),
+        log: own,
+    })))
 }
 
 /// Passes on what lanes report.

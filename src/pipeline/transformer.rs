@@ -204,10 +204,12 @@ impl Output for ToTopic {
             (ORIGIN, self.origin.as_bytes()),
             (CONTROL, tag.kind.as_str().as_bytes()),
         ];
-        let is_control = tag.kind != Kind::Row || form::is_internal(key);
+        let is_control = !matches!(tag.kind, Kind::Row | Kind::Copy) || form::is_internal(key);
         let headers = &headers[..if is_control { 3 } else { 2 }];
         let key = (!key.is_empty()).then_some(key);
         let at = i64::try_from(tag.commit_us / 1000).unwrap_or(0);
-        self.writer.send(&self.topic, partition, key, Some(value), headers, at)
+        // Of a copied row that is not there: to other consumers a tombstone.
+        let value = (tag.kind != Kind::Copy || !value.is_empty()).then_some(value);
+        self.writer.send(&self.topic, partition, key, value, headers, at)
     }
 }

@@ -62,6 +62,7 @@ impl Filter {
         let op = match (shown(&envelope.before)?, shown(&envelope.after)?) {
             (false, false) => return Ok(None),
             (true, false) => Op::Delete,
+            (false, true) if envelope.op == Op::Read => Op::Read,
             (false, true) => Op::Insert,
             (true, true) if self.sees_no_change(envelope) => return Ok(None),
             (true, true) => Op::Update,
@@ -71,6 +72,12 @@ impl Filter {
             false => Cow::Owned(Envelope::narrow(value, op, &self.hidden)?),
         };
         Ok(Some(Left { op, value }))
+    }
+
+    /// Whether only some of the table's rows travel.
+    #[must_use]
+    pub fn chooses(&self) -> bool {
+        !self.conditions.is_empty()
     }
 
     fn meets(&self, row: &Row<'_>) -> Result<bool, Fault> {

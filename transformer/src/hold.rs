@@ -12,7 +12,7 @@ use unitflow_change::tag::{After, Kind, Tag};
 const BUFFER_BYTES_KEPT: usize = 8 << 20;
 
 /// A record that waits for its successor. Buffers are used again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Held {
     /// Whether the rest is meant.
     pub full: bool,
@@ -20,15 +20,36 @@ pub struct Held {
     pub offset: i64,
     /// The captured record before it.
     pub before: Seq,
+    kind: Kind,
     seq: Seq,
     index: u64,
     commit_us: u64,
     after: Option<After>,
     transaction: String,
+    to: String,
     /// The record's key.
     pub key: Vec<u8>,
     /// The record's value.
     pub value: Vec<u8>,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self {
+            full: false,
+            offset: 0,
+            before: Seq::NONE,
+            kind: Kind::Row,
+            seq: Seq::NONE,
+            index: 0,
+            commit_us: 0,
+            after: None,
+            transaction: String::new(),
+            to: String::new(),
+            key: Vec::new(),
+            value: Vec::new(),
+        }
+    }
 }
 
 impl Held {
@@ -37,12 +58,16 @@ impl Held {
         self.full = true;
         self.offset = offset;
         self.before = before;
+        // What a lane sees of a move is a row.
+        self.kind = if tag.kind == Kind::Move { Kind::Row } else { tag.kind };
         self.seq = tag.seq;
         self.index = tag.index;
         self.commit_us = tag.commit_us;
         self.after = tag.after;
         self.transaction.clear();
         self.transaction.push_str(tag.transaction);
+        self.to.clear();
+        self.to.push_str(tag.to);
         self.key.clear();
         self.key.extend_from_slice(key);
         if self.value.capacity() > BUFFER_BYTES_KEPT {
@@ -56,7 +81,7 @@ impl Held {
     #[must_use]
     pub fn tag(&self, prev: Seq, last: bool) -> Tag<'_> {
         Tag {
-            kind: Kind::Row,
+            kind: self.kind,
             seq: self.seq,
             prev,
             transaction: &self.transaction,
@@ -64,7 +89,7 @@ impl Held {
             last,
             commit_us: self.commit_us,
             after: self.after,
-            to: "",
+            to: &self.to,
         }
     }
 }

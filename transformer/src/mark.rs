@@ -16,6 +16,8 @@ pub enum Whose {
     Own,
     /// Another unit's, applied here by a sink.
     Applied,
+    /// None's: they are rows as the store holds them, read by a copy.
+    Copied,
 }
 
 /// Judges a transaction by its first change.

@@ -22,7 +22,7 @@ use unitflow_change::tag::{After, Kind, Tag};
 use unitflow_change::{Code, Fault};
 
 use crate::ddl::{Memory, Verdict};
-use crate::filter::Left;
+use crate::filter::{Filter, Left};
 use crate::hold::Held;
 use crate::mark::Whose;
 use crate::route::{Router, Rule};
@@ -178,6 +178,7 @@ impl Transformer {
     fn dispatch(&mut self, record: &Captured<'_>, out: &mut impl Output) -> Result<(), Fault> {
         match record.tag.kind {
             Kind::Row | Kind::Move => self.change(record, out),
+            Kind::Copy => self.copied(record, out),
             kind if self.open.is_some() => Err(Fault::fatal(
                 Code::Record,
                 format!(
@@ -192,6 +193,7 @@ impl Transformer {
                 self.copy_to_every(record, out)
             }
             Kind::Routing => self.reroute(record),
+            Kind::Chunk => self.begin_chunk(record, out),
         }
     }
 
@@ -219,6 +221,75 @@ impl Transformer {
         }
     }
 
+    /// The head of copied rows: it stands before those of every lane, and in those without any too.
+    fn begin_chunk(&mut self, record: &Captured<'_>, out: &mut impl Output) -> Result<(), Fault> {
+        if self.router.is_none() {
+            return Err(no_barrier());
+        }
+        self.open = (!record.tag.last).then_some(Whose::Copied);
+        for lane in 0..self.held.len() {
+            self.hold_as_it_is(
+                partition(lane),
+                record,
+                &record.tag,
+                record.key,
+                record.value,
+                out,
+            )?;
+        }
+        if record.tag.last { self.flush(out) } else { Ok(()) }
+    }
+
+    /// One copied row, which goes the way of the changes of its key; an empty value says that there
+    /// is none.
+    fn copied(&mut self, record: &Captured<'_>, out: &mut impl Output) -> Result<(), Fault> {
+        if self.open != Some(Whose::Copied) {
+            return Err(misplaced(record, self.open));
+        }
+        let row = form::plain_key(record.key)?;
+        let rule = self.router.as_mut().ok_or_else(no_barrier)?.rule(&row)?;
+        if rule.carried {
+            self.spread_copy(record, &row, &rule, out)?;
+        } else {
+            self.counts.filtered += 1;
+        }
+        if record.tag.last {
+            self.open = None;
+            self.flush(out)?;
+        }
+        Ok(())
+    }
+
+    fn spread_copy(
+        &mut self,
+        record: &Captured<'_>,
+        row: &[u8],
+        rule: &Rule,
+        out: &mut impl Output,
+    ) -> Result<(), Fault> {
+        let key = rule.key(row)?;
+        if record.value.is_empty() {
+            // Which lane, or whether it would travel, only the row could tell.
+            if rule.by_row || rule.filter.as_ref().is_some_and(Filter::chooses) {
+                self.counts.filtered += 1;
+                return Ok(());
+            }
+            let lane = self.router()?.lane_of_key(&rule.by, &key)?;
+            return self.hold(lane, record, &record.tag, &key, record.value, out);
+        }
+        let envelope = Envelope::parse(record.value)?;
+        let left = match &rule.filter {
+            Some(filter) => filter.narrow(&envelope, record.value)?,
+            None => Some(Left { op: envelope.op, value: record.value.into() }),
+        };
+        let Some(Left { op: Op::Read, value }) = left else {
+            self.counts.filtered += 1;
+            return Ok(());
+        };
+        let lane = self.router()?.lane(&rule.by, &key, envelope.after.as_ref())?;
+        self.hold(lane, record, &record.tag, &key, &value, out)
+    }
+
     /// One row: decides whose the transaction is at its first record, and ends it at its last.
     fn change(&mut self, record: &Captured<'_>, out: &mut impl Output) -> Result<(), Fault> {
         let router = self.router.as_mut().ok_or_else(no_barrier)?;
@@ -227,18 +298,11 @@ impl Transformer {
         let whose = match (record.tag.index, self.open) {
             (0, None) => rule.first_says,
             (1.., Some(whose)) => whose,
-            (index, open) => {
-                return Err(Fault::fatal(
-                    Code::Record,
-                    format!(
-                        "captured record {} is number {index} of its transaction, but {open:?} is open",
-                        record.tag.seq
-                    ),
-                ));
-            }
+            (_, open) => return Err(misplaced(record, open)),
         };
         self.open = Some(whose);
         match whose {
+            Whose::Copied => return Err(misplaced(record, self.open)),
             Whose::Applied => {
                 self.counts.echoes += 1;
                 if rule.announces {
@@ -296,6 +360,7 @@ impl Transformer {
             _ => Cow::Borrowed(&*key),
         };
         match op {
+            Op::Read => Err(misplaced(record, self.open)),
             Op::Insert => {
                 let lane = self.router()?.lane(by, &new_key, new)?;
                 self.hold(lane, record, &record.tag, &new_key, &value, out)
@@ -346,14 +411,26 @@ impl Transformer {
         value: &[u8],
         out: &mut impl Output,
     ) -> Result<(), Fault> {
+        let key = form::key_like(record.key, key)?;
+        self.hold_as_it_is(lane, record, tag, &key, value, out)
+    }
+
+    fn hold_as_it_is(
+        &mut self,
+        lane: i32,
+        record: &Captured<'_>,
+        tag: &Tag<'_>,
+        key: &[u8],
+        value: &[u8],
+        out: &mut impl Output,
+    ) -> Result<(), Fault> {
         let place = usize::try_from(lane).unwrap_or(usize::MAX);
         if tag.seq <= self.tails[place] {
             self.counts.repeated += 1;
             return Ok(());
         }
         self.put_held(place, false, out)?;
-        let key = form::key_like(record.key, key)?;
-        self.held[place].take(record.offset, self.seq, tag, &key, value);
+        self.held[place].take(record.offset, self.seq, tag, key, value);
         Ok(())
     }
 
@@ -429,6 +506,16 @@ impl Transformer {
 
 fn no_barrier() -> Fault {
     Fault::fatal(Code::Record, "the captured log does not begin with a barrier")
+}
+
+fn misplaced(record: &Captured<'_>, open: Option<Whose>) -> Fault {
+    Fault::fatal(
+        Code::Record,
+        format!(
+            "captured record {} is number {} of its transaction, but {open:?} is open",
+            record.tag.seq, record.tag.index
+        ),
+    )
 }
 
 fn partition(place: usize) -> i32 {

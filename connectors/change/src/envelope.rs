@@ -25,6 +25,9 @@ pub enum Op {
     /// The row went away.
     #[serde(rename = "d")]
     Delete,
+    /// The row was read as it stood, by a copy.
+    #[serde(rename = "r")]
+    Read,
 }
 
 impl Op {
@@ -35,6 +38,7 @@ impl Op {
             Self::Insert => "c",
             Self::Update => "u",
             Self::Delete => "d",
+            Self::Read => "r",
         }
     }
 }
@@ -135,7 +139,7 @@ impl<'a> Envelope<'a> {
             Fault::poison(Code::Record, format!("a record's envelope can't be read: {error}"))
         })?;
         let whole = match envelope.op {
-            Op::Insert => envelope.after.is_some(),
+            Op::Insert | Op::Read => envelope.after.is_some(),
             Op::Update => envelope.before.is_some() && envelope.after.is_some(),
             Op::Delete => envelope.before.is_some(),
         };
@@ -171,7 +175,7 @@ impl<'a> Envelope<'a> {
             image.map(|image| without(image, hidden)).transpose().map_err(unwritable)
         };
         let (before, after) = match op {
-            Op::Insert => (None, shown(change.after)?),
+            Op::Insert | Op::Read => (None, shown(change.after)?),
             Op::Update => (shown(change.before)?, shown(change.after)?),
             Op::Delete => (shown(change.before)?, None),
         };

@@ -8,6 +8,7 @@
 //! | [`key`], [`envelope`] | a row's identity and its change, as they travel |
 //! | [`form`] | plain or with schema |
 //! | [`routing`] | which changes travel, and in which lane |
+//! | [`copy`] | what stands before copied rows |
 //! | [`ddl`], [`intent`] | statements that change a schema; the announcement of one |
 //! | [`condition`] | which rows of a table travel |
 //! | [`rename`] | a unit's own names for databases and tables |
@@ -17,6 +18,7 @@
 //! | [`inject`] | named points where tests break the code on purpose |
 
 pub mod condition;
+pub mod copy;
 pub mod ddl;
 pub mod envelope;
 pub mod fault;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
 use unitflow_change::fault::{Code, Fault};
 
 use crate::broker::{ASK, Broker, Quiet, blocking, judge, judge_code};
@@ -383,6 +384,35 @@ pub async fn delete(broker: &Broker, names: &[&str]) -> Result<(), Fault> {
 pub async fn bounds(broker: &Broker, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
     let (broker, topic) = (broker.clone(), topic.to_owned());
     blocking(move || watermarks(&asking(&broker, "read_uncommitted")?, &topic, partition)).await
+}
+
+/// The first offset of a partition whose record was appended at `ms` (since 1970) or later; the end
+/// where there is none.
+///
+/// # Errors
+/// As Kafka answers; `Retry` if it did not.
+pub async fn offset_at(
+    broker: &Broker,
+    topic: &str,
+    partition: i32,
+    ms: i64,
+) -> Result<i64, Fault> {
+    let (broker, topic) = (broker.clone(), topic.to_owned());
+    blocking(move || {
+        let client = asking(&broker, "read_uncommitted")?;
+        let (_, end) = watermarks(&client, &topic, partition)?;
+        let place = format!("offset of {topic}[{partition}] at {ms}");
+        let mut wanted = TopicPartitionList::new();
+        let offset = Offset::Offset(ms.max(0));
+        let added = wanted.add_partition_offset(&topic, partition, offset);
+        added.map_err(|error| judge(&error, &place))?;
+        let found = client.offsets_for_times(wanted, ASK).map_err(|error| judge(&error, &place))?;
+        Ok(match found.elements().first().map(|element| element.offset()) {
+            Some(Offset::Offset(offset)) if offset >= 0 => offset,
+            _ => end,
+        })
+    })
+    .await
 }
 
 /// A consumer that only asks. `read_committed` makes the upper bound the last *stable* offset.

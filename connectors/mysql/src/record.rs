@@ -125,7 +125,8 @@ impl Record {
         value.extend_from_slice(b"{\"before\":");
         self.moves = false;
         match op {
-            Op::Insert => {
+            // The log holds no rows that were only read.
+            Op::Insert | Op::Read => {
                 value.extend_from_slice(b"null,\"after\":");
                 write_image(table, bytes, value, scratch, spans, &mut Documents::Whole)?;
             }

@@ -21,7 +21,7 @@ use unitflow_mysql::connect::{Flavor, Server, Store, connect, fault as judge, is
 
 use super::statements::{Call, Expected, Statements};
 use super::tables::Tables;
-use crate::batch::Batch;
+use crate::batch::{Batch, Slot};
 use crate::ledger::{self, Entry, Move};
 
 /// Session settings on top of those of every connection: statements fail rather than bend a
@@ -64,17 +64,21 @@ pub struct End {
     pub commit_us: u64,
 }
 
+/// Decides on a change that does not fit the row it finds: the statement that stands in for it, or
+/// none where it is a conflict. Given the change's slot and key.
+pub type Passes<'p> = dyn FnMut(&Slot, &[u8]) -> Result<Option<Vec<u8>>, Fault> + Send + 'p;
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Applier {
-    conn: Conn,
+    pub(super) conn: Conn,
     flavor: Flavor,
     /// The largest call that the server takes.
     packet_bytes_max: usize,
     log: Log,
     lane: i32,
     rename: Rename,
-    tables: Tables,
+    pub(super) tables: Tables,
     statements: Statements,
 }
 
@@ -151,6 +155,135 @@ impl Applier {
         again
     }
 
+    /// The same, but a change that does not fit the row it finds is passed over where `passes` takes
+    /// it; in return that says what is written in its place. Slow: a call for each change.
+    pub async fn apply_softly(
+        &mut self,
+        batch: &Batch,
+        part: Part,
+        (from, to): (End, End),
+        passes: &mut Passes<'_>,
+    ) -> Result<(), Fault> {
+        let outcome = self.attempt_softly(batch, part, (from, to), passes).await;
+        if outcome.as_ref().is_err_and(|fault| fault.kind != Kind::Ambiguous) {
+            self.roll_back().await?;
+        }
+        outcome
+    }
+
+    async fn attempt_softly(
+        &mut self,
+        batch: &Batch,
+        part: Part,
+        (from, to): (End, End),
+        passes: &mut Passes<'_>,
+    ) -> Result<(), Fault> {
+        self.load_tables(batch).await?;
+        if matches!(part, Part::Whole | Part::First) {
+            self.begin(from, if part == Part::Whole { to } else { from }).await?;
+        }
+        let mut calls = Vec::new();
+        self.statements.build(batch, &mut self.tables, true, &mut calls)?;
+        let mut passed = None;
+        for call in calls.iter().flat_map(Call::singly) {
+            let slot = call.expected[0].slot;
+            if passed == Some(slot) {
+                continue;
+            }
+            match self.send(batch, &call, from.seq).await {
+                Err(fault) if fault.code == Code::Conflict => {
+                    let slot = &batch.slots()[slot];
+                    let Some(note) = passes(slot, batch.key(slot))? else { return Err(fault) };
+                    self.own(&note).await?;
+                    passed = Some(call.expected[0].slot);
+                }
+                sent => sent?,
+            }
+        }
+        if part == Part::Last {
+            let mut call = Call::default();
+            let step = self.step(from, to);
+            call.add(bookkeeping(1), |sql| step.write(sql));
+            self.send(batch, &call, from.seq).await?;
+        }
+        match part {
+            Part::Whole | Part::Last => self.commit(batch, from, to, false).await,
+            Part::First | Part::Middle => Ok(()),
+        }
+    }
+
+    /// Begins a transaction that writes copied rows, with the ledger's move as its mark.
+    pub async fn begin_copies(&mut self, batch: &Batch, from: End, to: End) -> Result<(), Fault> {
+        self.load_tables(batch).await?;
+        self.begin(from, to).await
+    }
+
+    /// Commits them together with statements of ours.
+    pub async fn commit_copies(
+        &mut self,
+        (from, to): (End, End),
+        also: &[Vec<u8>],
+    ) -> Result<(), Fault> {
+        for statement in also {
+            self.own(statement).await?;
+        }
+        self.commit(&Batch::default(), from, to, false).await
+    }
+
+    async fn begin(&mut self, from: End, to: End) -> Result<(), Fault> {
+        let mut call = Call::default();
+        call.add(bookkeeping(0), |sql| sql.extend_from_slice(b"BEGIN"));
+        let step = self.step(from, to);
+        call.add(bookkeeping(1), |sql| step.write(sql));
+        self.send(&Batch::default(), &call, from.seq).await
+    }
+
+    /// A statement of ours inside the open transaction.
+    async fn own(&mut self, statement: &[u8]) -> Result<(), Fault> {
+        within(self.conn.query_drop(statement)).await
+    }
+
+    /// The same, of a fixed text.
+    pub(super) async fn plain(&mut self, statement: &'static str) -> Result<(), Fault> {
+        within(self.conn.query_drop(statement)).await
+    }
+
+    /// Sends one call and tells how many rows each of its statements found.
+    pub(super) async fn counts(&mut self, call: &Call) -> Result<Vec<u64>, Fault> {
+        let answer = async {
+            let mut result = self.conn.query_iter(call.sql.as_slice()).await?;
+            let mut counts = Vec::with_capacity(call.expected.len());
+            loop {
+                counts.push(result.affected_rows());
+                result.next().await?;
+                if result.is_empty() {
+                    break;
+                }
+            }
+            result.drop_result().await?;
+            Ok::<_, mysql_async::Error>(counts)
+        };
+        within(answer).await
+    }
+
+    /// The same; `None` if a row's key, or a unique value of it, is taken.
+    pub(super) async fn counts_unless_taken(
+        &mut self,
+        batch: &Batch,
+        place: usize,
+        call: &Call,
+    ) -> Result<Option<Vec<u64>>, Fault> {
+        self.ensure_fits(batch, call)?;
+        match self.counts(call).await {
+            Ok(counts) => Ok(Some(counts)),
+            Err(fault) if fault.code == Code::Conflict => Ok(None),
+            Err(fault) => {
+                self.tables.blame(batch.key(&batch.slots()[place]));
+                Err(fault)
+            }
+        }
+    }
+
     /// Moves the ledger from `from` to `to`, which may be the same place, in a transaction of its
     /// own together with statements that change rows of ours, at least one each. `barrier`: `to` is
     /// where all lanes have to meet.
@@ -220,7 +353,8 @@ impl Applier {
         within(self.conn.ping()).await
     }
 
-    async fn roll_back(&mut self) -> Result<(), Fault> {
+    /// Ends the open transaction as if it had not been.
+    pub async fn roll_back(&mut self) -> Result<(), Fault> {
         within(self.conn.query_drop("ROLLBACK")).await
     }
 
@@ -232,9 +366,7 @@ impl Applier {
         singly: bool,
         also: &[Vec<u8>],
     ) -> Result<(), Fault> {
-        let keys = batch.slots().iter().map(|slot| batch.key(slot));
-        let keys = keys.filter(|key| !key.is_empty());
-        self.tables.load(&mut self.conn, self.flavor, &self.rename, keys).await?;
+        self.load_tables(batch).await?;
         let apart = inject::on("ledger_apart");
         let mut calls = vec![Call::default()];
         if matches!(part, Part::Whole | Part::First) {
@@ -264,6 +396,12 @@ impl Applier {
             Part::Whole | Part::Last => self.commit(batch, from, to, apart).await,
             Part::First | Part::Middle => Ok(()),
         }
+    }
+
+    async fn load_tables(&mut self, batch: &Batch) -> Result<(), Fault> {
+        let keys = batch.slots().iter().map(|slot| batch.key(slot));
+        let keys = keys.filter(|key| !key.is_empty());
+        self.tables.load(&mut self.conn, self.flavor, &self.rename, keys).await
     }
 
     /// The ledger's move; from a place to itself it is the mark that opens a long transaction.
@@ -381,7 +519,7 @@ impl Applier {
         let slot = &batch.slots()[failed.slot];
         let table = failed.table.map_or("?", |table| self.tables.target(table).name.as_str());
         let op = match failed.op {
-            Op::Insert => "INSERT",
+            Op::Insert | Op::Read => "INSERT",
             Op::Update => "UPDATE",
             Op::Delete => "DELETE",
         };
@@ -412,7 +550,7 @@ fn no_answer() -> Fault {
 }
 
 /// A statement of our own: `rows` is 1 for the ledger, 0 where no row is meant.
-fn bookkeeping(rows: u64) -> Expected {
+pub(super) fn bookkeeping(rows: u64) -> Expected {
     Expected { rows, table: None, op: Op::Update, slot: 0 }
 }
 

@@ -47,6 +47,8 @@ pub struct Call {
     pub sql: Vec<u8>,
     /// What each of them must do.
     pub expected: Vec<Expected>,
+    /// Where each of them starts.
+    starts: Vec<usize>,
 }
 
 impl Call {
@@ -55,8 +57,20 @@ impl Call {
         if !self.expected.is_empty() {
             self.sql.push(b';');
         }
+        let start = self.sql.len();
         write(&mut self.sql);
         self.expected.push(expected);
+        self.starts.push(start);
+    }
+
+    /// Each of its statements as a call of its own.
+    pub(super) fn singly(&self) -> impl Iterator<Item = Self> + '_ {
+        let ends = self.starts.iter().skip(1).map(|start| start - 1).chain([self.sql.len()]);
+        self.starts.iter().zip(ends).zip(&self.expected).map(|((start, end), expected)| {
+            let mut call = Self::default();
+            call.add(*expected, |sql| sql.extend_from_slice(&self.sql[*start..end]));
+            call
+        })
     }
 }
 
@@ -99,7 +113,11 @@ impl Statements {
             for (sql, expected) in self.groups[group].statements.drain(..) {
                 match calls.last_mut().filter(|call| call.sql.len() + sql.len() < CALL_BYTES_MAX) {
                     Some(call) => call.add(expected, |out| out.extend_from_slice(&sql)),
-                    None => calls.push(Call { sql, expected: vec![expected] }),
+                    None => {
+                        let mut call = Call::default();
+                        call.add(expected, |out| *out = sql);
+                        calls.push(call);
+                    }
                 }
             }
         }
@@ -226,7 +244,7 @@ impl Group {
         self.set_odd(target, columns, &odd, after, expected)
     }
 
-    /// Gives ENUM columns the value that is no member of theirs, which no strict statement can.
+    /// Gives ENUM columns the value that is no member of theirs, in a statement of its own.
     fn set_odd(
         &mut self,
         target: &Target,
@@ -238,23 +256,7 @@ impl Group {
         if odd.is_empty() {
             return Ok(());
         }
-        if odd.iter().any(|place| target.in_key[*place]) {
-            return Err(Fault::poison(
-                Code::Table,
-                format!("{}: a key's ENUM column holds what is no member of it", target.name),
-            )
-            .hint("mend the row at the source"));
-        }
-        let sql = self.start(String::new(), expected);
-        write_lenient(sql, target.flavor);
-        sql.extend_from_slice(target.name.as_bytes());
-        for (i, place) in odd.iter().enumerate() {
-            sql.extend_from_slice(if i == 0 { b" SET " } else { b"," });
-            sql.extend_from_slice(&target.quoted[*place]);
-            sql.extend_from_slice(b"=0");
-        }
-        sql.extend_from_slice(b" WHERE ");
-        write_key(sql, target, columns, row)?;
+        write_odd(self.start(String::new(), expected), target, columns, odd, row)?;
         // No other row may be added to this one.
         self.closed = true;
         Ok(())
@@ -300,7 +302,11 @@ impl Group {
 }
 
 /// MariaDB's columns hold no negative zero, and it makes one positive without a word.
-fn refuse_negative_zero(target: &Target, columns: &Columns, row: &Row<'_>) -> Result<(), Fault> {
+pub(super) fn refuse_negative_zero(
+    target: &Target,
+    columns: &Columns,
+    row: &Row<'_>,
+) -> Result<(), Fault> {
     if target.flavor != Flavor::Mariadb || !target.has_doubles {
         return Ok(());
     }
@@ -324,7 +330,7 @@ fn refuse_negative_zero(target: &Target, columns: &Columns, row: &Row<'_>) -> Re
 }
 
 /// The places of ENUM columns whose value is no member of theirs.
-fn odd_choices(target: &Target, columns: &Columns, row: &Row<'_>) -> Vec<usize> {
+pub(super) fn odd_choices(target: &Target, columns: &Columns, row: &Row<'_>) -> Vec<usize> {
     if !target.has_choices {
         return Vec::new();
     }
@@ -335,8 +341,49 @@ fn odd_choices(target: &Target, columns: &Columns, row: &Row<'_>) -> Vec<usize> 
     odd.collect()
 }
 
+/// Gives ENUM columns the value that is no member of theirs, which no strict statement can.
+fn write_odd(
+    sql: &mut Vec<u8>,
+    target: &Target,
+    columns: &Columns,
+    odd: &[usize],
+    row: &Row<'_>,
+) -> Result<(), Fault> {
+    if odd.iter().any(|place| target.in_key[*place]) {
+        return Err(Fault::poison(
+            Code::Table,
+            format!("{}: a key's ENUM column holds what is no member of it", target.name),
+        )
+        .hint("mend the row at the source"));
+    }
+    write_lenient(sql, target.flavor);
+    sql.extend_from_slice(target.name.as_bytes());
+    for (i, place) in odd.iter().enumerate() {
+        sql.extend_from_slice(if i == 0 { b" SET " } else { b"," });
+        sql.extend_from_slice(&target.quoted[*place]);
+        sql.extend_from_slice(b"=0");
+    }
+    sql.extend_from_slice(b" WHERE ");
+    write_key(sql, target, columns, row)
+}
+
+/// The same behind another statement, where there is something to give.
+pub(super) fn set_odd(
+    sql: &mut Vec<u8>,
+    target: &Target,
+    columns: &Columns,
+    odd: &[usize],
+    row: &Row<'_>,
+) -> Result<(), Fault> {
+    if odd.is_empty() {
+        return Ok(());
+    }
+    sql.push(b';');
+    write_odd(sql, target, columns, odd, row)
+}
+
 /// The row's key by equality.
-fn write_key(
+pub(super) fn write_key(
     sql: &mut Vec<u8>,
     target: &Target,
     columns: &Columns,
@@ -357,7 +404,7 @@ fn write_key(
 
 /// The row as it was: the key by equality, so that its index finds it, then every column to the
 /// letter.
-fn write_condition(
+pub(super) fn write_condition(
     sql: &mut Vec<u8>,
     target: &Target,
     columns: &Columns,

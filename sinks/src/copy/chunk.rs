@@ -1,0 +1,283 @@
+//! A lane's part of a chunk of copied rows.
+//!
+//! The rows are judged by what this unit's own log says of them, first as it stands, then again when
+//! they are written and so locked: a write that came between shows in the log before the marker that
+//! follows it, and one that comes later has to wait. Rows in doubt are left as they are and noted.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::{debug, warn};
+use unitflow_change::copy::{Chunk, Part as ChunkPart};
+use unitflow_change::ddl::TableName;
+use unitflow_change::fault::Kind as FaultKind;
+use unitflow_change::name::Log;
+use unitflow_change::seq::Seq;
+use unitflow_change::tag::Kind;
+use unitflow_change::{Code, Fault, inject};
+
+use super::filling::{self, Note};
+use super::identity::Identity;
+use crate::lane::Lane;
+use crate::ledger;
+use crate::mysql::apply::End;
+use crate::park::{Parked, parks};
+
+/// How long a chunk waits until this unit has applied what its source had applied.
+const BEHIND_FOR: Duration = Duration::from_secs(10);
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long the own log may take to be read up to now before rows are locked.
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(60);
+/// The same while they are: nobody may wait for them long.
+const LOCKED_FOR: Duration = Duration::from_secs(5);
+
+/// What a lane knows of the chunk that it gathers.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    pub chunk: Chunk,
+    /// When its rows were read, in µs since 1970.
+    pub read_us: u64,
+}
+
+/// Why a row is left as it is.
+mod why {
+    /// This unit lacks what the source had applied.
+    pub const BEHIND: &str = "behind";
+    /// It was written here since, or may have been.
+    pub const BEYOND: &str = "written here since";
+    /// What was written here is no longer known that far back.
+    pub const UNKNOWN: &str = "too long ago to judge";
+    /// Another row has its unique value.
+    pub const TAKEN: &str = "unique value taken";
+    /// Its table waits for a person.
+    pub const PARKED: &str = "parked";
+}
+
+impl Lane<'_> {
+    /// Does what the head of a chunk says, rows aside.
+    pub(crate) async fn heed(&mut self, chunk: &Chunk, to: End) -> Result<(), Fault> {
+        if chunk.part != ChunkPart::Begin || self.parked.among(&chunk.tables).is_none() {
+            return self.step(to, &[]).await;
+        }
+        // All of the tables comes again.
+        let released: Vec<_> = chunk.tables.iter().map(|table| self.unparked(table)).collect();
+        self.step(to, &released).await?;
+        self.parked = Parked::load(self.applier.conn(), &self.way.log, self.lane).await?;
+        self.metrics.parked(self.parked.count());
+        Ok(())
+    }
+
+    async fn step(&mut self, to: End, also: &[Vec<u8>]) -> Result<(), Fault> {
+        self.applier.step_with(self.at, to, false, also).await?;
+        self.stands_at(to);
+        Ok(())
+    }
+
+    /// Writes the gathered rows that may be written, and notes the others.
+    pub(crate) async fn apply_chunk(&mut self, gathered: Gathered, to: End) -> Result<(), Fault> {
+        let outcome = self.try_chunk(&gathered, to).await;
+        match outcome {
+            Ok(()) => {
+                self.metrics.applied(&self.batch, true);
+                self.batch.clear();
+                self.stands_at(to);
+                Ok(())
+            }
+            Err(fault) if parks(&fault) && !self.way.whole => {
+                self.applier.roll_back().await?;
+                Err(self.park(fault).await)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    async fn try_chunk(&mut self, gathered: &Gathered, to: End) -> Result<(), Fault> {
+        let chunk = &gathered.chunk;
+        let mut late = self.judge_first(gathered).await?;
+        loop {
+            let wanted: Vec<usize> = self
+                .copies()
+                .filter(|place| !late.iter().any(|(known, _)| known == place))
+                .collect();
+            if wanted.is_empty() {
+                return self.note_only(&late, to).await;
+            }
+            self.applier.begin_copies(&self.batch, self.at, to).await?;
+            let refused = self.applier.write_copies(&self.batch, &wanted, &mut self.fresh).await?;
+            inject::die_at("die_while_copying");
+            let locked = self.judge_again(&wanted, gathered).await;
+            let newly = match locked {
+                Ok(newly) => newly,
+                Err(fault) => {
+                    self.applier.roll_back().await?;
+                    return Err(fault);
+                }
+            };
+            if !newly.is_empty() {
+                debug!(rows = newly.len(), "written here while they were copied");
+                self.applier.roll_back().await?;
+                late.extend(newly.into_iter().map(|place| (place, why::BEYOND)));
+                continue;
+            }
+            late.extend(refused.iter().map(|place| (*place, why::TAKEN)));
+            let written: Vec<usize> =
+                wanted.into_iter().filter(|place| !refused.contains(place)).collect();
+            let mut also = self.notes(&late)?;
+            also.extend(self.settled(&written, chunk, to.seq).await?);
+            self.metrics.copied(written.len(), late.len());
+            return self.applier.commit_copies((self.at, to), &also).await;
+        }
+    }
+
+    async fn note_only(&mut self, late: &[(usize, &'static str)], to: End) -> Result<(), Fault> {
+        let also = self.notes(late)?;
+        self.metrics.copied(0, late.len());
+        self.applier.step_with(self.at, to, false, &also).await
+    }
+
+    /// The places of the batch's copied rows.
+    fn copies(&self) -> impl Iterator<Item = usize> + '_ {
+        let slots = self.batch.slots().iter().enumerate();
+        slots.filter(|(_, slot)| slot.kind == Kind::Copy).map(|(place, _)| place)
+    }
+
+    /// Judges while nothing is locked: the rows that can't be written.
+    async fn judge_first(
+        &mut self,
+        gathered: &Gathered,
+    ) -> Result<Vec<(usize, &'static str)>, Fault> {
+        let chunk = &gathered.chunk;
+        let copies: Vec<usize> = self.copies().collect();
+        let all = |why| copies.iter().map(|place| (*place, why)).collect();
+        let mut late = Vec::new();
+        for &place in &copies {
+            if self.parked.holds(self.batch.key(&self.batch.slots()[place]))? {
+                late.push((place, why::PARKED));
+            }
+        }
+        if inject::on("copy_overwrites") {
+            return Ok(late);
+        }
+        if !self.wait_for_others(chunk).await? {
+            return Ok(all(why::BEHIND));
+        }
+        let Some(own) = &self.way.own_log else { return Ok(late) };
+        own.catch_up(gathered.read_us, CATCH_UP_WITHIN).await?;
+        if !own.covers(chunk) {
+            return Ok(all(why::UNKNOWN));
+        }
+        let beyond = self.beyond(&copies, chunk)?;
+        late.extend(beyond.into_iter().map(|place| (place, why::BEYOND)));
+        Ok(late)
+    }
+
+    /// Judges again with the rows locked: those that were written here meanwhile.
+    async fn judge_again(
+        &self,
+        wanted: &[usize],
+        gathered: &Gathered,
+    ) -> Result<Vec<usize>, Fault> {
+        let Some(own) = &self.way.own_log else { return Ok(Vec::new()) };
+        if inject::on("copy_overwrites") {
+            return Ok(Vec::new());
+        }
+        own.catch_up(gathered.read_us, LOCKED_FOR).await?;
+        if !own.covers(&gathered.chunk) {
+            return Ok(wanted.to_vec());
+        }
+        self.beyond(wanted, &gathered.chunk)
+    }
+
+    fn beyond(&self, places: &[usize], chunk: &Chunk) -> Result<Vec<usize>, Fault> {
+        let Some(own) = &self.way.own_log else { return Ok(Vec::new()) };
+        let mut beyond = Vec::new();
+        for place in places {
+            let row = Identity::of(self.batch.key(&self.batch.slots()[*place]))?;
+            if own.is_beyond(row, chunk) {
+                beyond.push(*place);
+            }
+        }
+        Ok(beyond)
+    }
+
+    /// Waits until this unit has applied what the source had applied of third units; `false` if it
+    /// takes too long.
+    async fn wait_for_others(&mut self, chunk: &Chunk) -> Result<bool, Fault> {
+        let begun = Instant::now();
+        loop {
+            let stands = ledger::read_logs(self.applier.conn()).await?;
+            if has_applied(&stands, chunk, &self.way.to.to_string()) {
+                return Ok(true);
+            }
+            if begun.elapsed() > BEHIND_FOR {
+                warn!(lane = self.lane, "copied rows know more of other units than this one");
+                return Ok(false);
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn notes(&self, late: &[(usize, &'static str)]) -> Result<Vec<Vec<u8>>, Fault> {
+        late.iter()
+            .map(|(place, why)| {
+                let slot = &self.batch.slots()[*place];
+                self.noted(self.batch.key(slot), slot.seq, why)
+            })
+            .collect()
+    }
+
+    /// The statement that notes a record that was not applied to its row.
+    pub(crate) fn noted(&self, key: &[u8], seq: Seq, why: &str) -> Result<Vec<u8>, Fault> {
+        filling::noted(&Note {
+            key: key.to_vec(),
+            log: self.way.log.clone(),
+            lane: self.lane,
+            seq,
+            why: why.to_owned(),
+        })
+    }
+
+    async fn settled(
+        &mut self,
+        written: &[usize],
+        chunk: &Chunk,
+        seq: Seq,
+    ) -> Result<Vec<Vec<u8>>, Fault> {
+        let tables = chunk.tables.as_slice();
+        if filling::count(self.applier.conn(), tables).await? == 0 {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<&[u8]> =
+            written.iter().map(|place| self.batch.key(&self.batch.slots()[*place])).collect();
+        filling::settled(&keys, chunk, (&self.way.log, seq))
+    }
+
+    /// The tables of the batch that are being filled, of all tables if it is not told yet.
+    pub(crate) async fn filled(&mut self) -> Result<BTreeSet<TableName>, Fault> {
+        filling::tables(self.applier.conn()).await
+    }
+
+    /// Whether a change that does not fit is noted in place of stopping the lane.
+    pub(crate) async fn softens(&mut self, fault: &Fault) -> Result<bool, Fault> {
+        if fault.code != Code::Conflict || fault.kind == FaultKind::Ambiguous || self.way.whole {
+            return Ok(false);
+        }
+        Ok(!self.filled().await?.is_empty())
+    }
+}
+
+/// Whether all that the chunk's source had applied of third units is applied here too.
+fn has_applied(stands: &[(Log, i32, Seq)], chunk: &Chunk, here: &str) -> bool {
+    chunk.ledger.iter().all(|(name, lanes)| {
+        let Some(log) = Log::parse(name).filter(|log| log.unit.as_str() != here) else {
+            return true;
+        };
+        lanes.iter().all(|there| {
+            let known = stands.iter().find(|(of, lane, _)| *of == log && *lane == there.lane);
+            // A log that does not come here has no rows here.
+            known.is_none_or(|(.., seq)| *seq >= there.seq)
+        })
+    })
+}

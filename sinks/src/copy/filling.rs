@@ -1,0 +1,187 @@
+//! Tables that are being filled, and rows of them that could not be settled yet.
+//!
+//! While a table is filled, a change that does not fit the row it finds does not stop its lane: the
+//! row is noted, and read again from the unit whose rows count. So the table may be half there, and
+//! units may write to the very rows that are under way. A note goes when a copy is written that the
+//! noted change was part of.
+
+use std::collections::BTreeSet;
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable as _;
+use unitflow_change::copy::Chunk;
+use unitflow_change::ddl::TableName;
+use unitflow_change::key::Key;
+use unitflow_change::name::Log;
+use unitflow_change::seq::Seq;
+use unitflow_change::{Code, Fault};
+use unitflow_mysql::connect::fault as judge;
+use unitflow_mysql::literal::quote_string;
+
+use super::identity;
+
+/// Keys deleted from the notes by one statement.
+const NAMES_PER_STATEMENT: usize = 500;
+
+/// A record that was not applied to its row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The row's key, plain, in the mesh's names.
+    pub key: Vec<u8>,
+    /// The log of the record.
+    pub log: Log,
+    /// Its lane.
+    pub lane: i32,
+    /// Its number.
+    pub seq: Seq,
+    /// In a word or two.
+    pub why: String,
+}
+
+/// The tables that are being filled in this unit.
+pub async fn tables(conn: &mut Conn) -> Result<BTreeSet<TableName>, Fault> {
+    let rows: Vec<(String, String)> = conn
+        .query("SELECT db, tbl FROM unitflow.filling")
+        .await
+        .map_err(|error| judge(&error).at("unitflow.filling"))?;
+    Ok(rows.into_iter().map(|(database, table)| TableName { database, table }).collect())
+}
+
+/// Lets these tables be filled; at one that is filled already nothing changes.
+pub async fn begin(
+    conn: &mut Conn,
+    tables: &[TableName],
+    log: &Log,
+    job: &str,
+) -> Result<(), Fault> {
+    for table in tables {
+        conn.exec_drop(
+            "INSERT INTO unitflow.filling (db, tbl, log, job) VALUES (?, ?, ?, ?) \
+             ON DUPLICATE KEY UPDATE log = VALUES(log), job = VALUES(job)",
+            (&table.database, &table.table, log.to_string(), job),
+        )
+        .await
+        .map_err(|error| judge(&error).at("unitflow.filling"))?;
+    }
+    Ok(())
+}
+
+/// These tables are filled.
+pub async fn end(conn: &mut Conn, tables: &[TableName]) -> Result<(), Fault> {
+    for table in tables {
+        conn.exec_drop(
+            "DELETE FROM unitflow.filling WHERE db = ? AND tbl = ?",
+            (&table.database, &table.table),
+        )
+        .await
+        .map_err(|error| judge(&error).at("unitflow.filling"))?;
+    }
+    Ok(())
+}
+
+/// At most `limit` notes of these tables.
+pub async fn notes(
+    conn: &mut Conn,
+    tables: &[TableName],
+    limit: usize,
+) -> Result<Vec<Note>, Fault> {
+    let mut sql =
+        b"SELECT row_key, log, lane, seq, why FROM unitflow.unsettled WHERE (db, tbl) IN ("
+            .to_vec();
+    write_tables(&mut sql, tables);
+    sql.extend_from_slice(format!(") LIMIT {limit}").as_bytes());
+    let rows: Vec<(String, String, i32, u64, String)> =
+        conn.query(sql).await.map_err(|error| judge(&error).at("unitflow.unsettled"))?;
+    rows.into_iter()
+        .map(|(key, log, lane, seq, why)| {
+            let log = Log::parse(&log).ok_or_else(|| {
+                Fault::fatal(Code::Record, format!("unitflow.unsettled names the log {log:?}"))
+            })?;
+            Ok(Note { key: key.into_bytes(), log, lane, seq: Seq(seq), why })
+        })
+        .collect()
+}
+
+/// How many rows of these tables are noted.
+pub async fn count(conn: &mut Conn, tables: &[TableName]) -> Result<u64, Fault> {
+    let mut sql =
+        b"SELECT COUNT(DISTINCT row_hash) FROM unitflow.unsettled WHERE (db, tbl) IN (".to_vec();
+    write_tables(&mut sql, tables);
+    sql.push(b')');
+    let count: Option<u64> =
+        conn.query_first(sql).await.map_err(|error| judge(&error).at("unitflow.unsettled"))?;
+    Ok(count.unwrap_or(0))
+}
+
+/// Takes back notes of the unit whose rows count: every other unit has been sent the row since.
+pub async fn forget(conn: &mut Conn, notes: &[Note]) -> Result<(), Fault> {
+    for note in notes {
+        conn.exec_drop(
+            "DELETE FROM unitflow.unsettled WHERE row_hash = ? AND log = ? AND lane = ? AND seq = ?",
+            (identity::name(&note.key)?, note.log.to_string(), note.lane, note.seq.0),
+        )
+        .await
+        .map_err(|error| judge(&error).at("unitflow.unsettled"))?;
+    }
+    Ok(())
+}
+
+fn write_tables(sql: &mut Vec<u8>, tables: &[TableName]) {
+    for (place, table) in tables.iter().enumerate() {
+        sql.extend_from_slice(if place == 0 { b"(" } else { b",(" });
+        quote_string(sql, &table.database);
+        sql.push(b',');
+        quote_string(sql, &table.table);
+        sql.push(b')');
+    }
+}
+
+/// The statement that notes a record that was not applied to its row.
+pub(crate) fn noted(note: &Note) -> Result<Vec<u8>, Fault> {
+    let key = Key::parse(&note.key)?;
+    let mut sql =
+        b"INSERT INTO unitflow.unsettled (row_hash,log,lane,seq,db,tbl,row_key,why) VALUES ('"
+            .to_vec();
+    sql.extend_from_slice(identity::name(&note.key)?.as_bytes());
+    let Note { log, lane, seq, .. } = note;
+    sql.extend_from_slice(format!("','{log}',{lane},{seq},").as_bytes());
+    quote_string(&mut sql, &key.database);
+    sql.push(b',');
+    quote_string(&mut sql, &key.table);
+    sql.push(b',');
+    quote_string(&mut sql, &String::from_utf8_lossy(&note.key));
+    sql.push(b',');
+    quote_string(&mut sql, &note.why);
+    // An attempt before this one may have left it.
+    sql.extend_from_slice(b") ON DUPLICATE KEY UPDATE noted_at=CURRENT_TIMESTAMP(6)");
+    Ok(sql)
+}
+
+/// The statements that take back what a written copy settles: all that its source had applied when
+/// it read these rows, and all of its own log up to `seq`.
+pub(crate) fn settled(
+    keys: &[&[u8]],
+    chunk: &Chunk,
+    (log, seq): (&Log, Seq),
+) -> Result<Vec<Vec<u8>>, Fault> {
+    let mut seen = format!("(log='{log}' AND seq<={seq})");
+    for (name, lanes) in &chunk.ledger {
+        // It comes from the topic and goes into a statement.
+        let Some(log) = Log::parse(name) else { continue };
+        for standing in lanes {
+            let (lane, seq) = (standing.lane, standing.seq);
+            seen.push_str(&format!(" OR (log='{log}' AND lane={lane} AND seq<={seq})"));
+        }
+    }
+    let mut statements = Vec::new();
+    for keys in keys.chunks(NAMES_PER_STATEMENT) {
+        let names: Result<Vec<_>, Fault> =
+            keys.iter().map(|key| Ok(format!("'{}'", identity::name(key)?))).collect();
+        let names = names?.join(",");
+        statements.push(
+            format!("DELETE FROM unitflow.unsettled WHERE row_hash IN ({names}) AND ({seen})")
+                .into_bytes(),
+        );
+    }
+    Ok(statements)
+}

@@ -1,0 +1,350 @@
+//! Reads this unit's own captured log while copied rows arrive, and knows when it was read up to
+//! now.
+//!
+//! *Now* is a marker: a row of `unitflow.marker` that is written through the store and comes back by
+//! its log. What was committed before the marker stands before it there.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable as _;
+use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::info;
+use unitflow_change::copy::{Chunk, MARKER_TABLE};
+use unitflow_change::ddl::Statement;
+use unitflow_change::envelope::Envelope;
+use unitflow_change::key::Key;
+use unitflow_change::name::Log;
+use unitflow_change::rename::Rename;
+use unitflow_change::routing::{INTERNAL_DATABASE, LEDGER_TABLE};
+use unitflow_change::seq::Seq;
+use unitflow_change::tag::{HEADER, Kind, Tag};
+use unitflow_change::{Code, Fault, form};
+use unitflow_kafka::broker::Broker;
+use unitflow_kafka::reader::{Item, Reader, Record};
+use unitflow_kafka::topics;
+use unitflow_mysql::connect::{Store, connect, fault as judge};
+
+use super::identity::Identity;
+use super::index::{Index, Lane, Writer};
+use crate::ledger;
+
+/// Bytes fetched ahead.
+const QUEUE_BYTES: usize = 1 << 20;
+/// How far before the reading of the first chunk the log is begun: what the source had not applied
+/// by then is no older, unless it lags more.
+const LOOK_BACK: Duration = Duration::from_secs(30);
+/// How long the log is read on when no copied row comes any more.
+const IDLE: Duration = Duration::from_secs(120);
+
+/// Where a unit's own log is found.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The log.
+    pub log: Log,
+    /// The unit's own Kafka.
+    pub broker: Broker,
+    /// The captured topic.
+    pub topic: String,
+    /// The store that it is captured from.
+    pub store: Store,
+    /// What that store calls the mesh's tables.
+    pub rename: Rename,
+    /// The log whose rows are copied: what its sinks write here lies in their own order.
+    pub copied: Log,
+}
+
+/// See the [module](self). One for all lanes of a flow.
+pub struct OwnLog {
+    place: Place,
+    reading: AsyncMutex<Option<Reading>>,
+    index: Mutex<Option<Index>>,
+}
+
+impl fmt::Debug for OwnLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnLog").field("log", &self.place.log).finish_non_exhaustive()
+    }
+}
+
+/// A log that is being read.
+struct Reading {
+    /// The last marker that was read, or why no more will be.
+    reached: watch::Receiver<Result<u64, Fault>>,
+    markers: Conn,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl OwnLog {
+    /// Nothing is read yet.
+    #[must_use]
+    pub fn new(place: Place) -> Arc<Self> {
+        Arc::new(Self { place, reading: AsyncMutex::new(None), index: Mutex::new(None) })
+    }
+
+    /// Reads the log up to now; `since_us` is when the oldest of the chunks at hand was read.
+    ///
+    /// # Errors
+    /// `Retry` where that takes longer than `patience`: the connector is away or lags.
+    pub async fn catch_up(
+        self: &Arc<Self>,
+        since_us: u64,
+        patience: Duration,
+    ) -> Result<(), Fault> {
+        let result = timeout(patience, self.read_up_to_now(since_us)).await;
+        match result {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(fault)) => {
+                *self.reading.lock().await = None;
+                Err(fault)
+            }
+            Err(_) => Err(Fault::retry(
+                Code::Timeout,
+                format!(
+                    "log {} was not captured up to now within {} s, so copied rows can't be judged",
+                    self.place.log,
+                    patience.as_secs()
+                ),
+            )
+            .hint("is this unit's connector running?")),
+        }
+    }
+
+    async fn read_up_to_now(self: &Arc<Self>, since_us: u64) -> Result<(), Fault> {
+        let (marker, mut reached) = {
+            let mut reading = self.reading.lock().await;
+            let over =
+                reading.as_ref().is_none_or(|reading| reading.reached.has_changed().is_err());
+            if over {
+                *reading = Some(self.clone().begin(since_us).await?);
+            }
+            let Some(reading) = reading.as_mut() else {
+                return Err(Fault::fatal(Code::Bug, "a log that was begun is not read"));
+            };
+            (self.put_marker(&mut reading.markers).await?, reading.reached.clone())
+        };
+        let read = reached
+            .wait_for(|reached| reached.as_ref().map_or(true, |reached| *reached >= marker))
+            .await;
+        match read {
+            Ok(reached) => reached.as_ref().map(|_| ()).map_err(Clone::clone),
+            Err(_) => Err(Fault::retry(Code::Timeout, "the own log is no longer read")),
+        }
+    }
+
+    async fn begin(self: Arc<Self>, since_us: u64) -> Result<Reading, Fault> {
+        let Place { log, broker, topic, store, .. } = &self.place;
+        let back = u64::try_from(LOOK_BACK.as_millis()).unwrap_or(0);
+        let ms = i64::try_from((since_us / 1000).saturating_sub(back)).unwrap_or(0);
+        let (low, _) = topics::bounds(broker, topic, 0).await?;
+        let start = topics::offset_at(broker, topic, 0, ms).await?.max(low);
+        info!(%log, offset = start, "reading this unit's own log: copied rows arrive");
+        let reader = Reader::open(broker, topic, &[(0, start)], QUEUE_BYTES).await?;
+        let markers = connect(store).await?;
+        let (tell, reached) = watch::channel(Ok(0));
+        *self.index() = None;
+        let task = tokio::spawn(async move {
+            if let Err(fault) = self.follow(&reader, &tell).await {
+                drop(tell.send_replace(Err(fault)));
+            }
+        });
+        Ok(Reading { reached, markers, _task: AbortOnDropHandle::new(task) })
+    }
+
+    async fn put_marker(&self, conn: &mut Conn) -> Result<u64, Fault> {
+        let name = self.name();
+        let put = "INSERT INTO unitflow.marker (name, n) VALUES (?, LAST_INSERT_ID(1)) \
+                   ON DUPLICATE KEY UPDATE n = LAST_INSERT_ID(n + 1)";
+        let put = conn.exec_drop(put, (name,)).await;
+        put.map_err(|error| judge(&error).at("unitflow.marker"))?;
+        let put: Option<u64> = conn
+            .query_first("SELECT LAST_INSERT_ID()")
+            .await
+            .map_err(|error| judge(&error).at("unitflow.marker"))?;
+        put.ok_or_else(|| Fault::fatal(Code::Bug, "a marker has no number"))
+    }
+
+    fn name(&self) -> String {
+        format!("from {}", self.place.copied)
+    }
+
+    /// Puts what the log holds into the index, until nobody has asked for it for long.
+    async fn follow(
+        &self,
+        reader: &Reader,
+        tell: &watch::Sender<Result<u64, Fault>>,
+    ) -> Result<(), Fault> {
+        let mut transaction = Transaction::default();
+        let (mut complete, mut last_marker) = (false, Instant::now());
+        while last_marker.elapsed() < IDLE {
+            let Ok(item) = timeout(IDLE, reader.next()).await else { return Ok(()) };
+            let Item::Record(record) = item? else { continue };
+            let tag = Tag::parse(record.header(HEADER).unwrap_or_default())?;
+            if self.index().is_none() {
+                // Half a transaction says nothing.
+                if tag.index > 0 {
+                    continue;
+                }
+                *self.index() = Some(Index::new(self.place.log.clone(), tag.prev));
+            }
+            let marker = self.take(&record, &tag, &mut transaction)?;
+            if tag.last {
+                self.put(&mut transaction);
+                if let Some(marker) = marker.or(transaction.marker.take()) {
+                    if !std::mem::replace(&mut complete, true) {
+                        self.stand_in_for_the_silent().await?;
+                    }
+                    last_marker = Instant::now();
+                    drop(tell.send_replace(Ok(marker)));
+                }
+            } else if marker.is_some() {
+                transaction.marker = marker;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what one record says of rows; the marker's number where it is ours.
+    fn take(
+        &self,
+        record: &Record<'_>,
+        tag: &Tag<'_>,
+        transaction: &mut Transaction,
+    ) -> Result<Option<u64>, Fault> {
+        let value = record.value().unwrap_or_default();
+        match tag.kind {
+            Kind::Row | Kind::Move => {}
+            Kind::Ddl => {
+                for table in Statement::parse(value)?.tables() {
+                    if let Some((database, table)) =
+                        self.place.rename.canonical(&table.database, &table.table)
+                    {
+                        let head = [&Key::head(&database, &table)[..], b"null]"].concat();
+                        let table = Identity::of(&head)?;
+                        transaction.rows.push(Identity { row: None, ..table });
+                    }
+                }
+                transaction.seq = tag.seq;
+                return Ok(None);
+            }
+            _ => return Ok(None),
+        }
+        let plain = form::plain_key(record.key().unwrap_or_default())?;
+        let key = Key::parse(&plain)?;
+        if &*key.database == INTERNAL_DATABASE {
+            return self.take_internal(&key.table, value, transaction);
+        }
+        transaction.seq = tag.seq;
+        let Some((database, table)) = self.place.rename.canonical(&key.database, &key.table) else {
+            return Ok(None);
+        };
+        let named = Key { database: database.into(), table: table.into(), columns: key.columns };
+        let columns = &plain[Key::table_part(&plain)?.len()..];
+        let head = Key::head(&named.database, &named.table);
+        transaction.rows.push(Identity::of(&[&head, columns].concat())?);
+        if tag.kind == Kind::Move
+            && let Some(after) = &Envelope::parse(value)?.after
+        {
+            let mut moved = Vec::new();
+            named.of_row(after, &mut moved)?;
+            transaction.rows.push(Identity::of(&moved)?);
+        }
+        Ok(None)
+    }
+
+    fn take_internal(
+        &self,
+        table: &str,
+        value: &[u8],
+        transaction: &mut Transaction,
+    ) -> Result<Option<u64>, Fault> {
+        if table != LEDGER_TABLE && table != MARKER_TABLE {
+            return Ok(None);
+        }
+        let envelope = Envelope::parse(value)?;
+        let Some(after) = &envelope.after else { return Ok(None) };
+        if table == MARKER_TABLE {
+            let ours = after.get("name").and_then(text) == Some(self.name());
+            return Ok(after.get("n").filter(|_| ours).and_then(|n| n.parse().ok()));
+        }
+        let lane = after.get("lane").and_then(|lane| lane.parse().ok());
+        let log = after.get("log").and_then(text).and_then(|log| Log::parse(&log));
+        let seq = |row: &unitflow_change::envelope::Row<'_>| row.get("seq")?.parse().ok().map(Seq);
+        if let (Some(log), Some(lane), Some(to)) = (log, lane, seq(after)) {
+            let lane = Lane { log, lane };
+            if let (Some(index), Some(from)) =
+                (self.index().as_mut(), envelope.before.as_ref().and_then(seq))
+            {
+                index.stood(lane.clone(), from);
+            }
+            transaction.mark = Some((lane, to));
+        }
+        Ok(None)
+    }
+
+    /// A transaction has ended: all its rows are by whom its mark names, or by this unit.
+    fn put(&self, transaction: &mut Transaction) {
+        let mut index = self.index();
+        let (Some(index), seq) = (index.as_mut(), transaction.seq) else { return };
+        let by = match transaction.mark.take() {
+            Some((lane, _)) if lane.log == self.place.copied => None,
+            Some((lane, seq)) => Some(Writer::Other(lane, seq)),
+            None => Some(Writer::Own(seq)),
+        };
+        for row in transaction.rows.drain(..) {
+            if let Some(by) = &by {
+                index.note(row, by);
+            }
+        }
+    }
+
+    /// Lanes of which nothing came since the reading began stood all the time where they stand now.
+    async fn stand_in_for_the_silent(&self) -> Result<(), Fault> {
+        let mut conn = connect(&self.place.store).await?;
+        let lanes = ledger::read_logs(&mut conn).await;
+        let _ = conn.disconnect().await;
+        let lanes = lanes?;
+        if let Some(index) = self.index().as_mut() {
+            for (log, lane, seq) in lanes.into_iter().filter(|(log, ..)| *log != self.place.copied)
+            {
+                index.stood(Lane { log, lane }, seq);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether everything is known that was written here beyond what the chunk's source had applied.
+    #[must_use]
+    pub fn covers(&self, chunk: &Chunk) -> bool {
+        self.index().as_ref().is_some_and(|index| index.covers(chunk))
+    }
+
+    /// Whether a row was written here beyond what the chunk's source had applied, as far as read.
+    #[must_use]
+    pub fn is_beyond(&self, row: Identity, chunk: &Chunk) -> bool {
+        self.index().as_ref().is_none_or(|index| index.is_beyond(row, chunk))
+    }
+
+    fn index(&self) -> MutexGuard<'_, Option<Index>> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The transaction that is being read.
+#[derive(Default)]
+struct Transaction {
+    rows: Vec<Identity>,
+    mark: Option<(Lane, Seq)>,
+    seq: Seq,
+    marker: Option<u64>,
+}
+
+/// A JSON string's text.
+fn text(json: &str) -> Option<String> {
+    let text = json.strip_prefix('"')?.strip_suffix('"')?;
+    (!text.contains('\\')).then(|| text.to_owned())
+}
