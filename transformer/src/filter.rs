@@ -62,6 +62,7 @@ impl Filter {
         let op = match (shown(&envelope.before)?, shown(&envelope.after)?) {
             (false, false) => return Ok(None),
             (true, false) => Op::Delete,
+            (false, true) if envelope.op == Op::Read => Op::Read,
             (false, true) => Op::Insert,
             (true, true) if self.sees_no_change(envelope) => return Ok(None),
             (true, true) => Op::Update,

@@ -296,7 +296,7 @@ impl Transformer {
             _ => Cow::Borrowed(&*key),
         };
         match op {
-            Op::Insert => {
+            Op::Insert | Op::Read => {
                 let lane = self.router()?.lane(by, &new_key, new)?;
                 self.hold(lane, record, &record.tag, &new_key, &value, out)
             }

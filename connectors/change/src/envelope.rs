@@ -25,6 +25,9 @@ pub enum Op {
     /// The row went away.
     #[serde(rename = "d")]
     Delete,
+    /// The row is there: it was read from the table, not logged.
+    #[serde(rename = "r")]
+    Read,
 }
 
 impl Op {
@@ -35,6 +38,7 @@ impl Op {
             Self::Insert => "c",
             Self::Update => "u",
             Self::Delete => "d",
+            Self::Read => "r",
         }
     }
 }
@@ -114,7 +118,7 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 /// One row change.
 #[derive(Debug, Deserialize)]
 pub struct Envelope<'a> {
-    /// The row before; absent for an insert.
+    /// The row before; absent for an insert and for a row that was read.
     #[serde(borrow)]
     pub before: Option<Row<'a>>,
     /// The row after; absent for a delete.
@@ -135,7 +139,7 @@ impl<'a> Envelope<'a> {
             Fault::poison(Code::Record, format!("a record's envelope can't be read: {error}"))
         })?;
         let whole = match envelope.op {
-            Op::Insert => envelope.after.is_some(),
+            Op::Insert | Op::Read => envelope.after.is_some(),
             Op::Update => envelope.before.is_some() && envelope.after.is_some(),
             Op::Delete => envelope.before.is_some(),
         };
@@ -171,7 +175,7 @@ impl<'a> Envelope<'a> {
             image.map(|image| without(image, hidden)).transpose().map_err(unwritable)
         };
         let (before, after) = match op {
-            Op::Insert => (None, shown(change.after)?),
+            Op::Insert | Op::Read => (None, shown(change.after)?),
             Op::Update => (shown(change.before)?, shown(change.after)?),
             Op::Delete => (shown(change.before)?, None),
         };
@@ -285,6 +289,9 @@ mod tests {
         assert_eq!(narrow(Op::Update).unwrap(), update);
         let insert = update.replace(r#"{"id":1}"#, "null").replace(r#""op":"u""#, r#""op":"c""#);
         assert_eq!(narrow(Op::Insert).unwrap(), insert);
+        let read = insert.replace(r#""op":"c""#, r#""op":"r""#);
+        assert_eq!(narrow(Op::Read).unwrap(), read);
+        assert_eq!(Envelope::parse(read.as_bytes()).unwrap().op, Op::Read);
         let delete = update.replace(r#"{"id":2}"#, "null").replace(r#""op":"u""#, r#""op":"d""#);
         assert_eq!(narrow(Op::Delete).unwrap(), delete);
         let all = ["id".to_owned(), "d".to_owned()];

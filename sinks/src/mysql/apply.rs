@@ -384,6 +384,7 @@ impl Applier {
             Op::Insert => "INSERT",
             Op::Update => "UPDATE",
             Op::Delete => "DELETE",
+            Op::Read => "COPY",
         };
         Fault::fatal(
             Code::Conflict,
