@@ -25,7 +25,7 @@ pub enum Op {
     /// The row went away.
     #[serde(rename = "d")]
     Delete,
-    /// The row was read as it stood, by a copy.
+    /// The row is there: it was read from the table, not logged.
     #[serde(rename = "r")]
     Read,
 }
@@ -118,7 +118,7 @@ struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 /// One row change.
 #[derive(Debug, Deserialize)]
 pub struct Envelope<'a> {
-    /// The row before; absent for an insert.
+    /// The row before; absent for an insert and for a row that was read.
     #[serde(borrow)]
     pub before: Option<Row<'a>>,
     /// The row after; absent for a delete.
@@ -289,6 +289,9 @@ mod tests {
         assert_eq!(narrow(Op::Update).unwrap(), update);
         let insert = update.replace(r#"{"id":1}"#, "null").replace(r#""op":"u""#, r#""op":"c""#);
         assert_eq!(narrow(Op::Insert).unwrap(), insert);
+        let read = insert.replace(r#""op":"c""#, r#""op":"r""#);
+        assert_eq!(narrow(Op::Read).unwrap(), read);
+        assert_eq!(Envelope::parse(read.as_bytes()).unwrap().op, Op::Read);
         let delete = update.replace(r#"{"id":2}"#, "null").replace(r#""op":"u""#, r#""op":"d""#);
         assert_eq!(narrow(Op::Delete).unwrap(), delete);
         let all = ["id".to_owned(), "d".to_owned()];

@@ -72,7 +72,7 @@ const CHANGE: [Plain; 4] = [
     ("int64", "ts_ns", true),
 ];
 
-/// The source's field `snapshot`; ours is always `false`.
+/// The source's field `snapshot`; ours is `false`, or `incremental` for a row that was read.
 const SNAPSHOT: &str = r#"{"type":"string","optional":true,"name":"io.debezium.data.Enum","version":1,"parameters":{"allowed":"true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"},"default":"false","field":"snapshot"}"#;
 
 /// The source's other fields.

@@ -5,6 +5,7 @@
 //! | [`mod@connect`] | sessions, facts about a server, the judge of its errors |
 //! | [`stream`] | the binlog as a stream of changes; what it guarantees stands there |
 //! | [`schema`], [`literal`] | tables as a sink sees them; values and names as SQL |
+//! | [`snapshot`] | rows read from tables, as the log would have shown their insert |
 //! | [`equality`] | whether a column holds a value, without sending a large one |
 //! | [`fit`] | whether a column holds every value of another unit's |
 //! | [`preflight`] | what has to be so before a server is used |
@@ -22,6 +23,7 @@ pub mod fit;
 pub mod literal;
 pub mod preflight;
 pub mod schema;
+pub mod snapshot;
 pub mod stream;
 
 mod bytes;

@@ -137,7 +137,7 @@ pub fn is_no_member(column: &Column, json: &str) -> bool {
 }
 
 /// Whether one of the members of `enum('a','b''c','')` is empty.
-fn has_empty_member(definition: &str) -> bool {
+pub(crate) fn has_empty_member(definition: &str) -> bool {
     let members = definition.strip_prefix("enum(").unwrap_or(definition);
     let mut bytes = members.bytes().peekable();
     let (mut inside, mut length) = (false, 0);

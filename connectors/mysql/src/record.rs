@@ -151,10 +151,7 @@ impl Record {
                     .any(|(before, after)| value[before.0..before.1] != value[after.0..after.1]);
             }
         }
-        let (head, tail) = match &table.declared {
-            Some(declared) => (&declared.key_head, b'}'),
-            None => (&table.key_head, b']'),
-        };
+        let (head, tail) = key_frame(table);
         key.extend_from_slice(head);
         if table.key.is_empty() {
             key.extend_from_slice(b"null");
@@ -168,6 +165,33 @@ impl Record {
             key.push(b'}');
         }
         key.push(tail);
+        self.finish(table, op, place);
+        Ok(())
+    }
+
+    /// Writes the record of a row that was read from its table: the columns of its key and all of
+    /// its columns, each a JSON object as the log's rows have it.
+    pub fn copy(&mut self, table: &Table, key: &[u8], after: &[u8], place: Place) {
+        self.key.clear();
+        self.value.clear();
+        self.moves = false;
+        self.names.clear();
+        self.names.extend_from_slice(b",\"gtid\":null,\"file\":\"\",\"pos\":");
+        let (head, tail) = key_frame(table);
+        self.key.extend_from_slice(head);
+        self.key.extend_from_slice(key);
+        self.key.push(tail);
+        if let Some(declared) = &table.declared {
+            self.value.extend_from_slice(&declared.value_head);
+        }
+        self.value.extend_from_slice(b"{\"before\":null,\"after\":");
+        self.value.extend_from_slice(after);
+        self.finish(table, Op::Read, place);
+    }
+
+    /// Appends all that stands behind the row images.
+    fn finish(&mut self, table: &Table, op: Op, place: Place) {
+        let value = &mut self.value;
         value.extend_from_slice(&self.head);
         write_moment(value, place.commit_us);
         value.extend_from_slice(&table.source);
@@ -189,7 +213,14 @@ impl Record {
         if table.declared.is_some() {
             value.push(b'}');
         }
-        Ok(())
+    }
+}
+
+/// What stands before and behind the columns of a key.
+fn key_frame(table: &Table) -> (&[u8], u8) {
+    match &table.declared {
+        Some(declared) => (&declared.key_head, b'}'),
+        None => (&table.key_head, b']'),
     }
 }
 

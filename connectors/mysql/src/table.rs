@@ -138,11 +138,8 @@ impl Table {
             .zip(kinds)
             .enumerate()
             .map(|(i, (name, kind))| {
-                let mut lead = vec![if i == 0 { b'{' } else { b',' }];
-                write_string(&mut lead, &name);
-                lead.push(b':');
                 let nullable = nullable[i / 8] >> (i % 8) & 1 == 1;
-                Column { name, lead, kind, nullable, key: None }
+                Column::new(i, name, kind, nullable)
             })
             .collect();
         for (place, &column) in details.key.iter().enumerate() {
@@ -151,29 +148,50 @@ impl Table {
                 .ok_or_else(|| bytes.corrupt("a key over a column that is not there"))?;
             column.key = Some(place);
         }
+        let table = Self::new((database, name), columns, details.key, "false");
+        Ok(Parsing::Ready(Self { content, disguised: may_be, ..table }))
+    }
+
+    /// A table of these columns; `snapshot` is what the envelope says of where its rows come from.
+    pub fn new(
+        (database, name): (String, String),
+        columns: Vec<Column>,
+        key: Vec<usize>,
+        snapshot: &str,
+    ) -> Self {
         let mut key_head = vec![b'['];
         write_string(&mut key_head, &database);
         key_head.push(b',');
         write_string(&mut key_head, &name);
         key_head.push(b',');
-        let mut source = b",\"snapshot\":\"false\",\"db\":".to_vec();
+        let mut source = format!(",\"snapshot\":\"{snapshot}\",\"db\":").into_bytes();
         write_string(&mut source, &database);
         source.extend_from_slice(b",\"sequence\":null,\"table\":");
         write_string(&mut source, &name);
         source.extend_from_slice(b",\"server_id\":");
         let digest = Digest::of_table(&database, &name);
-        Ok(Parsing::Ready(Self {
+        Self {
             database,
             name,
-            content,
-            disguised: may_be,
+            content: 0,
+            disguised: false,
             digest,
             columns,
-            key: details.key,
+            key,
             key_head,
             source,
             declared: None,
-        }))
+        }
+    }
+}
+
+impl Column {
+    /// The column in this place, of no key.
+    pub fn new(place: usize, name: String, kind: Kind, nullable: bool) -> Self {
+        let mut lead = vec![if place == 0 { b'{' } else { b',' }];
+        write_string(&mut lead, &name);
+        lead.push(b':');
+        Self { name, lead, kind, nullable, key: None }
     }
 }
 

@@ -383,7 +383,7 @@ pub(crate) fn write_time(out: &mut Vec<u8>, bytes: &mut Bytes<'_>, fraction: u8)
 
 /// How many fractional digits there are before nothing but zeros follows: so many are written,
 /// except of a `TIMESTAMP`, which has those of its column.
-fn digits(mut micro: u32) -> u8 {
+pub(crate) fn digits(mut micro: u32) -> u8 {
     let mut digits = 6;
     while digits > 0 && micro.is_multiple_of(10) {
         micro /= 10;
@@ -422,7 +422,8 @@ pub(crate) fn write_timestamp(
     Ok(())
 }
 
-fn write_moment(out: &mut Vec<u8>, clock: &Clock, fraction: u8) {
+/// Appends a date and a time, with that many fractional digits.
+pub(crate) fn write_moment(out: &mut Vec<u8>, clock: &Clock, fraction: u8) {
     out.push(b'"');
     clock.write_date(out);
     out.push(b'T');

@@ -1,0 +1,149 @@
+//! Keys as conditions that the primary key's index answers.
+//!
+//! A key is compared by the server: by the collation of its columns, in the order of its index. An
+//! ENUM and a SET are ordered by their numbers, but compared with a text as texts: so their numbers
+//! are written.
+
+use unitflow_change::envelope::Row;
+use unitflow_change::fault::{Code, Fault};
+
+use super::column::quoted;
+use crate::literal::{unescaped, write_literal};
+use crate::schema::{Column, Table, Type};
+
+/// Appends the columns of the primary key.
+pub(super) fn write_order(out: &mut Vec<u8>, table: &Table) {
+    let names: Vec<_> = table.key_columns().map(|column| quoted(&column.name)).collect();
+    out.extend_from_slice(names.join(",").as_bytes());
+}
+
+/// Appends a condition that holds for the rows behind this key: `a>1 OR (a=1 AND (b>2))`.
+pub(super) fn write_after(out: &mut Vec<u8>, table: &Table, key: &Row<'_>) -> Result<(), Fault> {
+    let columns: Vec<_> = table.key_columns().collect();
+    for (place, column) in columns.iter().enumerate() {
+        write_side(out, column, b'>', key)?;
+        if place + 1 < columns.len() {
+            out.extend_from_slice(b" OR (");
+            write_side(out, column, b'=', key)?;
+            out.extend_from_slice(b" AND (");
+        }
+    }
+    out.extend_from_slice(&b"))".repeat(columns.len().saturating_sub(1)));
+    Ok(())
+}
+
+/// Appends a condition that holds for the row with this key: `(a=1 AND b=2)`.
+pub(super) fn write_equal(out: &mut Vec<u8>, table: &Table, key: &Row<'_>) -> Result<(), Fault> {
+    for (place, column) in table.key_columns().enumerate() {
+        out.extend_from_slice(if place == 0 { b"(" } else { b" AND " });
+        write_side(out, column, b'=', key)?;
+    }
+    out.push(b')');
+    Ok(())
+}
+
+fn write_side(
+    out: &mut Vec<u8>,
+    column: &Column,
+    operator: u8,
+    key: &Row<'_>,
+) -> Result<(), Fault> {
+    let json = key.named(&column.name).ok_or_else(|| {
+        Fault::fatal(Code::Table, format!("a key lacks the column {}", column.name))
+            .hint("compare the primary keys of the table in the two units")
+    })?;
+    out.extend_from_slice(quoted(&column.name).as_bytes());
+    out.push(operator);
+    match &column.kind {
+        Type::Enum(definition) | Type::Set(definition) => {
+            let number = number(&column.kind, definition, json).ok_or_else(|| {
+                Fault::poison(
+                    Code::Table,
+                    format!("column {}: a key's value is no member", column.name),
+                )
+                .hint("compare the column's definitions in the two units")
+            })?;
+            out.extend_from_slice(number.to_string().as_bytes());
+            Ok(())
+        }
+        _ => write_literal(out, column, json),
+    }
+}
+
+/// The number by which the server keeps the value of an ENUM or a SET.
+fn number(kind: &Type, definition: &str, json: &str) -> Option<u64> {
+    if json == "0" {
+        return Some(0);
+    }
+    let mut text = String::new();
+    unescaped(json, |part| text.push_str(part))?;
+    let members = members(definition);
+    let place = |text: &str| members.iter().position(|member| member == text);
+    match kind {
+        Type::Enum(_) => match place(&text) {
+            Some(place) => Some(place as u64 + 1),
+            None => text.is_empty().then_some(0),
+        },
+        _ if text.is_empty() => Some(0),
+        _ => text.split(',').try_fold(0, |all, text| Some(all | 1 << place(text)?)),
+    }
+}
+
+/// The members of `enum('a','b''c')` or a set.
+pub(super) fn members(definition: &str) -> Vec<String> {
+    let inside = definition.split_once('(').map_or("", |(_, inside)| inside);
+    let mut members = Vec::new();
+    let mut member: Option<String> = None;
+    let mut characters = inside.chars().peekable();
+    while let Some(character) = characters.next() {
+        match (&mut member, character) {
+            (None, '\'') => member = Some(String::new()),
+            (None, _) => {}
+            (Some(text), '\'') if characters.peek() == Some(&'\'') => {
+                characters.next();
+                text.push('\'');
+            }
+            (Some(_), '\'') => members.extend(member.take()),
+            (Some(text), '\\') => text.push(match characters.next() {
+                Some('0') => '\0',
+                Some('n') => '\n',
+                Some('r') => '\r',
+                Some(other) => other,
+                None => break,
+            }),
+            (Some(text), other) => text.push(other),
+        }
+    }
+    members
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_of_a_definition() {
+        assert_eq!(members(r"enum('a','b''c','','A\\','(,)')"), ["a", "b'c", "", "A\\", "(,)"]);
+        assert!(members("int").is_empty());
+    }
+
+    #[test]
+    fn numbers_of_members() {
+        let definition = "enum('b','','a')";
+        let kind = Type::Enum(definition.into());
+        for (json, expected) in [
+            ("\"b\"", Some(1)),
+            ("\"\"", Some(2)),
+            ("\"a\"", Some(3)),
+            ("0", Some(0)),
+            ("\"c\"", None),
+        ] {
+            assert_eq!(number(&kind, definition, json), expected, "{json}");
+        }
+        let definition = "set('x','y','z')";
+        let kind = Type::Set(definition.into());
+        assert_eq!(number(&kind, definition, "\"x,z\""), Some(5));
+        assert_eq!(number(&kind, definition, "\"\""), Some(0));
+        assert_eq!(number(&kind, definition, "\"x,q\""), None);
+    }
+}
