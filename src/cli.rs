@@ -62,6 +62,13 @@ pub enum Command {
     Retry(ReleaseArgs),
     /// Let a flow go on, but pass over records that can't be applied; they go to quarantine.
     Skip(SkipArgs),
+    /// Bring rows of one unit to others, live: a first copy, a resync, a new unit.
+    ///
+    /// The unit named by --from is the authority: where units differ, its rows count. All units go on
+    /// taking writes; nothing newer than what was read is overwritten. Workers must be running. The command
+    /// may be killed and run again; it goes on where it was.
+    #[command(subcommand)]
+    Resync(ResyncCommand),
     /// Try it: two units on this machine, load on both, a crash, and a comparison.
     ///
     /// Brings MySQL, MariaDB and Kafka into your cache folder the first time (no Docker), starts a MySQL and a
@@ -178,6 +185,84 @@ pub struct SkipArgs {
     /// Only in this lane.
     #[arg(long)]
     pub lane: Option<i32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ResyncCommand {
+    /// Whole tables: every row is compared, what differs is written, what the authority lacks is removed.
+    Full(ResyncFullArgs),
+    /// Single rows by their keys.
+    Keys(ResyncKeysArgs),
+    /// Fill a new, empty unit and let it take part.
+    ///
+    /// Creates the unit's topics, schema and ledger (as init does for a new mesh), its tables where the server is
+    /// of the same kind, and then copies all rows. Name the unit in the configuration first, and restart the
+    /// other units' workers with it.
+    Join(ResyncJoinArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ResyncWays {
+    /// The unit whose rows count.
+    #[arg(long)]
+    pub from: Name,
+    /// The units to bring them to; all that it flows to by default.
+    #[arg(long, value_delimiter = ',')]
+    pub to: Vec<Name>,
+    /// The store, where the unit has several.
+    #[arg(long)]
+    pub store: Option<Name>,
+    /// Why; it stays on record.
+    #[arg(long)]
+    pub why: String,
+    /// Who gives the order; whoever is logged in by default.
+    #[arg(long)]
+    pub by: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ResyncFullArgs {
+    #[command(flatten)]
+    pub ways: ResyncWays,
+    /// Only this table (database.table, `*` for any text), may be given several times; all by default.
+    #[arg(long, value_name = "TABLE")]
+    pub table: Vec<String>,
+    /// Read no faster than this.
+    #[arg(long, value_name = "ROWS")]
+    pub rows_per_second: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct ResyncKeysArgs {
+    #[command(flatten)]
+    pub ways: ResyncWays,
+    /// A row's key as it stands in the topics: ["shop","orders",{"id":7}]. May be given several times.
+    #[arg(long, value_name = "KEY")]
+    pub key: Vec<String>,
+    /// A file with one such key a line.
+    #[arg(long, value_name = "FILE")]
+    pub keys_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ResyncJoinArgs {
+    /// The new unit.
+    pub unit: Name,
+    /// The unit whose rows it takes.
+    #[arg(long)]
+    pub from: Name,
+    /// The store, where the unit has several.
+    #[arg(long)]
+    pub store: Option<Name>,
+    /// Read no faster than this.
+    #[arg(long, value_name = "ROWS")]
+    pub rows_per_second: Option<u32>,
+    /// Why; it stays on record.
+    #[arg(long)]
+    pub why: String,
+    /// Who gives the order; whoever is logged in by default.
+    #[arg(long)]
+    pub by: Option<String>,
 }
 
 #[derive(Debug, Args)]

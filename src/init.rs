@@ -244,7 +244,7 @@ pub fn topic_specs(mesh: &Mesh, unit: &Name) -> Result<Vec<Spec>, Fault> {
 }
 
 /// Creates what the store lacks of our schema; says what.
-async fn create_schema(mesh: &Mesh, store: &Store) -> Result<Vec<String>, Fault> {
+pub async fn create_schema(mesh: &Mesh, store: &Store) -> Result<Vec<String>, Fault> {
     let mut conn = connect(store).await?;
     let mut created = Vec::new();
     for (object, statement) in ledger::SCHEMA {
@@ -277,7 +277,8 @@ async fn exists(conn: &mut Conn, object: &str) -> Result<bool, Fault> {
     Ok(found.is_some())
 }
 
-async fn create_topics(mesh: &Mesh, unit: &Name) -> Result<Vec<String>, Fault> {
+/// Creates the topics that a unit's Kafka lacks; says which.
+pub async fn create_topics(mesh: &Mesh, unit: &Name) -> Result<Vec<String>, Fault> {
     let broker = &mesh.unit(unit)?.broker;
     topics::create_missing(broker, &topic_specs(mesh, unit)?).await
 }
@@ -285,7 +286,7 @@ async fn create_topics(mesh: &Mesh, unit: &Name) -> Result<Vec<String>, Fault> {
 /// The log's first record and the position it is captured from: all that the store has executed so
 /// far is taken to be in every unit. Gives the position of a log that is new, and what its store's
 /// schema binds.
-async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<(String, tables::Bound)>, Fault> {
+pub async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<(String, tables::Bound)>, Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
     // Looked at first without the fence, which would stop a connector that runs; then behind it.
     if connector_state(mesh, log).await?.is_some() {
@@ -316,6 +317,7 @@ async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<(String, tables::Bou
         routing,
         captured_id: topic_id(broker, &captured).await?,
         envelope: mesh.flows[&log.store].envelope,
+        copy: Default::default(),
     };
     let tag = Tag {
         kind: Kind::Barrier,
@@ -355,7 +357,7 @@ async fn has_topic(mesh: &Mesh, log: &Log) -> Result<bool, Fault> {
 }
 
 /// The ledger rows of a flow into a unit, unless it has run before. Says how many are new.
-async fn create_lanes(mesh: &Mesh, log: &Log, to: &Name, flow: &Flow) -> Result<usize, Fault> {
+pub async fn create_lanes(mesh: &Mesh, log: &Log, to: &Name, flow: &Flow) -> Result<usize, Fault> {
     let broker = &mesh.unit(mesh.read_at(log))?.broker;
     let topic = mesh.topics.tagged(log);
     let mut conn = connect(mesh.store(to, &log.store)?).await?;

@@ -6,6 +6,7 @@
 //! | `config` | `unitflow.toml` |
 //! | `init`, `check`, `status`, `wait`, `demo` | one command each |
 //! | `order` | `pause`, `resume`, `retry`, `skip` |
+//! | `resync` | brings rows of one unit to others |
 //! | `pipeline/` | the roles of `run`, one file each |
 //! | `tables` | a store's tables as the mesh sees them |
 //! | `supervisor` | keeps roles running, reports what stopped |
@@ -22,6 +23,7 @@ mod notice;
 mod order;
 mod output;
 mod pipeline;
+mod resync;
 mod status;
 mod supervisor;
 mod tables;
@@ -85,6 +87,7 @@ async fn dispatch(cli: &Cli) -> Result<Outcome, Fault> {
         Command::Resume(args) => order::resume(&mesh, args).await,
         Command::Retry(args) => order::retry(&mesh, args).await,
         Command::Skip(args) => order::skip(&mesh, args).await,
+        Command::Resync(command) => resync::run(&mesh, command).await,
         Command::Demo(args) => demo::run(args).await,
     }
 }

@@ -64,7 +64,12 @@ fn flow(mesh: &Mesh, name: &str) -> Result<(Log, Name), Fault> {
 
 /// Who gives the order: as said, or whoever is logged in.
 fn by(args: &OrderArgs) -> Result<String, Fault> {
-    let named = args.by.clone().or_else(|| std::env::var("USER").ok());
+    whoever(args.by.as_ref())
+}
+
+/// Who gives an order: as named, or whoever is logged in.
+pub fn whoever(named: Option<&String>) -> Result<String, Fault> {
+    let named = named.cloned().or_else(|| std::env::var("USER").ok());
     named.filter(|name| !name.is_empty()).ok_or_else(|| {
         Fault::fatal(Code::Config, "nobody is named who gives the order").hint("say so with --by")
     })

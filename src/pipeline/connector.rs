@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use unitflow_change::copy::{MARKER_TABLE, Part};
 use unitflow_change::ddl::{Class, Verb};
 use unitflow_change::name::{Log, Stage};
 use unitflow_change::position::Open;
@@ -25,6 +26,7 @@ use unitflow_mysql::connect::{Store, connect};
 use unitflow_mysql::stream::{Event, Options, Stream};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::copier::{Copier, Lot};
 use super::grouping::Grouping;
 use super::heartbeat;
 use super::state::{ConnectorState, ensure_same_topic, ensure_tail, require};
@@ -110,6 +112,8 @@ impl Held {
 
 struct Capture {
     store: Store,
+    copier: Copier,
+    name: String,
     /// What the configuration says; the store's schema adds to it.
     configured: Routing,
     /// Whether the schema may ask for another routing than the log's since it was looked at.
@@ -144,8 +148,13 @@ impl Capture {
         ensure_tail(broker, &captured, 0, state.seq).await?;
         let configured = mesh.routing(log)?;
         state.ensure_leads_to(log, &configured)?;
+        let store = mesh.store(&log.unit, &log.store)?.clone();
+        let control = (broker.clone(), mesh.topics.control(&log.unit));
+        let rename = mesh.rename(&log.unit, &log.store)?.clone();
         Ok(Self {
-            store: mesh.store(&log.unit, &log.store)?.clone(),
+            copier: Copier::new(log, &store, control, state.envelope, rename),
+            name: log.to_string(),
+            store,
             configured,
             stale: true,
             writer,
@@ -229,11 +238,18 @@ impl Capture {
             let waited = tokio::select! {
                 biased;
                 event = stream.next() => Some(self.take(event?)?),
+                () = self.copier.ready() => {
+                    self.copy(stream)?;
+                    continue;
+                }
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => None,
                 _ = tick.tick() => None,
             };
             match waited {
-                Some(taken) => self.settle(stream, taken)?,
+                Some(taken) => {
+                    self.settle(stream, taken)?;
+                    self.copy(stream)?;
+                }
                 None if pause.is_some() => self.commit_with(stream)?,
                 None => {
                     self.watermark(stream)?;
@@ -251,6 +267,11 @@ impl Capture {
             let Some(event) = stream.next().now_or_never() else { return Ok(false) };
             let taken = self.take(event?)?;
             self.settle(stream, taken)?;
+            if self.copier.is_reading() {
+                // What was read may be there, and the log come up to it.
+                self.copier.ready().now_or_never();
+                self.copy(stream)?;
+            }
             if self.grouping.is_full(&self.writer) {
                 break;
             }
@@ -276,14 +297,21 @@ impl Capture {
                 self.put_held(false)?;
                 self.held.fill(if row.moves { Kind::Move } else { Kind::Row }, row.key, row.value);
                 if self.open.is_none() {
-                    self.applied = row.database == INTERNAL_DATABASE;
+                    // A marker asks for this log to show that it has come up to it.
+                    self.applied = row.database == INTERNAL_DATABASE && row.table != MARKER_TABLE;
+                }
+                if row.database != INTERNAL_DATABASE && self.copier.is_reading() {
+                    self.copier.touch(&row)?;
                 }
                 self.moved |= !self.applied;
                 Ok(Taken::Change)
             }
             Event::Ddl(ddl) => {
                 let class = ddl.class();
-                self.stale |= class != Class::Local;
+                if class != Class::Local {
+                    self.stale = true;
+                    self.copier.schema_changed();
+                }
                 // The rows of CREATE TABLE … SELECT follow in the same transaction.
                 if matches!(class, Class::Tables(Verb::Create, _) | Class::Unknown) {
                     self.look_if_stale()?;
@@ -324,6 +352,69 @@ impl Capture {
             }
             Taken::Nothing => Ok(()),
         }
+    }
+
+    /// Puts what was read of tables into the log, between two transactions.
+    fn copy(&mut self, stream: &Stream) -> Result<(), Fault> {
+        if self.open.is_some() || self.held.kind.is_some() {
+            return Ok(());
+        }
+        let captured = stream.position().done.clone();
+        while let Some(lot) = self.copier.next(&mut self.state.copy, &captured) {
+            self.put_lot(&lot)?;
+            // A chunk is whole in the log or not there.
+            self.commit_with(stream)?;
+        }
+        Ok(())
+    }
+
+    fn put_lot(&mut self, lot: &Lot) -> Result<(), Fault> {
+        let value = serde_json::to_vec(&lot.head).map_err(|error| {
+            Fault::fatal(Code::Bug, format!("the head of a chunk can't be written: {error}"))
+        })?;
+        let at_us = if lot.at_us > 0 { lot.at_us } else { now_us() };
+        let count = lot.len() as u64;
+        let last = |index: u64| index == count;
+        let head = self.state.envelope.of_payload(&value);
+        self.put_copied(Kind::Chunk, (0, last(0)), (at_us, &lot.to), b"", &head)?;
+        let mut index = 0;
+        let name = self.name.clone();
+        lot.records(&name, |key, value| {
+            index += 1;
+            self.put_copied(Kind::Copy, (index, last(index)), (at_us, &lot.to), key, value)
+        })?;
+        if lot.head.part == Part::End {
+            self.state.copy.done.insert(lot.head.job.clone(), self.state.seq);
+        }
+        self.rows += count;
+        Ok(())
+    }
+
+    fn put_copied(
+        &mut self,
+        kind: Kind,
+        (index, last): (u64, bool),
+        (commit_us, to): (u64, &str),
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), Fault> {
+        let seq = self.state.seq.next_captured();
+        let prev = self.state.seq;
+        let tag =
+            Tag { kind, seq, prev, transaction: "", index, last, commit_us, after: None, to };
+        self.header.clear();
+        tag.write(&mut self.header);
+        self.writer.send(
+            &self.captured,
+            0,
+            (!key.is_empty()).then_some(key),
+            Some(value),
+            &[(HEADER, &self.header)],
+            millis(commit_us),
+        )?;
+        self.state.seq = seq;
+        self.grouping.pending();
+        Ok(())
     }
 
     /// Writes the held change, which is its transaction's last or not.

@@ -1,6 +1,7 @@
 //! The roles of `run`, one file each, in the order in which a change meets them.
 
 mod connector;
+mod copier;
 mod grouping;
 mod heartbeat;
 mod relay;
@@ -24,6 +25,7 @@ use crate::notice::Board;
 use crate::supervisor::Supervisor;
 use crate::telemetry::{self, Meters};
 
+pub use copier::Scan;
 pub use state::{ConnectorState, TransformerState, load as load_state};
 
 /// Runs the named roles of one unit until the process is told to stop.

@@ -11,6 +11,8 @@ use unitflow_kafka::broker::Broker;
 use unitflow_kafka::{last_record, positions, topics};
 use unitflow_transformer::State;
 
+use super::copier::Progress;
+
 /// The connector's state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,6 +28,9 @@ pub struct ConnectorState {
     /// How the log's records are written.
     #[serde(default)]
     pub envelope: Form,
+    /// How far copies have come.
+    #[serde(default, skip_serializing_if = "Progress::is_empty")]
+    pub copy: Progress,
 }
 
 impl ConnectorState {

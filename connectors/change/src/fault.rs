@@ -108,6 +108,8 @@ codes! {
     Ddl = "ddl",
     /// A control record can't be read, or asks for what can't be.
     Control = "control",
+    /// A copy of rows that was ordered could not be made.
+    Copy = "copy",
     /// Changes of a table wait for a person.
     Parked = "parked",
     /// A table at the target can't take the change: missing table or column, unsuitable type.

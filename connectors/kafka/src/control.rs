@@ -174,6 +174,20 @@ pub async fn send(broker: &Broker, topic: &str, flow: &str, order: &Order) -> Re
     sent.map(drop).map_err(|(error, _)| judge(&error, format!("writing to {topic}")))
 }
 
+/// The order in force for a flow.
+///
+/// # Errors
+/// As [`Reader::next`].
+pub async fn last(broker: &Broker, topic: &str, flow: &str) -> Result<InForce, Fault> {
+    let (tell, mut orders) = watch::channel(None);
+    tokio::select! {
+        result = follow(broker, topic, flow, &tell) => result.map(|()| InForce::default()),
+        known = orders.wait_for(Option::is_some) => {
+            Ok(known.map(|order| order.clone().unwrap_or_default()).unwrap_or_default())
+        }
+    }
+}
+
 /// Keeps `orders` at the last good order of a flow; the first value is set when the topic was read to
 /// its end. Runs until it fails.
 ///

@@ -18,11 +18,13 @@
 //! | [`members`] | who works on which partition; mirrored offsets |
 //! | [`notes`] | what workers last said of themselves |
 //! | [`control`] | what people tell a flow to do |
+//! | [`jobs`] | what a log is to copy |
 //! | [`quarantine`] | what a flow did not apply |
 //! | `native` | the three calls that rdkafka does not pass on |
 
 pub mod broker;
 pub mod control;
+pub mod jobs;
 pub mod last;
 pub mod members;
 mod native;

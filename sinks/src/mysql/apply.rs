@@ -522,7 +522,6 @@ impl Applier {
             Op::Insert | Op::Read => "INSERT",
             Op::Update => "UPDATE",
             Op::Delete => "DELETE",
-            Op::Read => "COPY",
         };
         Fault::fatal(
             Code::Conflict,

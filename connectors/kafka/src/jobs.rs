@@ -1,0 +1,254 @@
+//! What a log is to copy: orders to its connector, in its unit's control topic.
+//!
+//! Written by `unitflow resync`, or by any Kafka producer; one record a job, removed by an empty
+//! one. Names are the mesh's, keys are those of records.
+//!
+//! ```text
+//! key    copy A.shop full-6913f0
+//! value  {"format":1,"action":"copy","to":["B"],"tables":["shop.orders"],"rows_per_second":20000,
+//!         "by":"anna","why":"new table"}
+//! key    copy A.shop keys-6913f1
+//! value  {"format":1,"action":"copy","to":["B"],"keys":["[\"shop\",\"orders\",{\"id\":7}]"],
+//!         "by":"anna","why":"row 7 was lost"}
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tracing::{info, warn};
+use unitflow_change::ddl::TableName;
+use unitflow_change::key::Key;
+use unitflow_change::{Code, Fault, Log};
+
+use crate::broker::{Broker, judge};
+use crate::reader::{Item, Reader};
+use crate::topics;
+
+/// The format that this build writes and reads.
+const FORMAT: u8 = 1;
+/// Bytes fetched ahead.
+const QUEUE_BYTES: usize = 1 << 20;
+/// The most keys that one job names.
+pub const KEYS_MAX: usize = 500;
+/// Rows copied in a second unless a job says otherwise.
+pub const ROWS_PER_SECOND: u32 = 20_000;
+
+/// One job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// 1.
+    pub format: u8,
+    /// `copy`.
+    pub action: String,
+    /// The units it is for.
+    pub to: Vec<String>,
+    /// Whole tables, as `database.table`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<String>,
+    /// Single rows, by their keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
+    /// How fast tables are read at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_per_second: Option<u32>,
+    /// Who says so.
+    pub by: String,
+    /// Why.
+    pub why: String,
+}
+
+impl Job {
+    /// A job in today's format.
+    pub fn new(to: &[String], by: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            format: FORMAT,
+            action: "copy".to_owned(),
+            to: to.to_vec(),
+            tables: Vec::new(),
+            keys: Vec::new(),
+            rows_per_second: None,
+            by: by.into(),
+            why: why.into(),
+        }
+    }
+
+    /// Reads and checks a record's value.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Fault> {
+        let bad = |what: String| Fault::fatal(Code::Control, what);
+        let job: Self = serde_json::from_slice(bytes)
+            .map_err(|error| bad(format!("a copy job can't be read: {error}")))?;
+        if job.format != FORMAT || job.action != "copy" {
+            return Err(bad(format!("job {:?} of format {} is not known", job.action, job.format)));
+        }
+        if job.by.trim().is_empty() || job.why.trim().is_empty() || job.to.is_empty() {
+            return Err(bad("a copy job says for whom (to), by whom and why".to_owned()));
+        }
+        if job.tables.is_empty() == job.keys.is_empty() || job.keys.len() > KEYS_MAX {
+            return Err(bad(format!("a copy job names tables, or at most {KEYS_MAX} keys")));
+        }
+        if job.rows_per_second == Some(0) {
+            return Err(bad("rows_per_second is 1 or more".to_owned()));
+        }
+        if let Some(table) = job.tables.iter().find(|table| !table.contains('.')) {
+            return Err(bad(format!("{table:?} is not database.table")));
+        }
+        for key in &job.keys {
+            let key = Key::parse(key.as_bytes()).map_err(|fault| bad(fault.what))?;
+            if key.columns.is_none() {
+                return Err(bad(format!("{}.{}: a key without columns", key.database, key.table)));
+            }
+        }
+        Ok(job)
+    }
+
+    /// The whole tables that it is of.
+    #[must_use]
+    pub fn tables(&self) -> Vec<TableName> {
+        let names = self.tables.iter().filter_map(|name| name.split_once('.'));
+        names
+            .map(|(database, table)| TableName { database: database.into(), table: table.into() })
+            .collect()
+    }
+}
+
+/// The jobs of one log by name, with the offset of each one's order.
+pub type Jobs = BTreeMap<String, (i64, Job)>;
+
+/// Orders a job; acknowledged when this returns.
+///
+/// # Errors
+/// As Kafka answers.
+pub async fn send(
+    broker: &Broker,
+    topic: &str,
+    log: &Log,
+    name: &str,
+    job: &Job,
+) -> Result<(), Fault> {
+    let value = serde_json::to_vec(job)
+        .map_err(|error| Fault::fatal(Code::Bug, format!("a job can't be written: {error}")))?;
+    write(broker, topic, &key(log, name), Some(&value)).await
+}
+
+/// Takes a job back, or tidies up after it; acknowledged when this returns.
+///
+/// # Errors
+/// As Kafka answers.
+pub async fn remove(broker: &Broker, topic: &str, log: &Log, name: &str) -> Result<(), Fault> {
+    write(broker, topic, &key(log, name), None).await
+}
+
+fn key(log: &Log, name: &str) -> String {
+    format!("{}{name}", head(log))
+}
+
+fn head(log: &Log) -> String {
+    format!("copy {log} ")
+}
+
+async fn write(
+    broker: &Broker,
+    topic: &str,
+    key: &str,
+    value: Option<&[u8]>,
+) -> Result<(), Fault> {
+    let producer: FutureProducer = broker
+        .client(&[], &[("enable.idempotence", "true"), ("message.timeout.ms", "10000")])?
+        .create()
+        .map_err(|error| judge(&error, format!("writing to {topic}")))?;
+    let mut record = FutureRecord::to(topic).partition(0).key(key);
+    record.payload = value;
+    let sent = producer.send(record, Duration::ZERO).await;
+    sent.map(drop).map_err(|(error, _)| judge(&error, format!("writing to {topic}")))
+}
+
+/// The jobs of a log as they stand now.
+///
+/// # Errors
+/// As [`Reader::next`].
+pub async fn read(broker: &Broker, topic: &str, log: &Log) -> Result<Jobs, Fault> {
+    let (tell, mut jobs) = watch::channel(None);
+    tokio::select! {
+        result = follow(broker, topic, log, &tell) => result.map(|()| Jobs::new()),
+        known = jobs.wait_for(Option::is_some) => {
+            Ok(known.map(|jobs| jobs.clone().unwrap_or_default()).unwrap_or_default())
+        }
+    }
+}
+
+/// Keeps `jobs` at those of a log; the first value is set when the topic was read to its end. Runs
+/// until it fails.
+///
+/// # Errors
+/// As [`Reader::next`].
+pub async fn follow(
+    broker: &Broker,
+    topic: &str,
+    log: &Log,
+    jobs: &watch::Sender<Option<Jobs>>,
+) -> Result<(), Fault> {
+    let (low, high) = topics::bounds(broker, topic, 0).await?;
+    let reader = Reader::open(broker, topic, &[(0, low)], QUEUE_BYTES).await?;
+    let head = head(log);
+    let mut known = Jobs::new();
+    let mut reached = low == high;
+    loop {
+        if reached && jobs.borrow().as_ref() != Some(&known) {
+            jobs.send_replace(Some(known.clone()));
+        }
+        let record = match reader.next().await? {
+            Item::End { .. } => {
+                reached = true;
+                continue;
+            }
+            Item::Record(record) => record,
+        };
+        let key = std::str::from_utf8(record.key().unwrap_or_default()).unwrap_or_default();
+        let Some(name) = key.strip_prefix(&head) else { continue };
+        match record.value().map(Job::parse) {
+            None => drop(known.remove(name)),
+            Some(Ok(job)) => {
+                info!(name, by = job.by, why = job.why, "a copy is ordered");
+                known.insert(name.to_owned(), (record.offset(), job));
+            }
+            Some(Err(fault)) => {
+                warn!(code = %fault.code, "{topic} {}: {}", record.offset(), fault.what);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_are_read_as_documented() {
+        let text = r#"{"format":1,"action":"copy","to":["B"],"tables":["shop.orders"],"rows_per_second":20000,"by":"anna","why":"new table"}"#;
+        let job = Job::parse(text.as_bytes()).unwrap();
+        assert_eq!(job.tables(), [TableName { database: "shop".into(), table: "orders".into() }]);
+        assert_eq!(serde_json::to_string(&job).unwrap(), text);
+        let keys = r#"{"format":1,"action":"copy","to":["B"],"keys":["[\"shop\",\"orders\",{\"id\":7}]"],"by":"a","why":"b"}"#;
+        assert_eq!(Job::parse(keys.as_bytes()).unwrap().keys.len(), 1);
+    }
+
+    #[test]
+    fn bad_jobs_are_refused() {
+        for bad in [
+            "",
+            "{}",
+            r#"{"format":2,"action":"copy","to":["B"],"tables":["a.b"],"by":"a","why":"b"}"#,
+            r#"{"format":1,"action":"copy","to":[],"tables":["a.b"],"by":"a","why":"b"}"#,
+            r#"{"format":1,"action":"copy","to":["B"],"by":"a","why":"b"}"#,
+            r#"{"format":1,"action":"copy","to":["B"],"tables":["ab"],"by":"a","why":"b"}"#,
+            r#"{"format":1,"action":"copy","to":["B"],"tables":["a.b"],"keys":["[]"],"by":"a","why":"b"}"#,
+            r#"{"format":1,"action":"copy","to":["B"],"keys":["[\"a\",\"b\",null]"],"by":"a","why":"b"}"#,
+            r#"{"format":1,"action":"copy","to":["B"],"tables":["a.b"],"rows_per_second":0,"by":"a","why":"b"}"#,
+        ] {
+            assert_eq!(Job::parse(bad.as_bytes()).unwrap_err().code, Code::Control, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! `unitflow resync`: brings rows of one unit, the authority, to others while all of them are written.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `plan` | from the arguments to a flow, tables and units |
+//! | `copy` | orders a copy and follows it to its end |
+//! | `settle` | has rows read again until none is in doubt, and removes what the authority lacks |
+//! | `join` | fills a new unit |
+//!
+//! The command only orders and waits: connectors read, sinks judge and write. It may be killed and
+//! run again at any moment; what it left under way is gone on with.
+
+mod copy;
+mod join;
+mod plan;
+mod settle;
+
+use unitflow_change::Fault;
+
+use crate::Outcome;
+use crate::cli::{ResyncCommand, ResyncFullArgs, ResyncKeysArgs};
+use crate::config::Mesh;
+use crate::output::say;
+
+use self::plan::Plan;
+
+/// Runs one of its forms.
+pub async fn run(mesh: &Mesh, command: &ResyncCommand) -> Result<Outcome, Fault> {
+    match command {
+        ResyncCommand::Full(args) => full(mesh, args).await,
+        ResyncCommand::Keys(args) => keys(mesh, args).await,
+        ResyncCommand::Join(args) => join::run(mesh, args).await,
+    }
+}
+
+async fn full(mesh: &Mesh, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
+    let plan = Plan::of_tables(mesh, &args.ways, &args.table).await?;
+    let filled = plan.filled_before().await?;
+    plan.begin().await?;
+    copy::tables(&plan, args.rows_per_second).await?;
+    finish(&plan, &filled).await
+}
+
+async fn keys(mesh: &Mesh, args: &ResyncKeysArgs) -> Result<Outcome, Fault> {
+    let keys = plan::read_keys(args)?;
+    let plan = Plan::of_keys(mesh, &args.ways, &keys).await?;
+    plan.begin().await?;
+    copy::keys(&plan, keys.into_iter().collect()).await?;
+    finish(&plan, &[]).await
+}
+
+/// Settles what is in doubt; `removing` are the units whose tables may hold rows of their own.
+async fn finish(plan: &Plan<'_>, removing: &[plan::Filled]) -> Result<Outcome, Fault> {
+    let mut removed = 0;
+    let left = loop {
+        let left = settle::notes(plan).await?;
+        if left > 0 {
+            break left;
+        }
+        let extras = settle::extras(plan, removing).await?;
+        if extras == 0 {
+            break 0;
+        }
+        removed += extras;
+    };
+    if left > 0 {
+        say(&format!(
+            "{left} rows are not settled: they are written in several units faster than they are read; run this again once that is over"
+        ));
+        return Ok(Outcome::Findings);
+    }
+    plan.end().await?;
+    let to = plan.to_text();
+    say(&match removed {
+        0 => format!("{} holds what {} holds: {}", to, plan.log.unit, plan.tables_text()),
+        _ => format!(
+            "{} holds what {} holds: {}; {removed} rows that {} lacks were asked for and removed",
+            to, plan.log.unit, plan.tables_text(), plan.log.unit
+        ),
+    });
+    Ok(Outcome::Fine)
+}

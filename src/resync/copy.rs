@@ -1,0 +1,202 @@
+//! Orders a copy and follows it to its end: the connector's durable state says how far it has come,
+//! the targets' ledgers when it has arrived.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use mysql_async::prelude::Queryable as _;
+use tokio::time::{Instant, sleep};
+use tracing::info;
+use unitflow_change::ddl::TableName;
+use unitflow_change::name::Stage;
+use unitflow_change::seq::Seq;
+use unitflow_change::{Code, Fault};
+use unitflow_kafka::jobs::{self, Job, Jobs, KEYS_MAX};
+use unitflow_mysql::connect::fault;
+use unitflow_sinks::ledger;
+
+use super::plan::Plan;
+use crate::pipeline::{ConnectorState, Scan, load_state};
+
+/// How often a position is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// After how long without progress the likely cause is told.
+const SILENT_FOR: Duration = Duration::from_secs(20);
+
+/// Copies the plan's tables, or goes on with a copy of them that was ordered before.
+pub async fn tables(plan: &Plan<'_>, rows_per_second: Option<u32>) -> Result<(), Fault> {
+    let to: Vec<String> = plan.to.iter().map(ToString::to_string).collect();
+    let tables: Vec<String> = plan.tables.iter().map(ToString::to_string).collect();
+    let mut job = Job::new(&to, &plan.by, &plan.why);
+    (job.tables, job.rows_per_second) = (tables, rows_per_second);
+    let state = state(plan).await?;
+    let same = |known: &Job| known.tables == job.tables && known.to == job.to;
+    let known = known(plan).await?;
+    let under_way = known.iter().find(|(name, (_, known))| {
+        same(known) && !state.copy.done.contains_key(*name) && !state.copy.failed.contains_key(*name)
+    });
+    let name = match under_way {
+        Some((name, _)) => {
+            info!(job = name, "going on with the copy that was ordered before");
+            name.clone()
+        }
+        None => order(plan, "full", &job).await?,
+    };
+    let bar = Bar::new(plan, &estimates(plan).await?);
+    follow(plan, &name, Some(&bar)).await?;
+    bar.close();
+    jobs_removed(plan, &[name]).await
+}
+
+/// Copies single rows.
+pub async fn keys(plan: &Plan<'_>, keys: Vec<String>) -> Result<(), Fault> {
+    let to: Vec<String> = plan.to.iter().map(ToString::to_string).collect();
+    let mut names = Vec::new();
+    for keys in keys.chunks(KEYS_MAX) {
+        let mut job = Job::new(&to, &plan.by, &plan.why);
+        job.keys = keys.to_vec();
+        names.push(order(plan, "keys", &job).await?);
+    }
+    for name in &names {
+        follow(plan, name, None).await?;
+    }
+    jobs_removed(plan, &names).await
+}
+
+async fn order(plan: &Plan<'_>, kind: &str, job: &Job) -> Result<String, Fault> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let name = format!("{kind}-{:x}", now.as_nanos());
+    let written = serde_json::to_vec(job).unwrap_or_default();
+    Job::parse(&written).map_err(|fault| Fault { code: Code::Config, ..fault })?;
+    let (broker, topic) = control(plan)?;
+    jobs::send(broker, &topic, &plan.log, &name, job).await?;
+    Ok(name)
+}
+
+async fn jobs_removed(plan: &Plan<'_>, names: &[String]) -> Result<(), Fault> {
+    let (broker, topic) = control(plan)?;
+    for name in names {
+        jobs::remove(broker, &topic, &plan.log, name).await?;
+    }
+    Ok(())
+}
+
+async fn known(plan: &Plan<'_>) -> Result<Jobs, Fault> {
+    let (broker, topic) = control(plan)?;
+    jobs::read(broker, &topic, &plan.log).await
+}
+
+fn control<'m>(plan: &Plan<'m>) -> Result<(&'m unitflow_kafka::Broker, String), Fault> {
+    let broker = &plan.mesh.unit(&plan.log.unit)?.broker;
+    Ok((broker, plan.mesh.topics.control(&plan.log.unit)))
+}
+
+async fn state(plan: &Plan<'_>) -> Result<ConnectorState, Fault> {
+    let broker = &plan.mesh.unit(&plan.log.unit)?.broker;
+    let state = load_state(broker, &plan.mesh.topics, &plan.log, Stage::Connector).await?;
+    state.ok_or_else(|| {
+        Fault::fatal(Code::PositionMissing, format!("log {} has no position", plan.log))
+            .hint("unitflow init first")
+    })
+}
+
+/// Waits until a job is done and all its units have applied its last record.
+async fn follow(plan: &Plan<'_>, name: &str, bar: Option<&Bar>) -> Result<(), Fault> {
+    let mut moved = Instant::now();
+    let mut last = None;
+    let end = loop {
+        let state = state(plan).await?;
+        if let Some(why) = state.copy.failed.get(name) {
+            return Err(Fault::fatal(Code::Copy, format!("the copy {name} failed: {why}"))
+                .hint("mend it and run the command again"));
+        }
+        if let Some(end) = state.copy.done.get(name) {
+            break *end;
+        }
+        if let (Some(bar), Some(scan)) = (bar, &state.copy.scan) {
+            bar.show(scan);
+        }
+        if last != Some(state.seq) {
+            (moved, last) = (Instant::now(), Some(state.seq));
+        }
+        if moved.elapsed() > SILENT_FOR {
+            tracing::warn!("nothing is captured in unit {}: does its connector run?", plan.log.unit);
+            moved = Instant::now();
+        }
+        sleep(LOOK_EVERY).await;
+    };
+    if let Some(bar) = bar {
+        bar.arriving();
+    }
+    arrived(plan, end).await
+}
+
+async fn arrived(plan: &Plan<'_>, end: Seq) -> Result<(), Fault> {
+    for unit in &plan.to {
+        let mut conn = plan.connect(unit).await?;
+        let mut begun = Instant::now();
+        loop {
+            let entries = ledger::read_all(&mut conn, &plan.log).await?;
+            if !entries.is_empty() && entries.iter().all(|entry| entry.seq >= end) {
+                break;
+            }
+            if begun.elapsed() > SILENT_FOR {
+                tracing::warn!("unit {unit} has not applied all yet: does its sink run? unitflow status shows more");
+                begun = Instant::now();
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+    Ok(())
+}
+
+/// How many rows each table has, as the server guesses.
+async fn estimates(plan: &Plan<'_>) -> Result<Vec<u64>, Fault> {
+    let mut conn = plan.connect(&plan.log.unit).await?;
+    let rename = plan.mesh.rename(&plan.log.unit, &plan.log.store)?;
+    let mut rows = Vec::new();
+    for TableName { database, table } in &plan.tables {
+        let local = rename.local(database, table).unwrap_or_default();
+        let query = "SELECT COALESCE(TABLE_ROWS, 0) FROM information_schema.TABLES \
+                     WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?";
+        let found: Option<u64> =
+            conn.exec_first(query, local).await.map_err(|error| fault(&error))?;
+        rows.push(found.unwrap_or(0));
+    }
+    Ok(rows)
+}
+
+/// Progress on stderr; nothing where that is no terminal.
+struct Bar {
+    bar: ProgressBar,
+    tables: Vec<TableName>,
+}
+
+impl Bar {
+    fn new(plan: &Plan<'_>, estimates: &[u64]) -> Self {
+        let bar = ProgressBar::new(estimates.iter().sum::<u64>().max(1));
+        let style = "  {bar:30} {human_pos} of about {human_len} rows  {per_sec}  {eta} left  {wide_msg}";
+        bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_message(format!("{} to {}", plan.log, plan.to_text()));
+        Self { bar, tables: plan.tables.clone() }
+    }
+
+    fn show(&self, scan: &Scan) {
+        if scan.all > self.bar.length().unwrap_or(0) {
+            self.bar.set_length(scan.all);
+        }
+        self.bar.set_position(scan.all);
+        if let Some(table) = self.tables.get(scan.tables) {
+            self.bar.set_message(table.to_string());
+        }
+    }
+
+    fn arriving(&self) {
+        self.bar.set_message("all rows are read; the targets apply them");
+    }
+
+    fn close(&self) {
+        info!(rows = %HumanCount(self.bar.position()), "copied");
+        self.bar.finish_and_clear();
+    }
+}

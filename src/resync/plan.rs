@@ -1,0 +1,268 @@
+//! From the arguments to a flow, tables and units.
+
+use std::collections::BTreeSet;
+
+use mysql_async::Conn;
+use unitflow_change::ddl::TableName;
+use unitflow_change::key::Key;
+use unitflow_change::name::{Log, Name, Topics};
+use unitflow_change::routing::Routing;
+use unitflow_change::{Code, Fault};
+use unitflow_kafka::control::{self, Action, Order};
+use unitflow_mysql::connect::connect;
+use unitflow_mysql::snapshot::Reader;
+use unitflow_sinks::copy::filling;
+
+use crate::cli::{ResyncKeysArgs, ResyncWays};
+use crate::config::Mesh;
+use crate::order;
+use crate::tables;
+
+/// A table that held rows in a unit before the copy began.
+pub type Filled = (Name, TableName);
+
+/// What is copied, and where to.
+pub struct Plan<'m> {
+    pub mesh: &'m Mesh,
+    /// The log of the unit whose rows count.
+    pub log: Log,
+    /// The units that are filled.
+    pub to: Vec<Name>,
+    /// All units of the flow: in each, changes that do not fit are noted meanwhile.
+    pub units: BTreeSet<Name>,
+    /// In the mesh's names.
+    pub tables: Vec<TableName>,
+    pub by: String,
+    pub why: String,
+}
+
+impl<'m> Plan<'m> {
+    /// Whole tables: those that fit one of the patterns, or all that travel.
+    pub async fn of_tables(
+        mesh: &'m Mesh,
+        ways: &ResyncWays,
+        patterns: &[String],
+    ) -> Result<Self, Fault> {
+        let mut plan = Self::of_ways(mesh, ways)?;
+        let routing = mesh.routing(&plan.log)?;
+        let mut conn = plan.connect(&plan.log.unit).await?;
+        let carried = tables::list(&mut conn, &routing).await?;
+        let names = carried.into_iter().map(|table| TableName {
+            database: table.name.0,
+            table: table.name.1,
+        });
+        let wanted = |table: &TableName| {
+            let name = table.to_string();
+            patterns.is_empty()
+                || patterns.iter().any(|pattern| unitflow_change::routing::fits(pattern, &name))
+        };
+        plan.tables = names.filter(wanted).collect();
+        plan.tables.sort();
+        if plan.tables.is_empty() {
+            return Err(Fault::fatal(
+                Code::Config,
+                format!("no table of {} that travels is named {}", plan.log, patterns.join(", ")),
+            )
+            .hint("tables are named as database.table; see tables and exclude in the configuration"));
+        }
+        plan.ensure_tables(&routing).await?;
+        Ok(plan)
+    }
+
+    /// The tables of some rows.
+    pub async fn of_keys(
+        mesh: &'m Mesh,
+        ways: &ResyncWays,
+        keys: &BTreeSet<String>,
+    ) -> Result<Self, Fault> {
+        let mut plan = Self::of_ways(mesh, ways)?;
+        let routing = mesh.routing(&plan.log)?;
+        let mut tables = BTreeSet::new();
+        for key in keys {
+            let key = Key::parse(key.as_bytes())
+                .map_err(|fault| Fault { code: Code::Config, ..fault })?;
+            let (database, table) = (key.database.into_owned(), key.table.into_owned());
+            if !routing.carries(&database, &table) {
+                return Err(Fault::fatal(
+                    Code::Config,
+                    format!("{database}.{table} does not travel in {}", plan.log),
+                ));
+            }
+            tables.insert(TableName { database, table });
+        }
+        plan.tables = tables.into_iter().collect();
+        plan.ensure_tables(&routing).await?;
+        Ok(plan)
+    }
+
+    /// The flow alone.
+    pub fn of_ways(mesh: &'m Mesh, ways: &ResyncWays) -> Result<Self, Fault> {
+        mesh.unit(&ways.from)?;
+        let mut logs: Vec<Log> =
+            mesh.logs().map(|(log, _)| log).filter(|log| log.unit == ways.from).collect();
+        if let Some(store) = &ways.store {
+            logs.retain(|log| log.store == *store);
+        }
+        let log = match <[Log; 1]>::try_from(logs) {
+            Ok([log]) => log,
+            Err(logs) => {
+                let names: Vec<_> = logs.iter().map(|log| log.store.to_string()).collect();
+                return Err(Fault::fatal(
+                    Code::Config,
+                    match names.is_empty() {
+                        true => format!("nothing flows from unit {}", ways.from),
+                        false => format!("unit {} has several stores", ways.from),
+                    },
+                )
+                .hint(match names.is_empty() {
+                    true => "see the flows in the configuration".to_owned(),
+                    false => format!("say which with --store: {}", names.join(", ")),
+                }));
+            }
+        };
+        let flow = &mesh.flows[&log.store];
+        let reached: Vec<Name> = flow.to.iter().filter(|to| **to != log.unit).cloned().collect();
+        if let Some(stranger) = ways.to.iter().find(|to| !reached.contains(to)) {
+            return Err(Fault::fatal(
+                Code::Config,
+                format!("{log} does not flow to {stranger}"),
+            )
+            .hint("see from and to of the flow in the configuration"));
+        }
+        let to = if ways.to.is_empty() { reached } else { ways.to.clone() };
+        Ok(Self {
+            mesh,
+            units: flow.from.iter().chain(&flow.to).cloned().collect(),
+            log,
+            to,
+            tables: Vec::new(),
+            by: order::whoever(ways.by.as_ref())?,
+            why: ways.why.clone(),
+        })
+    }
+
+    /// Whether each unit has the tables, in a shape in which rows can be told apart.
+    async fn ensure_tables(&self, routing: &Routing) -> Result<(), Fault> {
+        for unit in self.to.iter().chain([&self.log.unit]) {
+            let rename = self.mesh.rename(unit, &self.log.store)?;
+            let mut names = Vec::new();
+            for table in &self.tables {
+                let local = rename.local(&table.database, &table.table);
+                names.push(local.ok_or_else(|| {
+                    Fault::fatal(Code::Table, format!("{table} has no place in unit {unit}"))
+                })?);
+            }
+            let mut reader = Reader::open(self.mesh.store(unit, &self.log.store)?).await?;
+            for (table, found) in self.tables.iter().zip(reader.tables(&names).await?) {
+                if found.schema.primary_key.is_empty() {
+                    return Err(Fault::fatal(
+                        Code::NoPrimaryKey,
+                        format!("{table} has no primary key in unit {unit}"),
+                    )
+                    .hint("give it one in every unit, or leave it out with --table"));
+                }
+                let hides = !routing.conditions(&table.database, &table.table).is_empty();
+                if hides && *unit == self.log.unit {
+                    tracing::warn!(%table, "only rows that meet its condition are copied; others are left as they are");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn connect(&self, unit: &Name) -> Result<Conn, Fault> {
+        connect(self.mesh.store(unit, &self.log.store)?).await
+    }
+
+    /// The tables that hold rows in the units that are filled.
+    pub async fn filled_before(&self) -> Result<Vec<Filled>, Fault> {
+        let mut filled = Vec::new();
+        for unit in &self.to {
+            let rename = self.mesh.rename(unit, &self.log.store)?;
+            let mut reader = Reader::open(self.mesh.store(unit, &self.log.store)?).await?;
+            for table in &self.tables {
+                let Some(local) = rename.local(&table.database, &table.table) else { continue };
+                let found = reader.tables(std::slice::from_ref(&local)).await?;
+                for found in found {
+                    if !reader.scan(&found, None, 1, 1).await?.rows.is_empty() {
+                        filled.push((unit.clone(), table.clone()));
+                    }
+                }
+            }
+        }
+        Ok(filled)
+    }
+
+    /// From here on changes that do not fit these tables are noted, in every unit; lanes that such a
+    /// change has stopped go on.
+    pub async fn begin(&self) -> Result<(), Fault> {
+        for unit in &self.units {
+            let mut conn = self.connect(unit).await?;
+            filling::begin(&mut conn, &self.tables, &self.log, "resync").await?;
+        }
+        for (log, to, _) in self.mesh.ways().filter(|(log, ..)| log.store == self.log.store) {
+            let flow = Topics::flow(&log, &to);
+            let (broker, topic) = (&self.mesh.unit(&to)?.broker, self.mesh.topics.control(&to));
+            if control::last(broker, &topic, &flow).await?.pauses() {
+                return Err(Fault::fatal(Code::Control, format!("the flow {flow} is paused"))
+                    .hint(format!("unitflow resume {flow} --why …, then this again")));
+            }
+            let wake = Action::Resume { tables: vec!["unitflow.none".to_owned()] };
+            let order = Order::new(wake, &self.by, &self.why);
+            control::send(broker, &topic, &flow, &order).await?;
+        }
+        Ok(())
+    }
+
+    /// From here on a change that does not fit stops its lane again.
+    pub async fn end(&self) -> Result<(), Fault> {
+        for unit in &self.units {
+            let mut conn = self.connect(unit).await?;
+            filling::end(&mut conn, &self.tables).await?;
+        }
+        Ok(())
+    }
+
+    /// The same for all units that the log flows to.
+    pub fn to_others(&self) -> Self {
+        let flow = &self.mesh.flows[&self.log.store];
+        Self {
+            mesh: self.mesh,
+            log: self.log.clone(),
+            to: flow.to.iter().filter(|to| **to != self.log.unit).cloned().collect(),
+            units: self.units.clone(),
+            tables: self.tables.clone(),
+            by: self.by.clone(),
+            why: self.why.clone(),
+        }
+    }
+
+    pub fn to_text(&self) -> String {
+        self.to.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
+    }
+
+    pub fn tables_text(&self) -> String {
+        match self.tables.len() {
+            0..=5 => {
+                self.tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            }
+            many => format!("{many} tables"),
+        }
+    }
+}
+
+/// The keys named on the command line, or one a line in a file.
+pub fn read_keys(args: &ResyncKeysArgs) -> Result<BTreeSet<String>, Fault> {
+    let mut keys: BTreeSet<String> = args.key.iter().cloned().collect();
+    if let Some(path) = &args.keys_file {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Fault::fatal(Code::Config, format!("{}: {error}", path.display()))
+        })?;
+        keys.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+    }
+    if keys.is_empty() {
+        return Err(Fault::fatal(Code::Config, "no key is named")
+            .hint(r#"--key '["shop","orders",{"id":7}]', as keys stand in the topics, or --keys-file"#));
+    }
+    Ok(keys)
+}
