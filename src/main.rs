@@ -72,7 +72,8 @@ fn main() -> ExitCode {
 }
 
 async fn dispatch(cli: &Cli) -> Result<Outcome, Fault> {
-    telemetry::log_to_stderr(cli.log_format, matches!(cli.command, Command::Run(_)));
+    let lasting = matches!(cli.command, Command::Run(_) | Command::Resync(_));
+    telemetry::log_to_stderr(cli.log_format, lasting);
     if let Command::Demo(args) = &cli.command {
         return demo::run(args).await;
     }

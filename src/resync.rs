@@ -15,6 +15,10 @@ mod join;
 mod plan;
 mod settle;
 
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::warn;
 use unitflow_change::Fault;
 
 use crate::Outcome;
@@ -24,12 +28,24 @@ use crate::output::say;
 
 use self::plan::Plan;
 
-/// Runs one of its forms.
+/// The pause before another attempt.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs one of its forms, again where a server or Kafka is away for a moment.
 pub async fn run(mesh: &Mesh, command: &ResyncCommand) -> Result<Outcome, Fault> {
-    match command {
-        ResyncCommand::Full(args) => full(mesh, args).await,
-        ResyncCommand::Keys(args) => keys(mesh, args).await,
-        ResyncCommand::Join(args) => join::run(mesh, args).await,
+    loop {
+        let outcome = match command {
+            ResyncCommand::Full(args) => full(mesh, args).await,
+            ResyncCommand::Keys(args) => keys(mesh, args).await,
+            ResyncCommand::Join(args) => join::run(mesh, args).await,
+        };
+        match outcome {
+            Err(fault) if fault.is_retry() => {
+                warn!(code = %fault.code, "{}; going on where it was", fault.what);
+                sleep(PAUSE).await;
+            }
+            outcome => return outcome,
+        }
     }
 }
 
@@ -51,18 +67,13 @@ async fn keys(mesh: &Mesh, args: &ResyncKeysArgs) -> Result<Outcome, Fault> {
 
 /// Settles what is in doubt; `removing` are the units whose tables may hold rows of their own.
 async fn finish(plan: &Plan<'_>, removing: &[plan::Filled]) -> Result<Outcome, Fault> {
+    let mut left = settle::notes(plan).await?;
     let mut removed = 0;
-    let left = loop {
-        let left = settle::notes(plan).await?;
-        if left > 0 {
-            break left;
-        }
-        let extras = settle::extras(plan, removing).await?;
-        if extras == 0 {
-            break 0;
-        }
-        removed += extras;
-    };
+    if left == 0 {
+        // What can't be removed yet, because it is only under way, is noted.
+        removed = settle::extras(plan, removing).await?;
+        left = settle::notes(plan).await?;
+    }
     if left > 0 {
         say(&format!(
             "{left} rows are not settled: they are written in several units faster than they are read; run this again once that is over"
@@ -75,7 +86,10 @@ async fn finish(plan: &Plan<'_>, removing: &[plan::Filled]) -> Result<Outcome, F
         0 => format!("{} holds what {} holds: {}", to, plan.log.unit, plan.tables_text()),
         _ => format!(
             "{} holds what {} holds: {}; {removed} rows that {} lacks were asked for and removed",
-            to, plan.log.unit, plan.tables_text(), plan.log.unit
+            to,
+            plan.log.unit,
+            plan.tables_text(),
+            plan.log.unit
         ),
     });
     Ok(Outcome::Fine)

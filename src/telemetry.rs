@@ -17,9 +17,9 @@ use unitflow_transformer::transformer::Counts;
 use crate::cli::LogFormat;
 
 /// Starts logging: workers say what they do, other commands only what is wrong.
-pub fn log_to_stderr(format: LogFormat, worker: bool) {
+pub fn log_to_stderr(format: LogFormat, lasting: bool) {
     let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(if worker { "info" } else { "warn" }));
+        .unwrap_or_else(|_| EnvFilter::new(if lasting { "info" } else { "warn" }));
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -400,8 +400,7 @@ impl Capture {
     ) -> Result<(), Fault> {
         let seq = self.state.seq.next_captured();
         let prev = self.state.seq;
-        let tag =
-            Tag { kind, seq, prev, transaction: "", index, last, commit_us, after: None, to };
+        let tag = Tag { kind, seq, prev, transaction: "", index, last, commit_us, after: None, to };
         self.header.clear();
         tag.write(&mut self.header);
         self.writer.send(

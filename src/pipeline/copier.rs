@@ -31,7 +31,7 @@ use unitflow_change::{Code, Fault, Form, Seq, form};
 use unitflow_kafka::broker::Broker;
 use unitflow_kafka::jobs::{self, Job, Jobs, ROWS_PER_SECOND};
 use unitflow_mysql::connect::Store;
-use unitflow_mysql::snapshot::{Reader, Records, Row, Table};
+use unitflow_mysql::snapshot::{Opened, Reader, Records, Row, Table};
 use unitflow_mysql::stream;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -318,13 +318,13 @@ impl Copier {
         if !std::mem::take(&mut self.due) || self.not_before.is_some() {
             return None;
         }
-        let lot = self.choose(progress);
+        let lot = self.choose(progress, captured);
         self.due = lot.is_some();
         lot
     }
 
     /// Begins what comes next.
-    fn choose(&mut self, progress: &mut Progress) -> Option<Lot> {
+    fn choose(&mut self, progress: &mut Progress, captured: &GtidSet) -> Option<Lot> {
         let jobs = self.jobs.borrow_and_update().clone()?;
         progress.done.retain(|job, _| jobs.contains_key(job));
         progress.failed.retain(|job, _| jobs.contains_key(job));
@@ -334,16 +334,15 @@ impl Copier {
         {
             return Some(head(&name, Part::End, job));
         }
-        let mut open: Vec<_> =
-            jobs.iter().filter(|(name, _)| !progress.knows(name)).collect();
+        let mut open: Vec<_> = jobs.iter().filter(|(name, _)| !progress.knows(name)).collect();
         open.sort_by_key(|(_, (offset, job))| (job.keys.is_empty(), *offset));
         if let Some((name, (_, job))) = open.first().filter(|(_, (_, job))| !job.keys.is_empty()) {
-            self.begin_keys(name, job, progress);
+            self.begin_keys(name, job, progress, captured);
             return None;
         }
         if let Some(scan) = &progress.scan {
             let (_, job) = &jobs[&scan.job];
-            return self.go_on(scan.clone(), job, progress);
+            return self.go_on(scan.clone(), job, progress, captured);
         }
         let (name, (_, job)) = open.first()?;
         info!(job = name, tables = job.tables.join(", "), "copying");
@@ -353,7 +352,7 @@ impl Copier {
         Some(head(name, Part::Begin, job))
     }
 
-    fn begin_keys(&mut self, name: &str, job: &Job, progress: &mut Progress) {
+    fn begin_keys(&mut self, name: &str, job: &Job, progress: &mut Progress, captured: &GtidSet) {
         let mut keys = Vec::new();
         for key in &job.keys {
             match self.local_key(key.as_bytes()) {
@@ -366,10 +365,16 @@ impl Copier {
             }
         }
         let tables = tables_of(&job.keys);
-        self.read(name, job, tables, What::Keys(keys));
+        self.read((name, job), tables, What::Keys(keys), captured);
     }
 
-    fn go_on(&mut self, scan: Scan, job: &Job, progress: &mut Progress) -> Option<Lot> {
+    fn go_on(
+        &mut self,
+        scan: Scan,
+        job: &Job,
+        progress: &mut Progress,
+        captured: &GtidSet,
+    ) -> Option<Lot> {
         let tables = job.tables();
         let Some(table) = tables.get(scan.tables) else {
             info!(job = scan.job, rows = scan.all, "copied");
@@ -377,11 +382,17 @@ impl Copier {
             return Some(head(&scan.job, Part::End, job));
         };
         let behind = scan.after.map(String::into_bytes);
-        self.read(&scan.job, job, vec![table.clone()], What::Behind(behind));
+        self.read((&scan.job, job), vec![table.clone()], What::Behind(behind), captured);
         None
     }
 
-    fn read(&mut self, name: &str, job: &Job, tables: Vec<TableName>, what: What) {
+    fn read(
+        &mut self,
+        (name, job): (&str, &Job),
+        tables: Vec<TableName>,
+        what: What,
+        captured: &GtidSet,
+    ) {
         let mut work = Work {
             job: name.to_owned(),
             to: job.to.join(","),
@@ -400,17 +411,17 @@ impl Copier {
             let quota = Quota::per_second(NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN));
             self.limiter = Some((rate, Arc::new(RateLimiter::direct(quota))));
         }
-        self.start(&mut work);
+        self.start(&mut work, captured);
         self.work = Some(work);
     }
 
-    fn start(&mut self, work: &mut Work) {
+    fn start(&mut self, work: &mut Work, captured: &GtidSet) {
         work.touched.clear();
         work.broken = false;
         work.read = None;
         let locals: Result<Vec<_>, Fault> =
             work.tables.iter().map(|table| local(&self.rename, table)).collect();
-        let what = work.what.clone();
+        let (what, captured) = (work.what.clone(), captured.clone());
         let (reader, store) = (self.reader.take(), self.store.clone());
         let declared = self.declared.clone();
         let (limiter, owed) = (self.limiter.clone(), std::mem::take(&mut self.owed));
@@ -423,7 +434,7 @@ impl Copier {
                 Some(reader) => reader,
                 None => Reader::open(&store).await?,
             };
-            let read = read(&mut reader, &locals, &what, declared.as_deref()).await?;
+            let read = read(&mut reader, &locals, &what, (declared.as_deref(), &captured)).await?;
             Ok((reader, read))
         }));
     }
@@ -444,7 +455,7 @@ impl Copier {
             return None;
         }
         if work.broken {
-            self.start(&mut work);
+            self.start(&mut work, captured);
             self.work = Some(work);
             return None;
         }
@@ -457,7 +468,7 @@ impl Copier {
         self.owed = u32::try_from(lot.len()).unwrap_or(u32::MAX);
         if matches!(&work.what, What::Keys(keys) if !keys.is_empty()) && work.rounds < ROUNDS_MAX {
             work.rounds += 1;
-            self.start(&mut work);
+            self.start(&mut work, captured);
             self.work = Some(work);
         } else {
             self.advance(work, progress);
@@ -513,10 +524,8 @@ impl Copier {
     /// The name in the store of a row that is known by its key in the mesh.
     fn local_key(&self, key: &[u8]) -> Result<Vec<u8>, Fault> {
         let parsed = Key::parse(key)?;
-        let name = TableName {
-            database: parsed.database.into_owned(),
-            table: parsed.table.into_owned(),
-        };
+        let name =
+            TableName { database: parsed.database.into_owned(), table: parsed.table.into_owned() };
         let (database, table) = local(&self.rename, &name)?;
         let columns = &key[Key::table_part(key)?.len()..];
         Ok([&Key::head(&database, &table), columns].concat())
@@ -568,7 +577,7 @@ async fn read(
     reader: &mut Reader,
     names: &[(String, String)],
     what: &What,
-    declared: Option<&str>,
+    (declared, captured): (Option<&str>, &GtidSet),
 ) -> Result<Read, Fault> {
     wait_while_busy(reader).await?;
     let mut tables = reader.tables(names).await?;
@@ -578,7 +587,7 @@ async fn read(
             table.declare(server.flavor, name);
         }
     }
-    let opened = reader.begin().await?;
+    let opened = open(reader, captured).await?;
     let mut read = Read {
         server,
         shown: opened.after,
@@ -610,6 +619,19 @@ async fn read(
     }
     reader.end().await?;
     Ok(read)
+}
+
+/// Opens a state that shows all that was captured before: a change may stand in the log a moment
+/// before it is visible, and a chunk that lacks it would undo it.
+async fn open(reader: &mut Reader, captured: &GtidSet) -> Result<Opened, Fault> {
+    loop {
+        let opened = reader.begin().await?;
+        if captured.is_subset(&opened.before) {
+            return Ok(opened);
+        }
+        reader.end().await?;
+        sleep(PAUSE / 500).await;
+    }
 }
 
 /// Reads a table's rows of these keys, and finds out which of them are gone.

@@ -32,8 +32,13 @@ pub async fn tables(plan: &Plan<'_>, rows_per_second: Option<u32>) -> Result<(),
     let state = state(plan).await?;
     let same = |known: &Job| known.tables == job.tables && known.to == job.to;
     let known = known(plan).await?;
+    // Left by a command that was killed.
+    let left = known.keys().filter(|name| state.copy.done.contains_key(*name)).cloned();
+    jobs_removed(plan, &left.collect::<Vec<_>>()).await?;
     let under_way = known.iter().find(|(name, (_, known))| {
-        same(known) && !state.copy.done.contains_key(*name) && !state.copy.failed.contains_key(*name)
+        same(known)
+            && !state.copy.done.contains_key(*name)
+            && !state.copy.failed.contains_key(*name)
     });
     let name = match under_way {
         Some((name, _)) => {
@@ -120,7 +125,10 @@ async fn follow(plan: &Plan<'_>, name: &str, bar: Option<&Bar>) -> Result<(), Fa
             (moved, last) = (Instant::now(), Some(state.seq));
         }
         if moved.elapsed() > SILENT_FOR {
-            tracing::warn!("nothing is captured in unit {}: does its connector run?", plan.log.unit);
+            tracing::warn!(
+                "nothing is captured in unit {}: does its connector run?",
+                plan.log.unit
+            );
             moved = Instant::now();
         }
         sleep(LOOK_EVERY).await;
@@ -141,7 +149,9 @@ async fn arrived(plan: &Plan<'_>, end: Seq) -> Result<(), Fault> {
                 break;
             }
             if begun.elapsed() > SILENT_FOR {
-                tracing::warn!("unit {unit} has not applied all yet: does its sink run? unitflow status shows more");
+                tracing::warn!(
+                    "unit {unit} has not applied all yet: does its sink run? unitflow status shows more"
+                );
                 begun = Instant::now();
             }
             sleep(LOOK_EVERY).await;
@@ -175,8 +185,11 @@ struct Bar {
 impl Bar {
     fn new(plan: &Plan<'_>, estimates: &[u64]) -> Self {
         let bar = ProgressBar::new(estimates.iter().sum::<u64>().max(1));
-        let style = "  {bar:30} {human_pos} of about {human_len} rows  {per_sec}  {eta} left  {wide_msg}";
-        bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let style =
+            "  {bar:30} {human_pos} of about {human_len} rows  {per_sec}  {eta} left  {wide_msg}";
+        bar.set_style(
+            ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
         bar.set_message(format!("{} to {}", plan.log, plan.to_text()));
         Self { bar, tables: plan.tables.clone() }
     }

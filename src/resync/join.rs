@@ -49,7 +49,10 @@ pub async fn run(mesh: &Mesh, args: &ResyncJoinArgs) -> Result<Outcome, Fault> {
     for line in prepare(mesh, &log, &args.unit, &mut conn).await? {
         say(&format!("created  {line}"));
     }
-    say(&format!("unit {} is prepared; its workers and those of the other units, started with this configuration, do the rest", args.unit));
+    say(&format!(
+        "unit {} is prepared; its workers and those of the other units, started with this configuration, do the rest",
+        args.unit
+    ));
     let plan = Plan::of_tables(mesh, &ways, &[]).await?;
     let filled = plan.filled_before().await?;
     plan.begin().await?;
@@ -81,8 +84,7 @@ async fn prepare(
         let lanes = init::create_lanes(mesh, &known, &to, flow).await?;
         done.extend((lanes > 0).then(|| format!("{known} to {to}: {lanes} lanes in the ledger")));
     }
-    let known: Vec<Log> =
-        ledger::read_logs(conn).await?.into_iter().map(|(log, ..)| log).collect();
+    let known: Vec<Log> = ledger::read_logs(conn).await?.into_iter().map(|(log, ..)| log).collect();
     let wanted: Vec<Log> = mesh
         .logs_to(unit)
         .map(|(log, _)| log)
@@ -91,7 +93,10 @@ async fn prepare(
     let seeds = seeds(mesh, log, &wanted, &mut authority).await?;
     for wanted in &wanted {
         let lanes = seeds.iter().filter(|seed| seed.log == *wanted).count();
-        done.push(format!("{wanted} to {unit}: {lanes} lanes in the ledger, from where {} stands", log.unit));
+        done.push(format!(
+            "{wanted} to {unit}: {lanes} lanes in the ledger, from where {} stands",
+            log.unit
+        ));
     }
     plant(conn, &seeds).await?;
     Ok(done)
@@ -203,11 +208,11 @@ async fn create_tables(
     if flavors.0 != flavors.1 {
         let names: Vec<_> =
             missing.iter().map(|table| format!("{}.{}", table.name.0, table.name.1)).collect();
-        return Err(Fault::fatal(
-            Code::Table,
-            format!("unit {unit} lacks {}", names.join(", ")),
-        )
-        .hint(format!("create them there: {} and {} describe tables in different words", flavors.0, flavors.1)));
+        return Err(Fault::fatal(Code::Table, format!("unit {unit} lacks {}", names.join(", ")))
+            .hint(format!(
+                "create them there: {} and {} describe tables in different words",
+                flavors.0, flavors.1
+            )));
     }
     let rename = mesh.rename(unit, &log.store)?;
     let judge = |error: mysql_async::Error| fault(&error);
@@ -227,7 +232,9 @@ async fn create_tables(
             authority.query_first(query).await.map_err(judge)?.unwrap_or_default();
         let body = create.split_once('(').map_or("", |(_, body)| body);
         let database = quoted(&database);
-        conn.query_drop(format!("CREATE DATABASE IF NOT EXISTS {database}")).await.map_err(judge)?;
+        conn.query_drop(format!("CREATE DATABASE IF NOT EXISTS {database}"))
+            .await
+            .map_err(judge)?;
         conn.query_drop(format!("USE {database}")).await.map_err(judge)?;
         conn.query_drop(format!("CREATE TABLE {} ({body}", quoted(&name))).await.map_err(judge)?;
         info!(table = name, "created");

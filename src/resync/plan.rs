@@ -47,10 +47,9 @@ impl<'m> Plan<'m> {
         let routing = mesh.routing(&plan.log)?;
         let mut conn = plan.connect(&plan.log.unit).await?;
         let carried = tables::list(&mut conn, &routing).await?;
-        let names = carried.into_iter().map(|table| TableName {
-            database: table.name.0,
-            table: table.name.1,
-        });
+        let names = carried
+            .into_iter()
+            .map(|table| TableName { database: table.name.0, table: table.name.1 });
         let wanted = |table: &TableName| {
             let name = table.to_string();
             patterns.is_empty()
@@ -63,7 +62,9 @@ impl<'m> Plan<'m> {
                 Code::Config,
                 format!("no table of {} that travels is named {}", plan.log, patterns.join(", ")),
             )
-            .hint("tables are named as database.table; see tables and exclude in the configuration"));
+            .hint(
+                "tables are named as database.table; see tables and exclude in the configuration",
+            ));
         }
         plan.ensure_tables(&routing).await?;
         Ok(plan)
@@ -123,11 +124,8 @@ impl<'m> Plan<'m> {
         let flow = &mesh.flows[&log.store];
         let reached: Vec<Name> = flow.to.iter().filter(|to| **to != log.unit).cloned().collect();
         if let Some(stranger) = ways.to.iter().find(|to| !reached.contains(to)) {
-            return Err(Fault::fatal(
-                Code::Config,
-                format!("{log} does not flow to {stranger}"),
-            )
-            .hint("see from and to of the flow in the configuration"));
+            return Err(Fault::fatal(Code::Config, format!("{log} does not flow to {stranger}"))
+                .hint("see from and to of the flow in the configuration"));
         }
         let to = if ways.to.is_empty() { reached } else { ways.to.clone() };
         Ok(Self {
@@ -243,9 +241,7 @@ impl<'m> Plan<'m> {
 
     pub fn tables_text(&self) -> String {
         match self.tables.len() {
-            0..=5 => {
-                self.tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-            }
+            0..=5 => self.tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
             many => format!("{many} tables"),
         }
     }
@@ -255,14 +251,14 @@ impl<'m> Plan<'m> {
 pub fn read_keys(args: &ResyncKeysArgs) -> Result<BTreeSet<String>, Fault> {
     let mut keys: BTreeSet<String> = args.key.iter().cloned().collect();
     if let Some(path) = &args.keys_file {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Fault::fatal(Code::Config, format!("{}: {error}", path.display()))
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Fault::fatal(Code::Config, format!("{}: {error}", path.display())))?;
         keys.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
     }
     if keys.is_empty() {
-        return Err(Fault::fatal(Code::Config, "no key is named")
-            .hint(r#"--key '["shop","orders",{"id":7}]', as keys stand in the topics, or --keys-file"#));
+        return Err(Fault::fatal(Code::Config, "no key is named").hint(
+            r#"--key '["shop","orders",{"id":7}]', as keys stand in the topics, or --keys-file"#,
+        ));
     }
     Ok(keys)
 }

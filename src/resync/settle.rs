@@ -1,7 +1,7 @@
 //! Has rows read again until none is in doubt, and asks for what the targets hold and the authority
 //! lacks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -29,14 +29,14 @@ const BYTES_AT_ONCE: usize = 4 << 20;
 pub async fn notes(plan: &Plan<'_>) -> Result<u64, Fault> {
     let until = Instant::now() + SETTLE_WITHIN;
     loop {
-        let (keys, own) = gather(plan).await?;
+        let Doubts { keys, own, told } = gather(plan).await?;
         if keys.is_empty() {
             return Ok(0);
         }
         if Instant::now() > until {
             return Ok(keys.len() as u64);
         }
-        info!(rows = keys.len(), "reading rows again that could not be settled");
+        info!(rows = keys.len(), "reading again: {told}");
         copy::keys(&plan.to_others(), keys.into_iter().collect()).await?;
         // Every other unit was sent these rows since, or has noted them itself.
         let mut conn = plan.connect(&plan.log.unit).await?;
@@ -45,19 +45,32 @@ pub async fn notes(plan: &Plan<'_>) -> Result<u64, Fault> {
     }
 }
 
-/// The keys noted in any unit, and the authority's own notes.
-async fn gather(plan: &Plan<'_>) -> Result<(BTreeSet<String>, Vec<Note>), Fault> {
+/// What is noted in all units.
+struct Doubts {
+    keys: BTreeSet<String>,
+    /// The authority's own notes.
+    own: Vec<Note>,
+    /// How many notes there are for which reason, in words.
+    told: String,
+}
+
+async fn gather(plan: &Plan<'_>) -> Result<Doubts, Fault> {
     let mut keys = BTreeSet::new();
     let mut own = Vec::new();
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     for unit in &plan.units {
         let mut conn = plan.connect(unit).await?;
         let notes = filling::notes(&mut conn, &plan.tables, NOTES_MAX).await?;
-        keys.extend(notes.iter().map(|note| String::from_utf8_lossy(&note.key).into_owned()));
+        for note in &notes {
+            keys.insert(String::from_utf8_lossy(&note.key).into_owned());
+            *reasons.entry(format!("{} in {unit} from {}", note.why, note.log)).or_default() += 1;
+        }
         if *unit == plan.log.unit {
             own = notes;
         }
     }
-    Ok((keys, own))
+    let reasons = reasons.iter().map(|(why, count)| format!("{count} {why}"));
+    Ok(Doubts { keys, own, told: reasons.collect::<Vec<_>>().join(", ") })
 }
 
 /// Asks for the rows that targets hold and the authority lacks, which removes them; gives how many.

@@ -149,12 +149,7 @@ fn head(log: &Log) -> String {
     format!("copy {log} ")
 }
 
-async fn write(
-    broker: &Broker,
-    topic: &str,
-    key: &str,
-    value: Option<&[u8]>,
-) -> Result<(), Fault> {
+async fn write(broker: &Broker, topic: &str, key: &str, value: Option<&[u8]>) -> Result<(), Fault> {
     let producer: FutureProducer = broker
         .client(&[], &[("enable.idempotence", "true"), ("message.timeout.ms", "10000")])?
         .create()

@@ -290,8 +290,11 @@ async fn a_part_is_bounded_by_its_bytes() {
     for flavor in FLAVORS {
         let server = start(flavor).await;
         let mut conn = conn(&server).await;
-        run(&mut conn, ["create database shop", "create table shop.t (id int primary key, v longblob)"])
-            .await;
+        run(
+            &mut conn,
+            ["create database shop", "create table shop.t (id int primary key, v longblob)"],
+        )
+        .await;
         for id in 0..40 {
             let insert = format!("insert into shop.t values ({id}, repeat('x', 100000))");
             run(&mut conn, [insert.as_str()]).await;

@@ -276,8 +276,9 @@ impl OwnLog {
         let seq = |row: &unitflow_change::envelope::Row<'_>| row.get("seq")?.parse().ok().map(Seq);
         if let (Some(log), Some(lane), Some(to)) = (log, lane, seq(after)) {
             let lane = Lane { log, lane };
-            if let (Some(index), Some(from)) =
-                (self.index().as_mut(), envelope.before.as_ref().and_then(seq))
+            if lane.log != self.place.copied
+                && let Some(index) = self.index().as_mut()
+                && let Some(from) = envelope.before.as_ref().and_then(seq)
             {
                 index.stood(lane.clone(), from);
             }

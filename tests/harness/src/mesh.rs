@@ -377,6 +377,23 @@ impl Mesh {
         Ok(text(&output.stdout))
     }
 
+    /// Starts a command of the binary. Its result is the child's output; what else it says is
+    /// kept beside the workers' logs, as `command.log`.
+    pub fn spawn(&self, arguments: &[&str]) -> anyhow::Result<tokio::process::Child> {
+        let said = fs::File::create(self.folder.path().join("command.log"))?;
+        let child = Command::new(&self.setup.binary)
+            .arg("--config")
+            .arg(self.config())
+            .args(arguments)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(said)
+            .kill_on_drop(true)
+            .spawn();
+        child.with_context(|| format!("unitflow {}", arguments.join(" ")))
+    }
+
     /// From now on these lines say which tables travel and how. Workers read them at their start.
     pub fn change_flow(&mut self, lines: &str) -> anyhow::Result<()> {
         self.setup.flow_lines = lines.into();

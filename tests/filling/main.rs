@@ -1,0 +1,171 @@
+//! Tables are filled, brought back in line and joined while every unit writes them, and workers are
+//! killed meanwhile.
+//!
+//! The judge is twofold: the servers' own clients must find all units equal, and each row that only
+//! one unit wrote must hold what that unit wrote last.
+
+mod writers;
+
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use tokio::time::{sleep, timeout};
+use unitflow_harness::Flavor::{Mariadb, Mysql9};
+use unitflow_harness::random::{Random, is_full, seed};
+use unitflow_harness::{Mesh, MeshSetup, serial};
+use writers::{Last, Writers};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
+/// No test takes longer.
+const LIMIT: Duration = Duration::from_secs(180);
+/// Nor does what was written take longer to arrive.
+const QUIET: Duration = Duration::from_secs(60);
+/// Rows that several units write.
+const CLASHING: std::ops::Range<u64> = 4_000..4_400;
+/// Read no faster than this, so that there is time to write and to kill.
+const ROWS_PER_SECOND: &str = "3000";
+
+const GOODS: &str = "CREATE TABLE goods (id BIGINT PRIMARY KEY, n BIGINT NOT NULL, \
+    body VARCHAR(200) NOT NULL, price DECIMAL(10,2) NOT NULL DEFAULT 1.50);";
+
+fn rows() -> u64 {
+    if is_full() { 200_000 } else { 20_000 }
+}
+
+/// The prepared rows, by doubling.
+fn fill() -> String {
+    let mut sql = String::from("INSERT INTO shop.goods (id, n, body) VALUES (0, 0, 'first');");
+    let mut count = 1;
+    while count < rows() {
+        let some = count.min(rows() - count);
+        sql.push_str(&format!(
+            "INSERT INTO shop.goods (id, n, body) SELECT id + {count}, 0, CONCAT('row ', id + {count}) FROM shop.goods WHERE id < {some};"
+        ));
+        count += some;
+    }
+    sql
+}
+
+#[test]
+fn a_table_that_holds_rows_arrives_while_all_write() {
+    serial("a first copy, MySQL to MariaDB", LIMIT, async {
+        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).tables(GOODS).prepare("A", &fill());
+        scene(setup, "", &["connector A", "sink B", "transformer A"]).await
+    });
+}
+
+#[test]
+fn a_table_is_brought_back_in_line_while_all_write() {
+    serial("a full resync, MariaDB to MySQL", LIMIT, async {
+        scene(both(), "", &["sink B", "connector B", "connector A"]).await
+    });
+}
+
+#[test]
+fn chunks_that_overwrite_are_found_out() {
+    serial("a resync that overwrites", LIMIT, async {
+        match scene(both(), "copy_overwrites", &[]).await {
+            Ok(()) => bail!("rows were overwritten by older ones and nobody noticed"),
+            Err(error) if error.to_string().contains("lost what was written last") => {
+                println!("  found out: {error}");
+            }
+            Err(error) => return Err(error.context("found out by another word than expected")),
+        }
+        Ok(())
+    });
+}
+
+/// Two units that both hold the rows; some of those of B are changed, missing or too many.
+fn both() -> MeshSetup {
+    let damage = "UPDATE shop.goods SET body = 'damaged' WHERE id % 50 = 7; \
+        DELETE FROM shop.goods WHERE id % 50 = 8; \
+        INSERT INTO shop.goods (id, n, body) SELECT id + 1000000, 0, 'too many' FROM shop.goods WHERE id % 50 = 9;";
+    MeshSetup::new(BINARY, &[Mariadb, Mysql9])
+        .tables(GOODS)
+        .prepare("A", &fill())
+        .prepare("B", &format!("{}{damage}", fill()))
+}
+
+/// Copies the goods from A while both units write, kills workers meanwhile, and compares.
+async fn scene(setup: MeshSetup, inject: &str, kills: &[&str]) -> anyhow::Result<()> {
+    let random = Random::new(seed("filling"));
+    let mut mesh = setup.start().await?;
+    mesh.start_workers_broken(inject)?;
+    let units = mesh.units().len() as u64;
+    let mut own = Writers::none();
+    let mut clashing = Writers::none();
+    for (place, unit) in (0..).zip(mesh.units()) {
+        let below = 0..CLASHING.start;
+        own.own(&unit.server, (place, units), below, random.branch(place)).await?;
+        clashing.clashing(&unit.server, CLASHING, random.branch(100 + place)).await?;
+    }
+    let arguments = [
+        "resync",
+        "full",
+        "--from",
+        "A",
+        "--table",
+        "shop.goods",
+        "--why",
+        "test",
+        "--by",
+        "test",
+        "--rows-per-second",
+        ROWS_PER_SECOND,
+    ];
+    let command = mesh.spawn(&arguments)?;
+    for name in kills {
+        sleep(Duration::from_millis(1_500)).await;
+        let (role, unit) = name.split_once(' ').context("role and unit")?;
+        mesh.worker(unit, role)?.kill()?;
+        mesh.start_worker(unit, role, inject)?;
+    }
+    sleep(Duration::from_secs(3)).await;
+    // Rows that several units write never come to rest while they do.
+    clashing.stop().await?;
+    let said = timeout(LIMIT, command.wait_with_output()).await.context("the resync hangs")??;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let errors = std::fs::read_to_string(mesh.folder().join("command.log"))?;
+    ensure!(said.status.success(), "resync: {}\n{text}{errors}", said.status);
+    println!("  {}", text.trim());
+    let last = own.stop().await?;
+    mesh.quiesce(QUIET).await?;
+    ensure_kept(&mesh, &last).await?;
+    mesh.ensure_still().await?;
+    mesh.finish();
+    Ok(())
+}
+
+/// Whether all units are equal, and rows of one writer hold what it wrote last.
+async fn ensure_kept(mesh: &Mesh, last: &Last) -> anyhow::Result<()> {
+    let mut first: Option<String> = None;
+    for unit in mesh.units() {
+        let all = unit.server.sql("SELECT id, n, body, price FROM shop.goods ORDER BY id").await?;
+        let mut lost = Vec::new();
+        let found: std::collections::BTreeMap<u64, u64> = all
+            .lines()
+            .filter_map(|line| {
+                let mut parts = line.split('\t');
+                Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+            })
+            .collect();
+        for (id, n) in last {
+            if found.get(id) != n.as_ref() {
+                lost.push(format!("{id}: {n:?} was written last, {:?} is there", found.get(id)));
+            }
+        }
+        ensure!(
+            lost.is_empty(),
+            "unit {}: {} rows lost what was written last:\n{}",
+            unit.name,
+            lost.len(),
+            lost.iter().take(8).cloned().collect::<Vec<_>>().join("\n")
+        );
+        match &first {
+            None => first = Some(all),
+            Some(other) => ensure!(*other == all, "the goods of unit {} differ", unit.name),
+        }
+    }
+    println!("  {} rows of one writer are as written last, all units are equal", last.len());
+    Ok(())
+}
