@@ -12,7 +12,7 @@ use unitflow_local::Connect;
 
 use crate::topic::{Record, read};
 use crate::types::{self, TABLE, TYPES};
-use crate::{BINARY, LIMIT, PATIENCE, create, document, install};
+use crate::{BINARY, LIMIT, PATIENCE, create, document};
 
 /// What a difference is about, and the two values.
 pub type Difference = (String, String, String);
@@ -20,7 +20,6 @@ pub type Difference = (String, String, String);
 #[test]
 fn plain_records_differ_from_debeziums_as_the_document_says() {
     serial("plain records beside Debezium's", LIMIT, async {
-        install().await?;
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mysql9]).kafka_shared().one_way("A", "B");
         let mut mesh = setup.start().await?;
         create(&mesh, &types::create()).await?;

@@ -9,7 +9,7 @@ use unitflow_harness::{Mesh, MeshSetup, Mysql, serial};
 use unitflow_local::Connect;
 
 use crate::types::{self, TABLE};
-use crate::{BINARY, LIMIT, PATIENCE, create, document, install, plain, schema, topic};
+use crate::{BINARY, LIMIT, PATIENCE, create, document, plain, schema, topic};
 
 const TAGGED: &str = "unitflow.A.shop.tagged";
 /// A second table of the same topic, spread over all lanes.
@@ -21,7 +21,6 @@ const INSERT_ORDERS: &str = "INSERT INTO shop.`orders 2` WITH RECURSIVE n AS (SE
 #[test]
 fn a_jdbc_sink_fills_a_third_database() {
     serial("Debezium's JDBC sink", LIMIT, async {
-        install().await?;
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mysql9]);
         let setup = setup.kafka_shared().one_way("A", "B").heartbeat().with_schema();
         let (mesh, third) = tokio::join!(setup.start(), Mysql::setup(Mysql9).start());

@@ -81,7 +81,6 @@ struct Outcome {
 impl World {
     /// Starts servers with an empty shop and the user that `init --print` describes.
     pub async fn start() -> anyhow::Result<Self> {
-        unitflow_harness::mesh::install().await?;
         let unit = |flavor, offset| {
             let setup = Mysql::setup(flavor).auto_increment(2, offset);
             setup.setting("binlog_expire_logs_seconds", 7200).durable(true)

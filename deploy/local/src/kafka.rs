@@ -11,6 +11,7 @@ use tokio::process::Command;
 use crate::command::output;
 use crate::component::{Component, Home};
 use crate::fault::Fault;
+use crate::install;
 use crate::port;
 use crate::probe::Probe;
 use crate::process::Launch;
@@ -57,10 +58,13 @@ impl KafkaSetup {
     /// broker, that one is used and nothing is started.
     ///
     /// # Errors
-    /// [`Fault::NotInstalled`], or [`Fault::Start`] with the end of its log.
+    /// [`Fault::Install`] where it is not here and can't be brought, or [`Fault::Start`] with the end of its log.
     pub async fn start(self) -> Result<Kafka, Fault> {
         if let Some(address) = env::var(OTHER_BROKER).ok().filter(|address| !address.is_empty()) {
-            return Ok(Kafka { home: Component::Kafka.home()?, broker: Broker::Other { address } });
+            return Ok(Kafka {
+                home: install::home(Component::Kafka).await?,
+                broker: Broker::Other { address },
+            });
         }
         let mut tries = 0;
         loop {
@@ -73,7 +77,7 @@ impl KafkaSetup {
     }
 
     async fn start_once(&self) -> Result<Kafka, Fault> {
-        let home = Component::Kafka.home()?;
+        let home = install::home(Component::Kafka).await?;
         let (port, controller) = (port::free()?, port::free()?);
         let link_ports = self.links.iter().map(|_| port::free()).collect::<Result<Vec<_>, _>>()?;
         let folder = new_folder("kafka")?;

@@ -1,7 +1,6 @@
-//! Real servers, as this crate starts them. They have to be installed: `deploy/local/install`.
+//! Real servers, as this crate starts them: those that are missing are brought first.
 
 use std::env;
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -248,6 +247,7 @@ const PROGRAMS: [&str; 6] = ["one", "two", "three", "four", "five", "six"];
 #[ignore = "a role in other tests"]
 async fn owner_of_programs() -> Outcome {
     let folder = unitflow_local::new_folder("programs")?;
+    unitflow_local::ensure(&[Component::Redis], |_| {}).await?;
     let binary = Component::Redis.home()?.program("redis-server")?;
     let mut programs = Vec::new();
     for name in PROGRAMS {
@@ -284,6 +284,13 @@ async fn owner_of_a_foreign_broker() -> Outcome {
     assert_eq!(kafka.bootstrap(), "192.0.2.1:9092");
     assert!(!kafka.is_ours() && kafka.pid().is_none());
     assert!(matches!(kafka.kill().await, Err(Fault::NotOurs { .. })));
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "a role in other tests"]
+async fn owner_of_the_first_server() -> Outcome {
+    assert_eq!(Redis::setup().start().await?.cli(["PING"]).await?, "PONG");
     Ok(())
 }
 
@@ -340,25 +347,35 @@ async fn timed<T>(what: &str, start: impl Future<Output = Result<T, Fault>>) -> 
     outcome
 }
 
-/// Run by hand with an empty folder: `UNITFLOW_HOME=… cargo test -p unitflow-local -- --ignored --exact what_is_missing_is_brought`.
+/// What the others begin with, at most once a machine.
 #[tokio::test]
-#[ignore = "fetches packages"]
-async fn what_is_missing_is_brought() -> Outcome {
+async fn all_components_are_here_or_brought() -> Outcome {
+    unitflow_local::ensure(&Component::ALL, |line| eprintln!("{line}")).await?;
     let mut lines = Vec::new();
-    unitflow_local::ensure(&[Component::Redis], |line| lines.push(line.to_owned())).await?;
-    assert!(lines.iter().any(|line| line.contains(" MB")), "the size is told: {lines:#?}");
-    lines.clear();
-    unitflow_local::ensure(&[Component::Redis], |line| lines.push(line.to_owned())).await?;
+    unitflow_local::ensure(&Component::ALL, |line| lines.push(line.to_owned())).await?;
     assert!(lines.is_empty(), "nothing is left to do: {lines:#?}");
-    assert_eq!(Redis::setup().start().await?.cli(["PING"]).await?, "PONG");
+    for component in Component::ALL {
+        assert!(component.home()?.folder().is_dir(), "{component:?}");
+    }
     Ok(())
 }
 
-/// Only to say so early: the tests run against what the installer brought.
+/// As several test binaries do on a fresh machine.
 #[test]
-fn the_installer_has_been_run() {
-    let missing: Vec<_> =
-        Component::ALL.iter().filter_map(|component| component.home().err()).collect();
-    assert!(missing.is_empty(), "{missing:#?}");
-    assert!(fs::exists(unitflow_local::cache_folder()).is_ok_and(|there| there));
+fn processes_that_miss_the_same_component_bring_it_once() {
+    let cache = unitflow_local::new_folder("cache").expect("a folder");
+    let start = || {
+        let mut command = role("owner_of_the_first_server");
+        command.env("UNITFLOW_HOME", cache.path()).env_remove("UNITFLOW_REDIS_HOME");
+        command.stderr(Stdio::piped()).spawn().expect("this test binary runs")
+    };
+    let owners = [start(), start(), start()];
+    let said = owners.map(|owner| {
+        let output = owner.wait_with_output().expect("it ends");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{text}");
+        text
+    });
+    let fetched = said.iter().filter(|text| text.contains(" MB still to come")).count();
+    assert_eq!(fetched, 1, "{said:#?}");
 }

@@ -209,7 +209,6 @@ impl MeshSetup {
     /// Starts servers and brokers, creates the shop everywhere, writes the configuration and runs
     /// `init`. No worker runs yet.
     pub async fn start(self) -> anyhow::Result<Mesh> {
-        install().await?;
         let begin = Instant::now();
         let brokers = if self.kafka_shared { 1 } else { self.flavors.len() };
         let mut starting_kafkas = tokio::task::JoinSet::new();
@@ -657,7 +656,7 @@ impl Drop for Mesh {
     }
 }
 
-/// Brings what is missing on this machine.
+/// Brings the servers that are missing on this machine.
 pub async fn install() -> anyhow::Result<()> {
     let components = [Component::Mysql, Component::Mariadb, Component::Kafka];
     unitflow_local::ensure(&components, |line| println!("  {line}")).await?;
