@@ -29,9 +29,18 @@ pub struct KafkaSetup {
     settings: Vec<(String, String)>,
     jvm: Vec<String>,
     links: Vec<String>,
+    own: bool,
 }
 
 impl KafkaSetup {
+    /// One of our own, also where `UNITFLOW_KAFKA` names another: for those who kill it, need several, or need it to be
+    /// as they set it.
+    #[must_use]
+    pub fn own(mut self) -> Self {
+        self.own = true;
+        self
+    }
+
     /// Any broker property. The last one set wins, over the defaults too.
     #[must_use]
     pub fn setting(mut self, name: impl Into<String>, value: impl ToString) -> Self {
@@ -55,12 +64,13 @@ impl KafkaSetup {
     }
 
     /// Starts it on free ports of 127.0.0.1, in a temporary folder, without topics. Where `UNITFLOW_KAFKA` names a
-    /// broker, that one is used and nothing is started.
+    /// broker, that one is used and nothing is started: topics of others are there, so names have to be the caller's own.
     ///
     /// # Errors
     /// [`Fault::Install`] where it is not here and can't be brought, or [`Fault::Start`] with the end of its log.
     pub async fn start(self) -> Result<Kafka, Fault> {
-        if let Some(address) = env::var(OTHER_BROKER).ok().filter(|address| !address.is_empty()) {
+        let other = env::var(OTHER_BROKER).ok().filter(|address| !self.own && !address.is_empty());
+        if let Some(address) = other {
             return Ok(Kafka {
                 home: install::home(Component::Kafka).await?,
                 broker: Broker::Other { address },

@@ -18,7 +18,7 @@ async fn what_was_written_survives_a_kill() -> Outcome {
     let (mysql, mariadb, kafka, redis) = tokio::try_join!(
         timed("MySQL", Mysql::setup(Flavor::Mysql9).start()),
         timed("MariaDB", Mysql::setup(Flavor::Mariadb).start()),
-        timed("Kafka", Kafka::setup().start()),
+        timed("Kafka", Kafka::setup().own().start()),
         timed("Redis", Redis::setup().start()),
     )?;
     for server in [&mysql, &mariadb] {
@@ -64,8 +64,10 @@ async fn what_was_written_survives_a_kill() -> Outcome {
 
 #[tokio::test]
 async fn several_brokers_are_apart() -> Outcome {
-    let (one, other) =
-        tokio::try_join!(Kafka::setup().start(), Kafka::setup().link("127.0.0.1:9").start())?;
+    let (one, other) = tokio::try_join!(
+        Kafka::setup().own().start(),
+        Kafka::setup().own().link("127.0.0.1:9").start()
+    )?;
     assert_eq!(other.link_ports().len(), 1);
     one.run_tool("kafka-topics", ["--create", "--topic", TOPIC]).await?;
     assert_eq!(one.run_tool("kafka-topics", ["--list"]).await?.trim(), TOPIC);
@@ -227,7 +229,7 @@ fn a_broker_of_others_is_not_ours_to_kill() {
 async fn owner_of_servers() -> Outcome {
     let mysql = Mysql::setup(Flavor::Mysql9).start().await?;
     let mariadb = Mysql::setup(Flavor::Mariadb).start().await?;
-    let kafka = Kafka::setup().start().await?;
+    let kafka = Kafka::setup().own().start().await?;
     let redis = Redis::setup().start().await?;
     redis.suspend().await?; // a frozen one has to go as well
     for (pid, folder) in [
@@ -284,6 +286,8 @@ async fn owner_of_a_foreign_broker() -> Outcome {
     assert_eq!(kafka.bootstrap(), "192.0.2.1:9092");
     assert!(!kafka.is_ours() && kafka.pid().is_none());
     assert!(matches!(kafka.kill().await, Err(Fault::NotOurs { .. })));
+    let own = Kafka::setup().own().start().await?;
+    assert!(own.is_ours() && own.bootstrap() != kafka.bootstrap());
     Ok(())
 }
 
