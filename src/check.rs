@@ -6,6 +6,7 @@
 
 mod canary;
 mod finding;
+mod generated_keys;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +18,7 @@ use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::routing::{INTERNAL_DATABASE, LEDGER_TABLE};
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::topics;
-use unitflow_mysql::connect::{Store, Tls, connect, fault};
+use unitflow_mysql::connect::{Store, Tls, connect, connect_to_write, fault};
 use unitflow_mysql::preflight::{
     self, Severity, SourceNeeds, TargetNeeds, check_source, check_target,
 };
@@ -26,6 +27,7 @@ use unitflow_sinks::ledger;
 
 use canary::canary;
 use finding::{Finding, print};
+use generated_keys::Steps;
 use tables::{Incoming, check_cascades, check_filters, check_incoming};
 
 use crate::Outcome;
@@ -178,13 +180,17 @@ async fn check_store(
 ) -> Result<(), Fault> {
     let place = log.to_string();
     findings.extend(unverified_tls(&place, store));
-    let mut conn = connect(store).await?;
+    let mut conn = match connect_to_write(store).await {
+        // That is a finding among others.
+        Err(fault) if fault.code == Code::Setting => connect(store).await?,
+        conn => conn?,
+    };
     let flow = &mesh.flows[&log.store];
     let routing = mesh.routing(log)?;
     let own = store_tables::read(&mut conn, &routing).await?;
     let mut found = Vec::new();
     if flow.from.contains(&log.unit) {
-        found = check_source(&mut conn, &source_needs(mesh, log, &own)).await?;
+        found = check_source(&mut conn, &source_needs(mesh, &own)).await?;
         findings.extend(check_cascades(&mut conn, &place, &own).await?);
         findings.extend(check_filters(&place, &routing, &own));
     }
@@ -249,17 +255,14 @@ fn unverified_tls(place: &str, store: &Store) -> Option<Finding> {
     )
 }
 
-fn source_needs(mesh: &Mesh, log: &Log, tables: &[(Carried, Table)]) -> SourceNeeds {
-    let from = &mesh.flows[&log.store].from;
+/// What a store that is captured from is looked at for.
+pub fn source_needs(mesh: &Mesh, tables: &[(Carried, Table)]) -> SourceNeeds {
     let databases: BTreeSet<String> =
         tables.iter().map(|(table, _)| table.local.0.clone()).collect();
-    let index = from.iter().position(|unit| *unit == log.unit).unwrap_or(0);
     SourceNeeds {
         databases: databases.into_iter().collect(),
         ledger_database: INTERNAL_DATABASE.to_owned(),
         outage_seconds_max: mesh.outage_longest.as_secs(),
-        units: u16::try_from(from.len()).unwrap_or(u16::MAX),
-        unit_index: u16::try_from(index).unwrap_or(u16::MAX),
     }
 }
 
@@ -340,6 +343,7 @@ async fn check_lanes(
 async fn check_across(mesh: &Mesh) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut servers: BTreeMap<String, String> = BTreeMap::new();
+    let mut steps: BTreeMap<&Name, Vec<Steps>> = BTreeMap::new();
     for (unit, at) in &mesh.units {
         for (name, store) in &at.stores {
             let place = format!("{unit}.{name}");
@@ -353,8 +357,16 @@ async fn check_across(mesh: &Mesh) -> Vec<Finding> {
                         .remedy("give each store a server of its own; two copies of one data folder need other UUIDs (auto.cnf)"),
                 );
             }
+            if mesh.flows[name].from.contains(unit) {
+                let found = Steps::read(&mut conn, &place).await.ok().flatten();
+                steps.entry(name).or_default().extend(found);
+            }
         }
     }
+    let of_flow = |(name, steps): (&Name, Vec<Steps>)| {
+        generated_keys::check(&steps, mesh.flows[name].from.len())
+    };
+    findings.extend(steps.into_iter().flat_map(of_flow));
     findings
 }
 

@@ -6,15 +6,14 @@
 //! begun.
 
 mod plan;
-
-use std::collections::BTreeMap;
+mod possible;
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use tokio::task::block_in_place;
 use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::position::Position;
-use unitflow_change::routing::{INTERNAL_DATABASE, PartitionBy};
+use unitflow_change::routing::PartitionBy;
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault};
@@ -22,8 +21,7 @@ use unitflow_kafka::members::committed;
 use unitflow_kafka::notes;
 use unitflow_kafka::topics::{self, Retention, Spec};
 use unitflow_kafka::{Writer, positions};
-use unitflow_mysql::connect::{Server, Store, connect, fault};
-use unitflow_mysql::preflight::{Grants, SourceNeeds, check_source};
+use unitflow_mysql::connect::{Server, Store, connect_to_write, fault};
 use unitflow_sinks::ledger;
 
 use crate::Outcome;
@@ -32,6 +30,9 @@ use crate::config::{Flow, Mesh};
 use crate::output::say;
 use crate::pipeline::{ConnectorState, load_state, relayed_at};
 use crate::tables;
+
+use possible::ensure_possible;
+pub use possible::identity;
 
 /// The largest batch of a data topic, compressed, in bytes. Larger records travel in pieces of 4 MiB.
 const RECORD_BYTES_MAX: u32 = 16 << 20;
@@ -103,113 +104,6 @@ fn units(mesh: &Mesh, only: Option<&Name>) -> Result<Vec<Name>, Fault> {
     }
 }
 
-/// Whether each server and broker answers, and lets the rest be done.
-async fn ensure_possible(mesh: &Mesh, units: &[Name]) -> Result<(), Fault> {
-    let mut servers = BTreeMap::new();
-    for unit in units {
-        for (name, store) in &mesh.unit(unit)?.stores {
-            let mut conn = connect(store).await?;
-            if let Some(other) = servers.insert(identity(&mut conn).await?, &store.name) {
-                return Err(Fault::fatal(
-                    Code::Config,
-                    format!("{} and {other} are the same server", store.name),
-                )
-                .hint("give each store a server of its own"));
-            }
-            ensure_created_or_creatable(&mut conn).await.map_err(|fault| fault.at(&store.name))?;
-            if mesh.flows[name].from.contains(unit) {
-                ensure_positions(&mut conn).await.map_err(|fault| fault.at(&store.name))?;
-            }
-        }
-    }
-    for unit in units {
-        for (log, _) in mesh.logs().filter(|(log, _)| log.unit == *unit) {
-            ensure_same_lanes(mesh, &log).await?;
-        }
-        ensure_topics_fit(mesh, unit).await?;
-    }
-    Ok(())
-}
-
-/// What tells one server from all others, whatever address it was reached by.
-pub async fn identity(conn: &mut Conn) -> Result<String, Fault> {
-    if let Some(uuid) = Server::read(conn).await?.uuid {
-        return Ok(uuid.to_string());
-    }
-    let own: Option<String> = conn
-        .query_first("SELECT CONCAT_WS(' ', @@hostname, @@port, @@datadir)")
-        .await
-        .map_err(|error| fault(&error))?;
-    Ok(own.unwrap_or_default())
-}
-
-/// Rights that come by roles are not seen, so a user with roles is left to the server.
-async fn ensure_created_or_creatable(conn: &mut Conn) -> Result<(), Fault> {
-    let mut missing = false;
-    for (object, _) in ledger::SCHEMA {
-        missing |= !exists(conn, object).await?;
-    }
-    let lines: Vec<String> = conn.query("SHOW GRANTS").await.map_err(|error| fault(&error))?;
-    let has_roles = lines.iter().any(|line| !line.contains(" ON "));
-    let grants = Grants::parse(&lines);
-    let lacks = |right| !grants.has_on_database(right, INTERNAL_DATABASE);
-    if missing && !has_roles && (lacks("CREATE") || lacks("CREATE VIEW")) {
-        return Err(Fault::fatal(Code::Grant, "the user may not create the schema unitflow")
-            .hint("let an administrator run what unitflow init --print shows, then init again"));
-    }
-    Ok(())
-}
-
-/// Whether the server names positions that a log can be gone on from.
-async fn ensure_positions(conn: &mut Conn) -> Result<(), Fault> {
-    let needs = SourceNeeds {
-        databases: Vec::new(),
-        ledger_database: INTERNAL_DATABASE.to_owned(),
-        outage_seconds_max: 0,
-        units: 1,
-        unit_index: 0,
-    };
-    let found = check_source(conn, &needs).await?;
-    match found
-        .into_iter()
-        .find(|finding| ["log_bin", "gtid_mode"].contains(&finding.subject.as_str()))
-    {
-        None => Ok(()),
-        Some(finding) => Err(Fault::fatal(
-            finding.code,
-            format!("{} is {}, expected {}", finding.subject, finding.actual, finding.expected),
-        )
-        .hint(finding.remedy)),
-    }
-}
-
-/// The number of lanes, and the records' text, can't change in a log that runs.
-async fn ensure_same_lanes(mesh: &Mesh, log: &Log) -> Result<(), Fault> {
-    match connector_state(mesh, log).await? {
-        Some(state) => {
-            state.ensure_leads_to(log, &mesh.routing(log)?)?;
-            state.ensure_form(log, mesh.flows[&log.store].envelope)
-        }
-        None => Ok(()),
-    }
-}
-
-/// Topics that were there before, as a broker that creates topics by itself makes them, must be
-/// usable.
-async fn ensure_topics_fit(mesh: &Mesh, unit: &Name) -> Result<(), Fault> {
-    let specs = topic_specs(mesh, unit)?;
-    let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-    let found = topics::describe(&mesh.unit(unit)?.broker, &names).await?;
-    for (spec, topic) in specs.iter().zip(found) {
-        let findings = topic.map(|topic| topics::check(spec, &topic)).unwrap_or_default();
-        let breaks = |setting: &str| ["partitions", "cleanup.policy"].contains(&setting);
-        if let Some(finding) = findings.iter().find(|finding| breaks(&finding.setting)) {
-            return Err(finding.fault());
-        }
-    }
-    Ok(())
-}
-
 /// The topics that stand in a unit's Kafka, as they have to be.
 pub fn topic_specs(mesh: &Mesh, unit: &Name) -> Result<Vec<Spec>, Fault> {
     let at = mesh.unit(unit)?;
@@ -245,7 +139,7 @@ pub fn topic_specs(mesh: &Mesh, unit: &Name) -> Result<Vec<Spec>, Fault> {
 
 /// Creates what the store lacks of our schema; says what.
 pub async fn create_schema(mesh: &Mesh, store: &Store) -> Result<Vec<String>, Fault> {
-    let mut conn = connect(store).await?;
+    let mut conn = connect_to_write(store).await?;
     let mut created = Vec::new();
     for (object, statement) in ledger::SCHEMA {
         if !exists(&mut conn, object).await? {
@@ -306,7 +200,7 @@ pub async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<(String, tables:
         )
         .hint("the flow has run and lost its position: resync, see the runbook; init never starts it anew"));
     }
-    let mut conn = connect(mesh.store(&log.unit, &log.store)?).await?;
+    let mut conn = connect_to_write(mesh.store(&log.unit, &log.store)?).await?;
     let server = Server::read(&mut conn).await?;
     // Read behind the position: it is the schema of the log's first change, or a later one.
     let routing = tables::bind(&mut conn, mesh.routing(log)?, &tables::Bound::new()).await?;
@@ -360,7 +254,7 @@ async fn has_topic(mesh: &Mesh, log: &Log) -> Result<bool, Fault> {
 pub async fn create_lanes(mesh: &Mesh, log: &Log, to: &Name, flow: &Flow) -> Result<usize, Fault> {
     let broker = &mesh.unit(mesh.read_at(log))?.broker;
     let topic = mesh.topics.tagged(log);
-    let mut conn = connect(mesh.store(to, &log.store)?).await?;
+    let mut conn = connect_to_write(mesh.store(to, &log.store)?).await?;
     let known = ledger::read_all(&mut conn, log).await?;
     let lanes = 0..flow.routing.partitions;
     let missing: Vec<i32> =

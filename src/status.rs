@@ -2,7 +2,8 @@
 //!
 //! Read from the positions that stages store with their records and from the ledgers, so a worker
 //! that hangs shows as a position that does not move. What workers say of themselves tells when a
-//! role was started or stopped, and its last fault; one that was killed says nothing more.
+//! role was started or stopped, and its last fault. One that was killed says nothing more: its stage no
+//! longer stores its state, its sink is no longer in the flow's group, and so it is shown as silent.
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,10 +11,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;
-use unitflow_change::Fault;
 use unitflow_change::name::{Log, Name, Stage, Topics};
+use unitflow_change::{Fault, Seq};
 use unitflow_kafka::control::{Action, Order};
-use unitflow_kafka::{notes, topics};
+use unitflow_kafka::{members, notes, positions, topics};
 use unitflow_mysql::connect::connect;
 use unitflow_sinks::{ledger, park};
 
@@ -22,7 +23,9 @@ use crate::cli::StatusArgs;
 use crate::config::Mesh;
 use crate::notice::Notice;
 use crate::output::{columns, say};
-use crate::pipeline::{ConnectorState, TransformerState, load_state, relayed_at};
+use crate::pipeline::{
+    ConnectorState, GONE_AFTER, RelayState, TransformerState, load_state, relayed_at,
+};
 
 /// How long each part may take: at night nobody waits for a Kafka that is away.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -47,6 +50,8 @@ struct LogStatus {
     captured_seq: Option<u64>,
     /// Captured records that the transformer has not read.
     transformer_lag_records: Option<i64>,
+    /// In a star: tagged records that the hub has not copied; transaction markers count as one each.
+    relay_lag_records: Option<i64>,
     /// Why a part is missing.
     unknown: Option<String>,
 }
@@ -98,6 +103,8 @@ struct RoleStatus {
     state: State,
     /// Since it said so.
     seconds_ago: Option<u64>,
+    /// How long a stage that has started has stored nothing, though it does so every two seconds at least.
+    silent_seconds: Option<u64>,
     /// The last fault since its process started.
     fault: Option<FaultStatus>,
 }
@@ -108,8 +115,10 @@ struct RoleStatus {
 enum State {
     /// Nothing yet.
     Never,
-    /// That it starts. It runs unless it was killed.
+    /// That it starts, and it runs.
     Started,
+    /// That it starts, but it shows no sign of life: it was killed, or hangs.
+    Silent,
     /// That it failed and is tried again by itself.
     Failing,
     /// That it failed and waits for a person.
@@ -156,7 +165,8 @@ impl FlowStatus {
 
 impl Status {
     fn outcome(&self) -> Outcome {
-        let failed = self.roles.iter().any(|role| role.state == State::Failed);
+        let failed =
+            self.roles.iter().any(|role| matches!(role.state, State::Failed | State::Silent));
         let unknown = self.logs.iter().any(|log| log.unknown.is_some())
             || self.flows.iter().any(|flow| flow.unknown.is_some());
         let waits = self.flows.iter().any(FlowStatus::waits);
@@ -209,10 +219,36 @@ async fn fill_log(mesh: &Mesh, log: &Log, found: &mut LogStatus) -> Result<(), F
     let transformer: Option<TransformerState> =
         load_state(broker, &mesh.topics, log, Stage::Transformer).await?;
     // Captured numbers are even and count from the generation's start.
-    let read = transformer.map_or(0, |state| state.function.seq.0);
+    let read = transformer.as_ref().map_or(0, |state| state.function.seq.0);
     let behind = connector.seq.0.saturating_sub(read.max(connector.seq.0 & !((1 << 48) - 1)));
     found.transformer_lag_records = i64::try_from(behind / 2).ok();
+    if mesh.read_at(log) != &log.unit {
+        let tails = transformer.map(|state| state.function.tails).unwrap_or_default();
+        found.relay_lag_records = Some(relay_lag(mesh, log, &tails).await?);
+    }
     Ok(())
+}
+
+/// What the hub has not copied of a spoke's tagged topic, whose lanes end with `tails`.
+async fn relay_lag(mesh: &Mesh, log: &Log, tails: &[Seq]) -> Result<i64, Fault> {
+    let hub = &mesh.unit(mesh.read_at(log))?.broker;
+    let state: Option<RelayState> = load_state(hub, &mesh.topics, log, Stage::Relay).await?;
+    let (source, topic) = (&mesh.unit(&log.unit)?.broker, mesh.topics.tagged(log));
+    let mut behind = 0;
+    for (place, (lane, tail)) in (0..).zip(tails).enumerate() {
+        let copied = state
+            .as_ref()
+            .and_then(|state| Some((*state.offsets.get(place)?, *state.tails.get(place)?)));
+        let (offset, last) = copied.unwrap_or((0, Seq::NONE));
+        let (_, end) = topics::bounds(source, &topic, lane).await?;
+        behind += lag(offset, end, last >= *tail);
+    }
+    Ok(behind)
+}
+
+/// Records of a lane from `offset` on. Behind the last one stands the marker of its transaction.
+fn lag(offset: i64, end: i64, has_last: bool) -> i64 {
+    if has_last || end == 0 { 0 } else { (end - offset - 1).max(1) }
 }
 
 async fn read_flow(mesh: &Mesh, log: &Log, to: &Name) -> FlowStatus {
@@ -282,16 +318,11 @@ async fn read_lanes(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<LaneStatus>
     for entry in ledger::read_all(&mut conn, log).await? {
         let (_, end) = topics::bounds(broker, &topic, entry.lane).await?;
         let tail = usize::try_from(entry.lane).ok().and_then(|lane| tails.get(lane));
-        // Behind the last record stands the marker of its transaction.
-        let lag = match tail {
-            Some(tail) if entry.seq >= *tail => 0,
-            _ if end == 0 => 0,
-            _ => (end - entry.topic_offset - 1).max(1),
-        };
+        let has_last = tail.is_some_and(|tail| entry.seq >= *tail);
         lanes.push(LaneStatus {
             lane: entry.lane,
             seq: entry.seq.0,
-            lag_records: lag,
+            lag_records: lag(entry.topic_offset, end, has_last),
             last_lag_seconds: entry.lag_seconds,
             idle_seconds: entry.idle_seconds,
         });
@@ -310,9 +341,14 @@ async fn read_roles(mesh: &Mesh, unit: &Name) -> Vec<RoleStatus> {
     let notices: Vec<Notice> =
         all.values().filter_map(|text| serde_json::from_slice(text).ok()).collect();
     let mut roles = Vec::new();
-    for name in role_names(mesh, unit) {
+    for (name, log, stage) in roles_of(mesh, unit) {
         let notice = notices.iter().find(|notice| notice.role == name);
-        roles.push(role(unit, &name, notice));
+        let mut of_role = role(unit, &name, notice);
+        if of_role.state == State::Started && of_role.seconds_ago > Some(GONE_AFTER.as_secs()) {
+            let sign = answer("sign of life", last_sign(mesh, unit, &log, stage)).await;
+            of_role.note(sign.unwrap_or(Sign::Fresh));
+        }
+        roles.push(of_role);
         // A lane's fault ends with the restart of its role.
         let of_lane = |lane: &&Notice| {
             lane.role.strip_prefix(&name).is_some_and(|rest| rest.starts_with(" lane "))
@@ -323,23 +359,75 @@ async fn read_roles(mesh: &Mesh, unit: &Name) -> Vec<RoleStatus> {
     roles
 }
 
-fn role_names(mesh: &Mesh, unit: &Name) -> Vec<String> {
+/// A unit's roles: their names, their logs, and their stages if they have one.
+fn roles_of(mesh: &Mesh, unit: &Name) -> Vec<(String, Log, Option<Stage>)> {
     let own = mesh.logs().map(|(log, _)| log).filter(|log| log.unit == *unit);
-    let mut names: Vec<String> =
-        own.flat_map(|log| [format!("connector {log}"), format!("transformer {log}")]).collect();
-    names.extend(relayed_at(mesh, unit).map(|log| format!("relay {log}")));
-    names.extend(mesh.logs_to(unit).map(|(log, _)| format!("sink {log}")));
-    names
+    let of_stage = |stage: Stage, log: Log| (format!("{stage} {log}"), log, Some(stage));
+    let mut roles: Vec<_> = own
+        .flat_map(|log| {
+            [Stage::Connector, Stage::Transformer].map(|stage| of_stage(stage, log.clone()))
+        })
+        .collect();
+    roles.extend(relayed_at(mesh, unit).map(|log| of_stage(Stage::Relay, log)));
+    roles.extend(mesh.logs_to(unit).map(|(log, _)| (format!("sink {log}"), log, None)));
+    roles
+}
+
+/// What shows that a role is at work.
+enum Sign {
+    /// It was seen lately, or can't be looked for.
+    Fresh,
+    /// Its stage stored its state so many seconds ago.
+    Stale(u64),
+    /// Its group has no members.
+    NoMember,
+}
+
+async fn last_sign(
+    mesh: &Mesh,
+    unit: &Name,
+    log: &Log,
+    stage: Option<Stage>,
+) -> Result<Sign, Fault> {
+    let Some(stage) = stage else {
+        let group = mesh.topics.group(log, unit);
+        let present = members::present(&mesh.unit(mesh.read_at(log))?.broker, &group).await?;
+        return Ok(if present == 0 { Sign::NoMember } else { Sign::Fresh });
+    };
+    let (broker, topic) = (&mesh.unit(unit)?.broker, mesh.topics.position(log));
+    let stored = positions::stored_at(broker, &topic, stage.partition()).await?;
+    let Some(at_ms) = stored.and_then(|at_ms| u64::try_from(at_ms).ok()) else {
+        return Ok(Sign::Fresh);
+    };
+    let seconds = seconds_since(at_ms);
+    Ok(if seconds > GONE_AFTER.as_secs() { Sign::Stale(seconds) } else { Sign::Fresh })
+}
+
+impl RoleStatus {
+    /// A role that has started shows this.
+    fn note(&mut self, sign: Sign) {
+        match sign {
+            Sign::Fresh => return,
+            Sign::Stale(seconds) => {
+                self.silent_seconds = Some(self.seconds_ago.unwrap_or(seconds).min(seconds));
+            }
+            Sign::NoMember => {}
+        }
+        self.state = State::Silent;
+    }
+}
+
+fn seconds_since(at_ms: u64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    u64::try_from(now).unwrap_or(0).saturating_sub(at_ms) / 1000
 }
 
 fn role(unit: &Name, name: &str, notice: Option<&Notice>) -> RoleStatus {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let since = |at_ms: u64| u64::try_from(now).unwrap_or(0).saturating_sub(at_ms) / 1000;
     let fault = notice.and_then(|notice| notice.fault.clone()).map(|past| FaultStatus {
         code: past.code,
         what: past.what,
         hint: past.hint,
-        seconds_ago: since(past.at_ms),
+        seconds_ago: seconds_since(past.at_ms),
     });
     let state = match (notice, &fault) {
         (None, _) => State::Never,
@@ -355,7 +443,8 @@ fn role(unit: &Name, name: &str, notice: Option<&Notice>) -> RoleStatus {
         unit: unit.to_string(),
         role: name.to_owned(),
         state,
-        seconds_ago: notice.map(|notice| since(notice.at_ms)),
+        seconds_ago: notice.map(|notice| seconds_since(notice.at_ms)),
+        silent_seconds: None,
         fault,
     }
 }
@@ -379,13 +468,21 @@ fn text(status: &Status) -> String {
 }
 
 fn logs(logs: &[LogStatus]) -> String {
-    let rows: Vec<[String; 3]> = logs
+    let shown = |lag: Option<i64>, none: &str| lag.map_or(none.to_owned(), |lag| lag.to_string());
+    let rows: Vec<[String; 4]> = logs
         .iter()
         .map(|log| {
-            let behind = log.transformer_lag_records.map_or("?".to_owned(), |lag| lag.to_string());
-            let position = log.unknown.as_ref().unwrap_or(&log.position);
-            [log.log.clone(), behind, position.clone()]
+            let position = log.unknown.as_ref().unwrap_or(&log.position).clone();
+            let to_transform = shown(log.transformer_lag_records, "?");
+            [log.log.clone(), to_transform, shown(log.relay_lag_records, "-"), position]
         })
+        .collect();
+    if logs.iter().any(|log| log.relay_lag_records.is_some()) {
+        return columns(["LOG", "TO TRANSFORM", "TO RELAY", "CAPTURED UP TO"], &rows);
+    }
+    let rows: Vec<[String; 3]> = rows
+        .into_iter()
+        .map(|[log, to_transform, _, position]| [log, to_transform, position])
         .collect();
     columns(["LOG", "TO TRANSFORM", "CAPTURED UP TO"], &rows)
 }
@@ -440,6 +537,10 @@ fn roles(roles: &[RoleStatus]) -> String {
             let said = match role.state {
                 State::Never => "never started".to_owned(),
                 State::Started => format!("started {when}"),
+                State::Silent => match role.silent_seconds {
+                    Some(seconds) => format!("started {when}, SILENT for {seconds} s"),
+                    None => format!("started {when}, SILENT: not in its group"),
+                },
                 State::Failing => "failing, tried again by itself".to_owned(),
                 State::Failed => format!("FAILED {when}"),
                 State::Stopped => format!("stopped {when}"),

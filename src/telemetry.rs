@@ -6,8 +6,9 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Meter, MeterProvider as _};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Encoder as _, Registry, TextEncoder};
+use tokio::net::{TcpListener, lookup_host};
 use tokio_util::task::AbortOnDropHandle;
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 use unitflow_change::name::Log;
 use unitflow_change::{Code, Fault};
@@ -37,7 +38,8 @@ pub struct Served {
     _provider: SdkMeterProvider,
 }
 
-/// A meter, and an endpoint that shows what it measures if an address is given.
+/// A meter, and an endpoint that shows what it measures if an address is given. Where it can't be had, as when another
+/// worker with the same configuration has it, the worker goes on without.
 pub async fn serve_metrics(address: Option<&String>) -> Result<(Meter, Served), Fault> {
     let registry = Registry::new();
     let exporter = opentelemetry_prometheus::exporter()
@@ -48,21 +50,34 @@ pub async fn serve_metrics(address: Option<&String>) -> Result<(Meter, Served), 
     let meter = provider.meter("unitflow");
     let server = match address {
         None => None,
-        Some(address) => {
-            let fault = |error: std::io::Error| {
-                Fault::fatal(Code::Config, format!("no metrics at {address}: {error}"))
-            };
-            let listener = tokio::net::TcpListener::bind(address).await.map_err(fault)?;
-            let bound = listener.local_addr().map_err(fault)?;
-            info!("metrics at http://{bound}/metrics");
-            let show = move || async move { render(&registry) };
-            let router = axum::Router::new().route("/metrics", axum::routing::get(show));
-            Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                let _ = axum::serve(listener, router).await;
-            })))
-        }
+        Some(address) => listen(address).await?.map(|listener| serve(listener, registry)),
     };
     Ok((meter, Served { _server: server, _provider: provider }))
+}
+
+async fn listen(address: &str) -> Result<Option<TcpListener>, Fault> {
+    let unknown = |error| Fault::fatal(Code::Config, format!("no metrics at {address}: {error}"));
+    let addresses: Vec<_> = lookup_host(address).await.map_err(unknown)?.collect();
+    match TcpListener::bind(addresses.as_slice()).await {
+        Ok(listener) => {
+            info!("metrics at http://{address}/metrics");
+            Ok(Some(listener))
+        }
+        Err(error) => {
+            warn!(
+                "no metrics at {address}: {error}; give each worker of a machine its own --prometheus"
+            );
+            Ok(None)
+        }
+    }
+}
+
+fn serve(listener: TcpListener, registry: Registry) -> AbortOnDropHandle<()> {
+    let show = move || async move { render(&registry) };
+    let router = axum::Router::new().route("/metrics", axum::routing::get(show));
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let _ = axum::serve(listener, router).await;
+    }))
 }
 
 fn render(registry: &Registry) -> Vec<u8> {

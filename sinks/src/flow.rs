@@ -243,6 +243,7 @@ impl Attempts {
                 outcome = attempt => outcome,
                 Ok(()) = self.orders.changed() => continue,
             };
+            self.metrics.stopped();
             let Err(fault) = outcome else { return Ok(()) };
             self.listener.fault(self.lane, &fault);
             if !fault.is_retry() {

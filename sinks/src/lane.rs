@@ -141,10 +141,10 @@ async fn apply_all(
         )
         .hint("what the old topic held and this unit had not applied is gone: resync, see the runbook"));
     }
-    let wanted = starting_offset(&entry, committed, mirror.believed(lane))?;
     // Where retention took everything, the ledger's offset is gone with it. Whether a record is
     // missing is proved by the first one's `prev`.
     let (low, _) = topics::bounds(&way.broker, &way.topic, lane).await?;
+    let wanted = starting_offset(way, &entry, low, committed, mirror.believed(lane)).await?;
     let start = wanted.max(low);
     let parked = Parked::load(applier.conn(), &way.log, lane).await?;
     info!(lane, seq = entry.seq.0, offset = start, "lane begins");
@@ -174,9 +174,11 @@ async fn apply_all(
     lane.run(&reader).await
 }
 
-/// Where to read from: the ledger's offset, unless an operator moved the group's back.
-fn starting_offset(
+/// Where to read from: the ledger's offset, unless an operator moved the group's back. `low` is where the topic begins.
+async fn starting_offset(
+    way: &Way,
     entry: &Entry,
+    low: i64,
     committed: Option<(i64, String)>,
     believed: Option<Seq>,
 ) -> Result<i64, Fault> {
@@ -188,21 +190,37 @@ fn starting_offset(
             "the target lost commits: reading again from where its ledger stands"
         );
     }
-    match mark {
-        Some((offset, None)) if offset < entry.topic_offset => {
-            warn!(lane = entry.lane, offset, "an operator moved the group back: reading again, which changes nothing");
-            Ok(offset)
-        }
-        Some((offset, None)) if offset > entry.topic_offset => Err(Fault::fatal(
+    let Some((offset, None)) = mark else { return Ok(entry.topic_offset) };
+    if offset < entry.topic_offset {
+        warn!(
+            lane = entry.lane,
+            offset, "an operator moved the group back: reading again, which changes nothing"
+        );
+        return Ok(offset);
+    }
+    match next_record(way, entry.lane, entry.topic_offset.max(low), offset).await? {
+        None => Ok(entry.topic_offset),
+        Some(first) => Err(Fault::fatal(
             Code::OffsetForward,
             format!(
-                "the group's offset of lane {} was moved forwards to {offset}, over records from {} on that are not applied",
-                entry.lane, entry.topic_offset
+                "the group's offset of lane {} was moved forwards to {offset}, over records from {first} on that are not applied",
+                entry.lane
             ),
         )
         .hint("set it back with kafka-consumer-groups --reset-offsets to that offset or a lower one; Unitflow seeks by its ledger")),
-        _ => Ok(entry.topic_offset),
     }
+}
+
+/// The first record from `start` on and before `end`, if there is one: markers of transactions are none.
+async fn next_record(way: &Way, lane: i32, start: i64, end: i64) -> Result<Option<i64>, Fault> {
+    if start >= end {
+        return Ok(None);
+    }
+    let reader = Reader::open(&way.broker, &way.topic, &[(lane, start)], QUEUE_BYTES).await?;
+    Ok(match reader.next().await? {
+        Item::Record(record) if record.offset() < end => Some(record.offset()),
+        Item::Record(_) | Item::End { .. } => None,
+    })
 }
 
 pub(crate) struct Lane<'a> {

@@ -8,6 +8,9 @@ use unitflow_change::name::{Log, Name};
 
 use crate::batch::Batch;
 
+/// What the lag is while nobody knows: a gauge keeps its last value otherwise.
+const LAG_UNKNOWN: f64 = -1.0;
+
 /// The instruments of all lanes.
 #[derive(Clone, Debug)]
 pub struct Instruments {
@@ -64,7 +67,7 @@ impl Instruments {
                 .f64_gauge("unitflow.lag")
                 .with_unit("s")
                 .with_description(
-                    "From the source's commit of the last applied change to its commit here",
+                    "From the source's commit of the last applied change to its commit here; -1 while the lane does not run here",
                 )
                 .build(),
         }
@@ -103,6 +106,11 @@ impl LaneMetrics {
             let lag = now.as_secs_f64() - last.commit_us as f64 / 1e6;
             self.instruments.lag.record(lag.max(0.0), &self.labels);
         }
+    }
+
+    /// The lane does not run in this worker any more, or not now: its lag is not known here.
+    pub fn stopped(&self) {
+        self.instruments.lag.record(LAG_UNKNOWN, &self.labels);
     }
 
     /// So many tables are parked.

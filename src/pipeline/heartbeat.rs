@@ -8,7 +8,7 @@ use mysql_async::prelude::Queryable as _;
 use tracing::warn;
 use unitflow_change::name::Name;
 use unitflow_change::{Code, Fault};
-use unitflow_mysql::connect::{Store, connect, fault};
+use unitflow_mysql::connect::{Store, connect_to_write, fault};
 
 /// How often the clock is written.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ pub async fn run(store: &Store, unit: &Name) -> Infallible {
 }
 
 async fn beat(store: &Store, unit: &Name) -> Result<Infallible, Fault> {
-    let mut conn = connect(store).await?;
+    let mut conn = connect_to_write(store).await?;
     let mut tick = tokio::time::interval(BEAT_EVERY);
     loop {
         tick.tick().await;

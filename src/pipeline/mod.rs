@@ -26,7 +26,8 @@ use crate::supervisor::Supervisor;
 use crate::telemetry::{self, Meters};
 
 pub use copier::Scan;
-pub use state::{ConnectorState, TransformerState, load as load_state};
+pub use stand_by::GONE_AFTER;
+pub use state::{ConnectorState, RelayState, TransformerState, load as load_state};
 
 /// Runs the named roles of one unit until the process is told to stop.
 pub async fn run(mesh: Mesh, args: &RunArgs) -> Result<Outcome, Fault> {

@@ -18,7 +18,7 @@ use crate::supervisor::Begin;
 /// How often a state is stored at least.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(2);
 /// After how long without a new state its worker is gone.
-const GONE_AFTER: Duration = Duration::from_secs(7);
+pub const GONE_AFTER: Duration = Duration::from_secs(7);
 /// How often a worker that stands by looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 

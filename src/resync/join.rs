@@ -12,7 +12,7 @@ use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, Tag};
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::{last_record, topics};
-use unitflow_mysql::connect::{Flavor, Server, connect, fault};
+use unitflow_mysql::connect::{Flavor, Server, connect, connect_to_write, fault};
 use unitflow_mysql::literal::quote_identifier;
 use unitflow_sinks::ledger;
 
@@ -45,7 +45,7 @@ pub async fn run(mesh: &Mesh, args: &ResyncJoinArgs) -> Result<Outcome, Fault> {
         by: args.by.clone(),
     };
     let log = Plan::of_ways(mesh, &ways)?.log;
-    let mut conn = connect(mesh.store(&args.unit, &log.store)?).await?;
+    let mut conn = connect_to_write(mesh.store(&args.unit, &log.store)?).await?;
     for line in prepare(mesh, &log, &args.unit, &mut conn).await? {
         say(&format!("created  {line}"));
     }

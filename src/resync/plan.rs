@@ -9,7 +9,7 @@ use unitflow_change::name::{Log, Name, Topics};
 use unitflow_change::routing::Routing;
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::control::{self, Action, Order};
-use unitflow_mysql::connect::connect;
+use unitflow_mysql::connect::connect_to_write;
 use unitflow_mysql::snapshot::Reader;
 use unitflow_sinks::copy::filling;
 
@@ -169,7 +169,7 @@ impl<'m> Plan<'m> {
     }
 
     pub async fn connect(&self, unit: &Name) -> Result<Conn, Fault> {
-        connect(self.mesh.store(unit, &self.log.store)?).await
+        connect_to_write(self.mesh.store(unit, &self.log.store)?).await
     }
 
     /// The tables that hold rows in the units that are filled.

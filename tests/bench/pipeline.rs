@@ -47,7 +47,7 @@ impl Pipeline {
         let pipeline = Self { folder };
         let (bootstrap, from, to) = (kafka.bootstrap(), source.port(), target.port());
         let toml = format!(
-            "prefix = \"drain{number}\"\noutage_longest_hours = 1\n\
+            "prefix = \"drain-{}-{number}\"\noutage_longest_hours = 1\n\
              [units.A]\nkafka = {{ bootstrap = \"{bootstrap}\", replication = 1 }}\n\
              [units.A.stores.shop]\n\
              kind = \"mysql\"\nendpoints = [\"127.0.0.1:{from}\"]\nuser = \"root\"\ntls = \"off\"\n\
@@ -55,7 +55,8 @@ impl Pipeline {
              [units.B.stores.shop]\n\
              kind = \"mysql\"\nendpoints = [\"127.0.0.1:{to}\"]\nuser = \"root\"\ntls = \"off\"\n\
              [flows.shop]\n\
-             lanes = {WORKERS}\ntables = [\"{DATABASE}.*\"]\nheartbeat = false\nfrom = [\"A\"]\nto = [\"B\"]\n"
+             lanes = {WORKERS}\ntables = [\"{DATABASE}.*\"]\nheartbeat = false\nfrom = [\"A\"]\nto = [\"B\"]\n",
+            std::process::id(),
         );
         fs::write(pipeline.config(), toml)?;
         pipeline.init("A").await?;

@@ -11,7 +11,19 @@ use crate::arguments::{Applier, Arguments, Drain};
 use crate::backlog::{MIX, SEEDED};
 use crate::usage::Usage;
 
-/// How many columns say what was measured; the others are figures.
+const COLUMNS: [&str; 10] = [
+    "servers",
+    "rows a transaction",
+    "target",
+    "applied by",
+    "rows/s",
+    "× serial",
+    "× 4 workers",
+    "connector + transformer + sink, µs a row",
+    "target, µs a row",
+    "peak MiB",
+];
+/// How many of them say what was measured; the others are figures.
 const TITLES: usize = 4;
 
 /// Says what is being done.
@@ -48,41 +60,26 @@ impl Report {
 
     /// Whether no target was found to differ from its source.
     pub fn all_equal(&self) -> bool {
-        self.drains.iter().flat_map(|(_, usages)| usages).all(|usage| usage.equal)
+        self.usages().all(|usage| usage.equal)
     }
 
-    /// The table, and what one has to know about it.
+    /// The table, and what one has to know about it: in Markdown, as they stand in the README.
     pub fn print(&self, markdown: bool) {
-        let mut table = Table::new();
-        table.load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::NOTHING });
-        table.set_header([
-            "servers",
-            "rows/transaction",
-            "target",
-            "applied by",
-            "rows/s",
-            "× serial",
-            "× 4 workers",
-            "connector",
-            "transformer",
-            "sink",
-            "together",
-            "target server",
-            "broker",
-            "peak MiB",
-        ]);
-        self.drains.iter().filter(|(_, usages)| !usages.is_empty()).for_each(|(drain, usages)| {
-            table.add_row(self.cells(drain, usages));
-        });
-        table
-            .column_iter_mut()
-            .skip(TITLES)
-            .for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-        for line in table.lines() {
-            println!("{}", line.trim_end());
+        let measured = self.drains.iter().filter(|(_, usages)| !usages.is_empty());
+        let rows = measured.map(|(drain, usages)| self.cells(drain, usages));
+        if markdown {
+            println!("{}\n", self.summary());
+            println!("| {} |\n|{}", COLUMNS.join(" | "), "---|".repeat(COLUMNS.len()));
+            rows.for_each(|cells| println!("| {} |", cells.join(" | ")));
+        } else {
+            let mut table = Table::new();
+            table.load_style(presets::NOTHING).set_header(COLUMNS).add_rows(rows);
+            let figures = table.column_iter_mut().skip(TITLES);
+            figures.for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+            table.lines().for_each(|line| println!("{}", line.trim_end()));
+            println!("\n{}", self.summary());
         }
-        println!();
-        self.notes().iter().for_each(|note| println!("{}{note}", if markdown { "* " } else { "" }));
+        self.notes().iter().for_each(|note| progress(note));
     }
 
     fn cells(&self, drain: &Drain, usages: &[Usage]) -> Vec<String> {
@@ -91,6 +88,7 @@ impl Report {
         let worker = |place: usize| {
             per_row(&|usage| usage.workers.get(place).map(|worker| usage.per_row(worker.cpu)))
         };
+        let together = per_row(&|usage| (!usage.workers.is_empty()).then(|| usage.together()));
         let ratio = |workers| match (
             Spread::of(usages.iter().map(Usage::rate)),
             self.native(drain, workers),
@@ -118,12 +116,13 @@ impl Report {
             Spread::of(usages.iter().map(Usage::rate)).show(0),
             ratio(0),
             ratio(crate::arguments::WORKERS),
-            worker(0),
-            worker(1),
-            worker(2),
-            per_row(&|usage| (!usage.workers.is_empty()).then(|| usage.together())),
+            match drain.applier {
+                Applier::Native { .. } => "–".to_owned(),
+                Applier::Unitflow => {
+                    format!("{} + {} + {} = {together}", worker(0), worker(1), worker(2))
+                }
+            },
             per_row(&|usage| Some(usage.per_row(usage.target))),
-            per_row(&|usage| usage.broker.map(|broker| usage.per_row(broker))),
             if peaks.is_empty() { "–".to_owned() } else { peaks },
         ]
     }
@@ -135,31 +134,39 @@ impl Report {
         Spread::of(found.iter().flat_map(|(_, usages)| usages.iter().map(Usage::rate)))
     }
 
-    fn notes(&self) -> Vec<String> {
+    /// What every reader of the table has to know.
+    fn summary(&self) -> String {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        let all = || self.drains.iter().flat_map(|(_, usages)| usages);
-        let others = Spread::of(all().map(|usage| usage.others * 100.0));
-        let others = match others {
+        let equal = self.usages().filter(|usage| usage.equal).count();
+        let runs = match self.repeat {
+            0 | 1 => "once each".to_owned(),
+            runs => format!("medians of {runs} runs each (least–most)"),
+        };
+        format!(
+            "{cores} cores ran everything, servers and broker too; {runs}, {equal} of {} equal. *Durable*: the target \
+             syncs at each commit. Peaks are of connector / transformer / sink.",
+            self.usages().count()
+        )
+    }
+
+    /// What else was seen, for whoever measures.
+    fn notes(&self) -> Vec<String> {
+        let share = match Spread::of(self.usages().map(|usage| usage.others * 100.0)) {
             Spread::Of { median, least, most } => format!("{median:.0} % ({least:.0}–{most:.0} %)"),
             Spread::Nothing => "–".to_owned(),
         };
-        let equal = all().filter(|usage| usage.equal).count();
-        let mut notes = vec![
+        let broker = self.usages().filter_map(|usage| Some(usage.per_row(usage.broker?)));
+        vec![
             format!("{} rows a backlog, {SEEDED} a table before it: {MIX}.", self.rows),
-            "Connector to broker: CPU in µs a row; peak: connector / transformer / sink. Native replicas apply with \
-             binlog, as all targets."
-                .to_owned(),
-            format!("{cores} cores for everything; what is no part of a drain took {others} of them meanwhile."),
-            format!(
-                "Both sides were equal after {equal} of {} drains, by the servers' own clients. It took {:.0} s.",
-                all().count(),
-                self.begun.elapsed().as_secs_f64()
-            ),
-        ];
-        if self.repeat > 1 {
-            notes.insert(1, format!("Medians of {} repetitions (least–most).", self.repeat));
-        }
-        notes
+            "Native replicas apply with binlog, as all targets.".to_owned(),
+            format!("The broker took {} µs a row.", Spread::of(broker).show(1)),
+            format!("What is no part of a drain took {share} of the cores meanwhile."),
+            format!("It took {:.0} s.", self.begun.elapsed().as_secs_f64()),
+        ]
+    }
+
+    fn usages(&self) -> impl Iterator<Item = &Usage> {
+        self.drains.iter().flat_map(|(_, usages)| usages)
     }
 }
 

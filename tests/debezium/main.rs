@@ -18,19 +18,12 @@ mod types;
 use std::time::Duration;
 
 use unitflow_harness::Mesh;
-use unitflow_local::Component;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
 /// No test takes longer, the first on a machine included, which brings 130 MB.
 const LIMIT: Duration = Duration::from_secs(400);
 /// Nor does what was written take longer to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-async fn install() -> anyhow::Result<()> {
-    unitflow_harness::mesh::install().await?;
-    unitflow_local::ensure(&[Component::Connect], |line| println!("  {line}")).await?;
-    Ok(())
-}
 
 /// Creates a table in every unit, kept out of their logs.
 async fn create(mesh: &Mesh, statement: &str) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use unitflow_local::Connect;
 
 use crate::topic::{Record, read};
 use crate::types::{self, TABLE, TYPES};
-use crate::{BINARY, LIMIT, PATIENCE, create, document, install};
+use crate::{BINARY, LIMIT, PATIENCE, create, document};
 
 /// What a difference is about, and the two values.
 pub type Difference = (String, String, String);
@@ -20,8 +20,8 @@ pub type Difference = (String, String, String);
 #[test]
 fn plain_records_differ_from_debeziums_as_the_document_says() {
     serial("plain records beside Debezium's", LIMIT, async {
-        install().await?;
-        let setup = MeshSetup::new(BINARY, &[Mysql9, Mysql9]).kafka_shared().one_way("A", "B");
+        let setup =
+            MeshSetup::new(BINARY, &[Mysql9, Mysql9]).kafka_shared().kafka_own().one_way("A", "B");
         let mut mesh = setup.start().await?;
         create(&mesh, &types::create()).await?;
         mesh.start_worker("A", "connector", "")?;
@@ -99,7 +99,7 @@ fn records(mesh: &Mesh) -> anyhow::Result<(Vec<Record>, Vec<Record>)> {
     let bootstrap = mesh.kafka("A").bootstrap();
     // Rows, one without values, two updates, a move of two, two deletes; theirs with three tombstones.
     let changes = types::rows() + 1 + 2 + 2 + 2;
-    let ours = read(&bootstrap, "unitflow.A.shop.tagged", changes, |record| {
+    let ours = read(&bootstrap, &mesh.topic("A.shop.tagged"), changes, |record| {
         record.key.starts_with(&format!("[\"shop\",\"{TABLE}\","))
     })?;
     let theirs = read(&bootstrap, &format!("A.shop.shop.{TABLE}"), changes + 3, |_| true)?;

@@ -9,9 +9,8 @@ use unitflow_harness::{Mesh, MeshSetup, Mysql, serial};
 use unitflow_local::Connect;
 
 use crate::types::{self, TABLE};
-use crate::{BINARY, LIMIT, PATIENCE, create, document, install, plain, schema, topic};
+use crate::{BINARY, LIMIT, PATIENCE, create, document, plain, schema, topic};
 
-const TAGGED: &str = "unitflow.A.shop.tagged";
 /// A second table of the same topic, spread over all lanes.
 const ORDERS: &str =
     "SET sql_log_bin = 0; CREATE TABLE shop.`orders 2` (id BIGINT UNSIGNED PRIMARY KEY, note TEXT)";
@@ -21,9 +20,8 @@ const INSERT_ORDERS: &str = "INSERT INTO shop.`orders 2` WITH RECURSIVE n AS (SE
 #[test]
 fn a_jdbc_sink_fills_a_third_database() {
     serial("Debezium's JDBC sink", LIMIT, async {
-        install().await?;
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mysql9]);
-        let setup = setup.kafka_shared().one_way("A", "B").heartbeat().with_schema();
+        let setup = setup.kafka_shared().kafka_own().one_way("A", "B").heartbeat().with_schema();
         let (mesh, third) = tokio::join!(setup.start(), Mysql::setup(Mysql9).start());
         let (mut mesh, third) = (mesh?, third?);
         third.sql("CREATE DATABASE shop").await?;
@@ -50,10 +48,10 @@ fn a_jdbc_sink_fills_a_third_database() {
         wait_until_equal(first, &third, &connect).await?;
 
         // Their types are those of Debezium's own records, but for what the document lists.
-        let bootstrap = mesh.kafka("A").bootstrap();
+        let (bootstrap, tagged) = (mesh.kafka("A").bootstrap(), mesh.topic("A.shop.tagged"));
         let of_table = |record: &topic::Record| record.key.contains("\"table\":\"types\"");
         let found = block_in_place(|| {
-            let ours = topic::read(&bootstrap, TAGGED, 1, of_table)?.swap_remove(0).value;
+            let ours = topic::read(&bootstrap, &tagged, 1, of_table)?.swap_remove(0).value;
             let theirs = format!("A.shop.shop.{TABLE}");
             let theirs = topic::read(&bootstrap, &theirs, 1, |_| true)?.swap_remove(0).value;
             schema::differences(&ours.unwrap_or_default(), &theirs.unwrap_or_default())
@@ -71,7 +69,7 @@ fn a_jdbc_sink_fills_a_third_database() {
                 let value = record.value.as_deref().unwrap_or_default();
                 record.control && value.starts_with("{\"schema\":") && value.contains(part)
             };
-            block_in_place(|| topic::read(&bootstrap, TAGGED, 1, is_it)).context(part)?;
+            block_in_place(|| topic::read(&bootstrap, &tagged, 1, is_it)).context(part)?;
         }
         mesh.finish();
         Ok(())
@@ -82,7 +80,7 @@ fn a_jdbc_sink_fills_a_third_database() {
 /// own reader of the first database, whose records carry their schemas too.
 async fn connectors(mesh: &Mesh, third: &Mysql) -> anyhow::Result<Connect> {
     let properties = document::sink_properties()?
-        .replace("<topic>", TAGGED)
+        .replace("<topic>", &mesh.topic("A.shop.tagged"))
         .replace("<server>", &format!("127.0.0.1:{}", third.port()))
         .replace("<user>", "root")
         .replace("<password>", "");

@@ -12,7 +12,6 @@ use unitflow_change::seq::Seq;
 use unitflow_change::tag::{Kind, Tag};
 use unitflow_harness::Flavor::{self, Mariadb, Mysql9};
 use unitflow_harness::load::connect;
-use unitflow_harness::mesh::install;
 use unitflow_harness::{Mysql, serial};
 use unitflow_mysql::stream::{Event, Options, Stream};
 use unitflow_mysql::{Server, Store, Tls};
@@ -29,7 +28,6 @@ fn what_a_target_can_not_hold_is_refused_with_a_code() {
 }
 
 async fn every_refusal() -> anyhow::Result<()> {
-    install().await?;
     let (mysql, mariadb) = tokio::try_join!(prepared(Mysql9), prepared(Mariadb))?;
     let at = |flavor| if flavor == Mysql9 { &mysql } else { &mariadb };
     let mut wrong = String::new();

@@ -26,6 +26,8 @@ pub enum Do {
     Start(&'static str),
     /// Stops them in order.
     Stop(&'static str),
+    /// Ends them by SIGKILL.
+    Kill(&'static str),
     /// Freezes them, and lets them go on.
     Freeze(&'static str),
     Thaw(&'static str),
@@ -44,7 +46,8 @@ pub enum Do {
 /// What a command may leave behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaves {
-    /// No topic, table, ledger row, consumer group or connection that was not there before.
+    /// All topics, tables, rows and consumer groups as they were before, with what they hold and where they stand, and no
+    /// connection. While workers run in the background: nothing that was not there before.
     Nothing,
     /// That is what it is for.
     What,
@@ -86,7 +89,7 @@ impl Case {
 }
 
 use Do::{
-    Arrives, Behind, Config, Equal, Freeze, Holds, KeepPosition, NewMesh, Purge, Recreate,
+    Arrives, Behind, Config, Equal, Freeze, Holds, KeepPosition, Kill, NewMesh, Purge, Recreate,
     ResetOffsets, Sql, Start, Stop, Thaw, Unlogged,
 };
 
@@ -181,6 +184,10 @@ pub const BEFORE_INIT: &[Case] = &[
             "error [setting] A.shop: gtid_mode", "ON_PERMISSIVE",
             "error [ledger_hidden] A.shop: binlog_ignore_db", "every applied change travels back",
         ]),
+    case("metrics where something else listens", &[],
+        "run --unit A --prometheus 127.0.0.1:{A}", 3, &["no metrics at 127.0.0.1:{A}", "its own --prometheus", "[topic_missing]"]),
+    case("metrics at what is no address", &[],
+        "run --unit A --prometheus nonsense", 2, &["[config]", "no metrics at nonsense"]),
     // Nothing is there yet.
     case("check before init", &[],
         "check", 1, &[
@@ -210,6 +217,28 @@ pub const BEFORE_INIT: &[Case] = &[
 /// at work, then meshes that are beyond repair.
 #[rustfmt::skip]
 pub const IN_ORDER: &[Case] = &[
+    // What a mesh could not begin with.
+    case("init without a grant", &[Sql("B", "REVOKE INSERT ON shop.* FROM unitflow@'%'")],
+        "init", 3, &["[grant] units.B.stores.shop", "missing: INSERT", "GRANT INSERT ON `shop`.`orders` TO 'unitflow'@'%'"])
+        .mending(&[Sql("B", "GRANT INSERT ON shop.* TO unitflow@'%'")]),
+    case("init with a setting that hides what changes", &[Sql("B", "SET GLOBAL binlog_row_metadata = MINIMAL")],
+        "init", 3, &["[setting] units.B.stores.shop", "binlog_row_metadata is MINIMAL, expected FULL", "SET GLOBAL binlog_row_metadata='FULL'"])
+        .mending(&[Sql("B", "SET GLOBAL binlog_row_metadata = FULL")]),
+    case("init at a server that only reads", &[Sql("A", "SET GLOBAL read_only = ON")],
+        "init", 3, &["[setting] units.A.stores.shop at 127.0.0.1:{A}", "the server is read-only", "the unit's primary"]),
+    case("a server that only reads, found by check", &[],
+        "check", 1, &["error [setting] A.shop: read_only", "expected: OFF", "point the store at the unit's primary"])
+        .mending(&[Sql("A", "SET GLOBAL read_only = OFF")]),
+    case("init with a table that changes by itself", &[
+        Unlogged("B", "CREATE TABLE shop.parent (id INT PRIMARY KEY); CREATE TABLE shop.child (id INT PRIMARY KEY, parent INT,
+            CONSTRAINT falls FOREIGN KEY (parent) REFERENCES shop.parent (id) ON DELETE CASCADE)"),
+    ],
+        "init", 3, &["[table] units.B.stores.shop", "the foreign key falls changes rows by itself", "RESTRICT"])
+        .mending(&[Unlogged("B", "DROP TABLE shop.child, shop.parent")]),
+    case("init with a filter that can't be followed", &[
+        Config("lanes = 4", "lanes = 4\nrows = { \"shop.orders\" = \"colour = 'red'\" }"),
+    ],
+        "init", 3, &["[routing] units.A.stores.shop", "\"colour\", which the table lacks"]),
     case("init", &[],
         "init", 0, &[
             "created  A: topic {prefix}.A.shop.captured", "created  A.shop to B: 4 lanes in the ledger",
@@ -240,7 +269,7 @@ pub const IN_ORDER: &[Case] = &[
         .mending(&[Sql("A", "SET GLOBAL binlog_row_image = FULL")]),
     case("one auto_increment_offset in two units", &[Sql("B", "SET GLOBAL auto_increment_offset = 1")],
         "check", 1, &[
-            "error [setting] B.shop: auto_increment_offset", "expected: 2", "actual:   1",
+            "error [setting] B.shop: auto_increment_offset", "expected: 1 to 2, another one in each unit", "actual:   1, as A.shop",
             "SET GLOBAL auto_increment_offset=2",
         ])
         .mending(&[Sql("B", "SET GLOBAL auto_increment_offset = 2")]),
@@ -249,6 +278,12 @@ pub const IN_ORDER: &[Case] = &[
     ],
         "check", 1, &["error [setting] A.shop: auto_increment_increment", "at least 2"])
         .mending(&[Sql("A", "SET GLOBAL auto_increment_increment = 2")]),
+    case("another auto_increment_increment in each unit", &[Sql("B", "SET GLOBAL auto_increment_increment = 3")],
+        "check", 1, &[
+            "error [setting] A.shop: auto_increment_increment", "expected: 3, the same in all units",
+            "SET GLOBAL auto_increment_increment=3", "!B.shop: auto_increment_increment",
+        ])
+        .mending(&[Sql("B", "SET GLOBAL auto_increment_increment = 2")]),
     case("the ledger hidden by a session setting", &[
         Sql("B", "GRANT BINLOG ADMIN ON *.* TO unitflow@'%'; SET GLOBAL init_connect = 'SET SESSION sql_log_bin = 0'"),
     ],
@@ -411,6 +446,10 @@ pub const IN_ORDER: &[Case] = &[
     ],
         "wait --from A --to B", 0, &["applied"])
         .mending(&[Equal, Stop("B")]),
+    case("workers that were killed", &[Start("B"), Arrives("A", "B"), Kill("B")],
+        "status", 1, &[
+            "B     connector B.shop    started", "SILENT for", "B     sink A.shop         started", "SILENT: not in its group", "no faults",
+        ]),
     case("an offset moved forwards", &[
         Sql("A", "INSERT INTO shop.orders (note) VALUES ('1'),('2'),('3'),('4'),('5'),('6'),('7'),('8'),('9'),('10'),('11'),('12'),('13'),('14'),('15'),('16'),('17'),('18'),('19'),('20'),('21'),('22'),('23'),('24')"),
         Behind("A", "B"), ResetOffsets("--to-latest"),
@@ -419,6 +458,12 @@ pub const IN_ORDER: &[Case] = &[
             "[offset_forward]", "over records from", "kafka-consumer-groups --reset-offsets",
         ]),
     case("an offset moved backwards", &[ResetOffsets("--to-earliest"), Start("B"), Arrives("A", "B"), Equal],
+        "status", 0, &["no faults"])
+        .mending(&[Stop("B")]),
+    case("an offset moved to the end of a flow that has applied all", &[
+        ResetOffsets("--to-latest"), Sql("A", "INSERT INTO shop.orders (note) VALUES ('z1'),('z2'),('z3'),('z4'),('z5'),('z6')"),
+        Start("B"), Arrives("A", "B"), Equal,
+    ],
         "status", 0, &["no faults"])
         .mending(&[Stop("B")]),
     case("ledger rows lost", &[
@@ -467,8 +512,10 @@ pub const IN_ORDER: &[Case] = &[
             "A     sink B.shop         started",
         ])
         .mending(&[Stop("A"), Stop("B")]),
-    case("one session with binlog_format=STATEMENT, met again by a worker of that role alone", &[],
+    case("one session with binlog_row_image=MINIMAL, met again by a worker of that role alone", &[],
         "run --unit A --role connector", 3, &["[row_image]", "binlog_row_image"]),
+    case("one session with binlog_format=STATEMENT, met again by a worker of MariaDB's unit", &[],
+        "run --unit B --role connector", 3, &["binlog_format"]),
     case("metadata left out of the log", &[
         NewMesh,
         Sql("A", "SET GLOBAL binlog_row_metadata = MINIMAL; UPDATE shop.orders SET note = 'bare' WHERE id = 5; SET GLOBAL binlog_row_metadata = FULL"),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, TopicPartitionList};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use unitflow_harness::{Kafka, Mysql};
@@ -18,42 +18,96 @@ const GONE_WITHIN: Duration = Duration::from_secs(4);
 
 /// Looks at servers and broker.
 pub struct Traces {
+    broker: String,
     kafka: Arc<BaseConsumer>,
 }
 
 impl Traces {
     /// Connects to the broker.
     pub fn open(kafka: &Kafka) -> anyhow::Result<Self> {
-        let client = ClientConfig::new().set("bootstrap.servers", kafka.bootstrap()).create()?;
-        Ok(Self { kafka: Arc::new(client) })
+        let broker = kafka.bootstrap();
+        let client = ClientConfig::new().set("bootstrap.servers", &broker).create()?;
+        Ok(Self { broker, kafka: Arc::new(client) })
     }
 
-    /// Everything of ours that stands in servers and broker, as lines.
-    pub async fn of(&self, servers: &[&Mysql]) -> anyhow::Result<BTreeSet<String>> {
+    /// Everything of ours that stands in servers and broker, as lines. While workers run in the background, rows,
+    /// records and positions are theirs to move: then only what exists, not what it holds.
+    pub async fn of(&self, servers: &[&Mysql], at_rest: bool) -> anyhow::Result<BTreeSet<String>> {
         let mut traces = BTreeSet::new();
         for (place, server) in servers.iter().enumerate() {
-            let tables = server
-                .sql("SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'unitflow'")
-                .await?;
-            traces.extend(tables.lines().map(|table| format!("server {place}: table {table}")));
-            if tables.lines().any(|table| table == "ledger") {
-                let rows = server.sql("SELECT log, lane FROM unitflow.ledger").await?;
-                traces.extend(rows.lines().map(|row| format!("server {place}: ledger row {row}")));
-            }
+            let found = in_server(server, at_rest).await?;
+            traces.extend(found.into_iter().map(|found| format!("server {place}: {found}")));
         }
-        let kafka = Arc::clone(&self.kafka);
-        traces.extend(spawn_blocking(move || in_kafka(&kafka)).await??);
+        let (broker, client) = (self.broker.clone(), Arc::clone(&self.kafka));
+        traces.extend(spawn_blocking(move || in_kafka(&broker, &client, at_rest)).await??);
         Ok(traces)
     }
 }
 
-fn in_kafka(client: &BaseConsumer) -> anyhow::Result<Vec<String>> {
-    let topics = client.fetch_metadata(None, ASK)?;
-    let groups = client.fetch_group_list(None, ASK)?;
-    let topics = topics.topics().iter().map(|topic| format!("topic {}", topic.name()));
-    let groups = groups.groups().iter().map(|group| format!("group {}", group.name()));
-    let ours = |name: &String| !name.contains(" __");
-    Ok(topics.chain(groups).filter(ours).collect())
+async fn in_server(server: &Mysql, at_rest: bool) -> anyhow::Result<Vec<String>> {
+    const TABLES: &str = "SELECT TABLE_NAME, TABLE_TYPE FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'unitflow'";
+    let mut found = Vec::new();
+    for line in server.sql(TABLES).await?.lines() {
+        let (table, kind) = line.split_once('\t').unwrap_or((line, ""));
+        found.push(format!("table {table}"));
+        if kind != "BASE TABLE" {
+            continue;
+        }
+        let columns = match (at_rest, table) {
+            (true, _) => "*",
+            (false, "ledger") => "log, lane",
+            (false, _) => continue,
+        };
+        let rows = server.sql(&format!("SELECT {columns} FROM unitflow.`{table}`")).await?;
+        found.extend(rows.lines().map(|row| format!("{table} row {row}")));
+    }
+    Ok(found)
+}
+
+fn in_kafka(broker: &str, client: &BaseConsumer, at_rest: bool) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    let (metadata, groups) =
+        (client.fetch_metadata(None, ASK)?, client.fetch_group_list(None, ASK)?);
+    let ours = |name: &&str| !name.starts_with("__");
+    let mut lanes = TopicPartitionList::new();
+    for topic in metadata.topics() {
+        let name = topic.name();
+        if !ours(&name) {
+            continue;
+        }
+        found.push(format!("topic {name} of {} partitions", topic.partitions().len()));
+        if name.ends_with(".tagged") {
+            lanes.add_partition_range(name, 0, i32::try_from(topic.partitions().len())? - 1);
+        }
+        // What a worker says of itself, it says there.
+        if at_rest && !name.ends_with(".heartbeat") {
+            for partition in topic.partitions() {
+                let (_, end) = client.fetch_watermarks(name, partition.id(), ASK)?;
+                found.push(format!("topic {name}[{}] ends at {end}", partition.id()));
+            }
+        }
+    }
+    for group in groups.groups().iter().filter(|group| ours(&group.name())) {
+        found.push(format!("group {}", group.name()));
+        if at_rest {
+            found.extend(positions(broker, group.name(), &lanes)?);
+        }
+    }
+    Ok(found)
+}
+
+/// What a group has committed.
+fn positions(broker: &str, group: &str, lanes: &TopicPartitionList) -> anyhow::Result<Vec<String>> {
+    let mut config = ClientConfig::new();
+    let member: BaseConsumer =
+        config.set("bootstrap.servers", broker).set("group.id", group).create()?;
+    let committed = member.committed_offsets(lanes.clone(), ASK)?;
+    let known = committed.elements().into_iter().filter_map(|lane| {
+        let offset = lane.offset().to_raw().filter(|offset| *offset >= 0)?;
+        let (topic, lane) = (lane.topic(), lane.partition());
+        Some(format!("group {group} stands at {offset} in {topic}[{lane}]"))
+    });
+    Ok(known.collect())
 }
 
 /// No connection but the administrator's is left.

@@ -81,7 +81,6 @@ struct Outcome {
 impl World {
     /// Starts servers with an empty shop and the user that `init --print` describes.
     pub async fn start() -> anyhow::Result<Self> {
-        unitflow_harness::mesh::install().await?;
         let unit = |flavor, offset| {
             let setup = Mysql::setup(flavor).auto_increment(2, offset);
             setup.setting("binlog_expire_logs_seconds", 7200).durable(true)
@@ -91,7 +90,7 @@ impl World {
             .setting("enforce_gtid_consistency", "OFF")
             .setting("binlog_ignore_db", "unitflow");
         // A broker that creates topics by itself, as brokers do that nobody told otherwise.
-        let kafka = Kafka::setup().setting("auto.create.topics.enable", "true");
+        let kafka = Kafka::setup().own().setting("auto.create.topics.enable", "true");
         let (a, b, c, kafka) = tokio::try_join!(
             unit(Flavor::Mysql9, 1).start(),
             unit(Flavor::Mariadb, 2).start(),
@@ -236,6 +235,7 @@ impl World {
                 let mut worker = self.workers.remove(unit).context("it does not run")?;
                 worker.stop(COMMAND).await?;
             }
+            Do::Kill(unit) => self.workers.remove(unit).context("it does not run")?.kill()?,
             Do::Freeze(unit) => {
                 self.workers.get_mut(unit).context("it does not run")?.suspend().await?
             }
@@ -427,7 +427,8 @@ impl World {
     }
 
     async fn traces(&self) -> anyhow::Result<BTreeSet<String>> {
-        self.traces.of(&self.servers.values().collect::<Vec<_>>()).await
+        let servers = self.servers.values().collect::<Vec<_>>();
+        self.traces.of(&servers, self.workers.is_empty()).await
     }
 
     async fn ensure_nothing_left(&self, before: &BTreeSet<String>) -> anyhow::Result<()> {

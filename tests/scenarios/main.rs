@@ -7,7 +7,7 @@ mod ddl;
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::load::bulk;
 use unitflow_harness::plan::Mix;
@@ -55,7 +55,7 @@ fn two_units_mariadb_and_mariadb() {
 
 #[test]
 fn mesh_of_three() {
-    let setup = setup(&[Mysql9, Mariadb, Mysql9]).kafka_shared();
+    let setup = setup(&[Mysql9, Mariadb, Mysql9]);
     serial("a mesh of three", LIMIT, everybody_writes(setup));
 }
 
@@ -82,7 +82,20 @@ async fn everybody_writes(setup: MeshSetup) -> anyhow::Result<()> {
     for watch in watches {
         ensure!(watch.stop().await? > 0, "nobody watched");
     }
+    ensure_status_shows_rest(&mesh).await?;
     mesh.finish();
+    Ok(())
+}
+
+/// A mesh at rest has nothing that a person has to look at, and no stage, the relay of a star too, is behind.
+async fn ensure_status_shows_rest(mesh: &Mesh) -> anyhow::Result<()> {
+    let status: serde_json::Value = serde_json::from_str(&mesh.run(&["status", "--json"]).await?)?;
+    for log in status["logs"].as_array().context("logs")? {
+        let relayed =
+            mesh.hub().is_some_and(|hub| !log["log"].as_str().unwrap_or("").starts_with(hub));
+        let relay = if relayed { 0.into() } else { serde_json::Value::Null };
+        ensure!(log["relay_lag_records"] == relay && log["transformer_lag_records"] == 0, "{log}");
+    }
     Ok(())
 }
 

@@ -377,6 +377,22 @@ pub async fn committed(
     .await
 }
 
+/// How many members a group has now: one that was killed stays in it until its session ends.
+///
+/// # Errors
+/// As Kafka answers; `Retry` if it did not.
+pub async fn present(broker: &Broker, group: &str) -> Result<usize, Fault> {
+    let (broker, group) = (broker.clone(), group.to_owned());
+    blocking(move || {
+        let judged = |error: KafkaError| judge(&error, format!("group {group}"));
+        let client: BaseConsumer<Quiet> =
+            broker.client(&[], &[])?.create_with_context(Quiet::default()).map_err(judged)?;
+        let list = client.fetch_group_list(Some(&group), ASK).map_err(judged)?;
+        Ok(list.groups().iter().map(|group| group.members().len()).sum())
+    })
+    .await
+}
+
 /// Asks the group's coordinator. A cluster that has just been born, or has lost a broker, has none
 /// for a moment: it elects one while it is asked.
 fn ask_coordinator(

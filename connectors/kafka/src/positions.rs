@@ -56,6 +56,14 @@ pub async fn load(broker: &Broker, topic: &str, stage: i32) -> Result<Option<Vec
     }
 }
 
+/// When the stage that has this partition stored its state last, in ms since 1970 by its own clock; `None` if it never did.
+///
+/// # Errors
+/// As [`last_record`].
+pub async fn stored_at(broker: &Broker, topic: &str, stage: i32) -> Result<Option<i64>, Fault> {
+    Ok(last_record(broker, topic, stage).await?.and_then(|record| record.timestamp_ms))
+}
+
 /// Adds a stage's new state to the writer's transaction. It counts from the commit on.
 ///
 /// # Errors

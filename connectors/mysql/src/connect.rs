@@ -196,17 +196,60 @@ where
     }
 }
 
+/// Opens a connection to the first endpoint that lets us in and takes writes. One that is read-only is a replica, or a
+/// primary that another one replaces just now, and a user with more rights than a sink needs could write to it.
+///
+/// The session is that of [`connect`].
+///
+/// # Errors
+/// As [`connect`]; `Retry` with [`Code::Setting`] where all that answer are read-only.
+pub async fn connect_to_write(store: &Store) -> Result<Conn, Fault> {
+    connect_for(store, Purpose::Write).await
+}
+
+async fn ensure_writable(conn: &mut Conn) -> Result<(), Fault> {
+    // A number in most versions, a word in some.
+    let query = "SELECT CAST(@@global.read_only AS CHAR)";
+    let (read_only,): (String,) = first(conn, query).await?;
+    match read_only.to_ascii_uppercase().as_str() {
+        "0" | "OFF" => Ok(()),
+        _ => Err(Fault::retry(
+            Code::Setting,
+            format!("the server is read-only (read_only={read_only})"),
+        )
+        .hint("point the store at the unit's primary, or SET GLOBAL read_only=OFF there")),
+    }
+}
+
 /// Opens a connection to the first endpoint that lets us in.
 ///
 /// The session speaks utf8mb4 and UTC, has [`SQL_MODE`], counts matched rows as affected rows
 /// (`CLIENT_FOUND_ROWS`), takes packets of any size, is not compressed and never hands out files
 /// (`LOCAL INFILE`).
 pub async fn connect(store: &Store) -> Result<Conn, Fault> {
+    connect_for(store, Purpose::Read).await
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Read,
+    Write,
+}
+
+async fn connect_for(store: &Store, purpose: Purpose) -> Result<Conn, Fault> {
     let mut last = None;
     for (host, port) in &store.endpoints {
         let attempt = Conn::new(options(store, host, *port));
         let error = match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
-            Ok(Ok(conn)) => return Ok(conn),
+            Ok(Ok(conn)) if purpose == Purpose::Read => return Ok(conn),
+            Ok(Ok(mut conn)) => match ensure_writable(&mut conn).await {
+                Ok(()) => return Ok(conn),
+                Err(fault) => {
+                    let _ = conn.disconnect().await;
+                    fault
+                }
+            },
             Ok(Err(error)) => refused(&error),
             Err(_) => Fault::retry(
                 Code::Unreachable,
@@ -214,7 +257,7 @@ pub async fn connect(store: &Store) -> Result<Conn, Fault> {
             ),
         };
         let error = error.at(format_args!("{} at {host}:{port}", store.name));
-        // A fault that a person has to mend says more than a server that is away.
+        // A fault that a person has to mend says more than a server that is away, or only reads.
         if last.as_ref().is_none_or(|last: &Fault| last.is_retry()) {
             last = Some(error);
         }

@@ -55,10 +55,6 @@ pub struct SourceNeeds {
     pub ledger_database: String,
     /// The longest outage that the source's log has to bridge.
     pub outage_seconds_max: u64,
-    /// How many units take writes to the same tables.
-    pub units: u16,
-    /// Which of them this is, from 0.
-    pub unit_index: u16,
 }
 
 /// What a target is checked for.

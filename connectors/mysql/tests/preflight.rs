@@ -19,8 +19,6 @@ fn source_needs() -> SourceNeeds {
         databases: vec!["shop".into()],
         ledger_database: "unitflow".into(),
         outage_seconds_max: 3600,
-        units: 3,
-        unit_index: 1,
     }
 }
 
@@ -57,10 +55,7 @@ async fn as_user(server: &Mysql, user: &str) -> Conn {
 }
 
 async fn start(flavor: Flavor, more: &[&str]) -> Mysql {
-    let mut setup = Mysql::setup(flavor)
-        .durable(true)
-        .auto_increment(3, 2)
-        .setting("binlog_row_metadata", "FULL");
+    let mut setup = Mysql::setup(flavor).durable(true).setting("binlog_row_metadata", "FULL");
     for argument in more {
         setup = setup.argument(*argument);
     }
@@ -144,20 +139,6 @@ async fn sources_are_guarded() {
                 Code::Setting,
                 Warning,
                 "innodb_flush_log_at_trx_commit",
-            ),
-            (
-                "set global auto_increment_increment = 2",
-                "set global auto_increment_increment = 3",
-                Code::Setting,
-                Error,
-                "auto_increment_increment",
-            ),
-            (
-                "set global auto_increment_offset = 1",
-                "set global auto_increment_offset = 2",
-                Code::Setting,
-                Error,
-                "auto_increment_offset",
             ),
             (
                 "revoke replication slave on *.* from capture@'%'",

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::component::Component;
 use crate::fault::Fault;
+use crate::install;
 use crate::port;
 use crate::program::Program;
 use crate::service::new_folder;
@@ -39,9 +40,9 @@ impl ConnectSetup {
     /// whether with schemas is for [`ConnectSetup::setting`] to say.
     ///
     /// # Errors
-    /// [`Fault::NotInstalled`], or [`Fault::Start`] with the end of its log.
+    /// [`Fault::Install`] where it is not here and can't be brought, or [`Fault::Start`] with the end of its log.
     pub async fn start(self, bootstrap: &str) -> Result<Connect, Fault> {
-        let home = Component::Connect.home()?;
+        let home = install::home(Component::Connect).await?;
         let program = home.program("connect-standalone")?;
         let folder = new_folder("connect")?;
         let at = |name: &str| folder.path().join(name);

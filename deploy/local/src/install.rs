@@ -1,13 +1,14 @@
 //! Runs the installer, which is carried inside the binary, so that a machine needs no checkout.
 
 use std::collections::VecDeque;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-use crate::component::{Component, cache_folder};
+use crate::component::{Component, Home, cache_folder};
 use crate::fault::Fault;
 
 const FILES: [(&str, &str); 4] = [
@@ -20,7 +21,8 @@ const FILES: [(&str, &str); 4] = [
 /// How many of the installer's last lines a fault repeats.
 const LINES_IN_FAULT: usize = 12;
 
-/// Brings what of `components` is missing; nothing is run where all are here.
+/// Brings what of `components` is missing; nothing is run where all are here. Any number of processes may ask for the
+/// same at once: one brings it, the others wait.
 ///
 /// `progress` gets the installer's lines as they come, among them what is fetched and how large it is.
 ///
@@ -39,11 +41,25 @@ pub async fn ensure(components: &[Component], progress: impl FnMut(&str)) -> Res
     run(&script, &missing, progress).await
 }
 
+/// Where a component lives; it is brought first where it is missing. Says so past what a test captures, since it may
+/// take minutes.
+pub(crate) async fn home(component: Component) -> Result<Home, Fault> {
+    ensure(&[component], |line| _ = writeln!(io::stderr(), "{line}")).await?;
+    component.home()
+}
+
+/// Each file appears at once: another process may be running those that are there.
 fn unpack(folder: &Path) -> Result<PathBuf, Fault> {
     std::fs::create_dir_all(folder).map_err(Fault::io("create", folder))?;
     for (name, text) in FILES {
         let path = folder.join(name);
-        std::fs::write(&path, text).map_err(Fault::io("write", &path))?;
+        let write = || -> io::Result<()> {
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            file.write_all(text.as_bytes())?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        write().map_err(Fault::io("write", &path))?;
     }
     Ok(folder.join("install"))
 }

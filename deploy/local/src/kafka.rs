@@ -11,6 +11,7 @@ use tokio::process::Command;
 use crate::command::output;
 use crate::component::{Component, Home};
 use crate::fault::Fault;
+use crate::install;
 use crate::port;
 use crate::probe::Probe;
 use crate::process::Launch;
@@ -28,9 +29,18 @@ pub struct KafkaSetup {
     settings: Vec<(String, String)>,
     jvm: Vec<String>,
     links: Vec<String>,
+    own: bool,
 }
 
 impl KafkaSetup {
+    /// One of our own, also where `UNITFLOW_KAFKA` names another: for those who kill it, need several, or need it to be
+    /// as they set it.
+    #[must_use]
+    pub fn own(mut self) -> Self {
+        self.own = true;
+        self
+    }
+
     /// Any broker property. The last one set wins, over the defaults too.
     #[must_use]
     pub fn setting(mut self, name: impl Into<String>, value: impl ToString) -> Self {
@@ -54,13 +64,17 @@ impl KafkaSetup {
     }
 
     /// Starts it on free ports of 127.0.0.1, in a temporary folder, without topics. Where `UNITFLOW_KAFKA` names a
-    /// broker, that one is used and nothing is started.
+    /// broker, that one is used and nothing is started: topics of others are there, so names have to be the caller's own.
     ///
     /// # Errors
-    /// [`Fault::NotInstalled`], or [`Fault::Start`] with the end of its log.
+    /// [`Fault::Install`] where it is not here and can't be brought, or [`Fault::Start`] with the end of its log.
     pub async fn start(self) -> Result<Kafka, Fault> {
-        if let Some(address) = env::var(OTHER_BROKER).ok().filter(|address| !address.is_empty()) {
-            return Ok(Kafka { home: Component::Kafka.home()?, broker: Broker::Other { address } });
+        let other = env::var(OTHER_BROKER).ok().filter(|address| !self.own && !address.is_empty());
+        if let Some(address) = other {
+            return Ok(Kafka {
+                home: install::home(Component::Kafka).await?,
+                broker: Broker::Other { address },
+            });
         }
         let mut tries = 0;
         loop {
@@ -73,7 +87,7 @@ impl KafkaSetup {
     }
 
     async fn start_once(&self) -> Result<Kafka, Fault> {
-        let home = Component::Kafka.home()?;
+        let home = install::home(Component::Kafka).await?;
         let (port, controller) = (port::free()?, port::free()?);
         let link_ports = self.links.iter().map(|_| port::free()).collect::<Result<Vec<_>, _>>()?;
         let folder = new_folder("kafka")?;

@@ -1,6 +1,7 @@
 //! Real servers on this machine, for the demo and the tests: MySQL 9, MariaDB 10.11, Redis 7, Apache Kafka 4 and its Connect.
 //!
-//! [`ensure`] brings what is missing into the user's cache folder, by the `install` script beside this crate.
+//! [`ensure`] brings what is missing into the user's cache folder, by the `install` script beside this crate; whoever
+//! starts a server gets it brought first.
 //! [`Mysql`], [`Kafka`] and [`Redis`] then start any number of servers, each on a free port of 127.0.0.1 and in a
 //! temporary folder of its own, and do to them what happens to servers: stop, kill, freeze, start again, go back in time.
 //!
@@ -12,7 +13,7 @@
 //! * A signal goes to one process, by its id; nothing is ever looked up by name.
 //! * A Ctrl-C at the terminal reaches the owner only, which can then take its servers down in order.
 //!
-//! What can go wrong: a component is not installed, a server does not come up (its last log lines are in the fault).
+//! What can go wrong: a component can't be brought, a server does not come up (its last log lines are in the fault).
 //!
 //! | file | subject |
 //! |---|---|

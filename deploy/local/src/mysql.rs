@@ -11,6 +11,7 @@ use tokio::process::Command;
 use crate::command::{copy_folder, output};
 use crate::component::{Component, Home};
 use crate::fault::Fault;
+use crate::install;
 use crate::port;
 use crate::probe::Probe;
 use crate::process::Launch;
@@ -124,7 +125,7 @@ impl MysqlSetup {
     /// Starts it on a free port of 127.0.0.1, in a temporary folder, without data.
     ///
     /// # Errors
-    /// [`Fault::NotInstalled`], or [`Fault::Start`] with the end of its log.
+    /// [`Fault::Install`] where it is not here and can't be brought, or [`Fault::Start`] with the end of its log.
     pub async fn start(self) -> Result<Mysql, Fault> {
         let mut tries = 0;
         loop {
@@ -137,7 +138,7 @@ impl MysqlSetup {
     }
 
     async fn start_on(&self, port: u16) -> Result<Mysql, Fault> {
-        let home = self.flavor.component().home()?;
+        let home = install::home(self.flavor.component()).await?;
         let folder = new_folder(self.flavor.component().name())?;
         let data = folder.path().join("data");
         blank::copy_to(&data, self.flavor, &home, &self.settings).await?;

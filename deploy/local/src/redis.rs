@@ -8,6 +8,7 @@ use tokio::process::Command;
 use crate::command::output;
 use crate::component::{Component, Home};
 use crate::fault::Fault;
+use crate::install;
 use crate::port;
 use crate::probe::Probe;
 use crate::process::Launch;
@@ -30,7 +31,7 @@ impl RedisSetup {
     /// Starts it on a free port of 127.0.0.1, in a temporary folder, empty.
     ///
     /// # Errors
-    /// [`Fault::NotInstalled`], or [`Fault::Start`] with the end of its log.
+    /// [`Fault::Install`] where it is not here and can't be brought, or [`Fault::Start`] with the end of its log.
     pub async fn start(self) -> Result<Redis, Fault> {
         let mut tries = 0;
         loop {
@@ -43,7 +44,7 @@ impl RedisSetup {
     }
 
     async fn start_on(&self, port: u16) -> Result<Redis, Fault> {
-        let home = Component::Redis.home()?;
+        let home = install::home(Component::Redis).await?;
         let folder = new_folder("redis")?;
         let socket = folder.path().join("socket");
         let launch = Launch {

@@ -1,7 +1,6 @@
-//! Real servers, as this crate starts them. They have to be installed: `deploy/local/install`.
+//! Real servers, as this crate starts them: those that are missing are brought first.
 
 use std::env;
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,7 +18,7 @@ async fn what_was_written_survives_a_kill() -> Outcome {
     let (mysql, mariadb, kafka, redis) = tokio::try_join!(
         timed("MySQL", Mysql::setup(Flavor::Mysql9).start()),
         timed("MariaDB", Mysql::setup(Flavor::Mariadb).start()),
-        timed("Kafka", Kafka::setup().start()),
+        timed("Kafka", Kafka::setup().own().start()),
         timed("Redis", Redis::setup().start()),
     )?;
     for server in [&mysql, &mariadb] {
@@ -65,8 +64,10 @@ async fn what_was_written_survives_a_kill() -> Outcome {
 
 #[tokio::test]
 async fn several_brokers_are_apart() -> Outcome {
-    let (one, other) =
-        tokio::try_join!(Kafka::setup().start(), Kafka::setup().link("127.0.0.1:9").start())?;
+    let (one, other) = tokio::try_join!(
+        Kafka::setup().own().start(),
+        Kafka::setup().own().link("127.0.0.1:9").start()
+    )?;
     assert_eq!(other.link_ports().len(), 1);
     one.run_tool("kafka-topics", ["--create", "--topic", TOPIC]).await?;
     assert_eq!(one.run_tool("kafka-topics", ["--list"]).await?.trim(), TOPIC);
@@ -228,7 +229,7 @@ fn a_broker_of_others_is_not_ours_to_kill() {
 async fn owner_of_servers() -> Outcome {
     let mysql = Mysql::setup(Flavor::Mysql9).start().await?;
     let mariadb = Mysql::setup(Flavor::Mariadb).start().await?;
-    let kafka = Kafka::setup().start().await?;
+    let kafka = Kafka::setup().own().start().await?;
     let redis = Redis::setup().start().await?;
     redis.suspend().await?; // a frozen one has to go as well
     for (pid, folder) in [
@@ -248,6 +249,7 @@ const PROGRAMS: [&str; 6] = ["one", "two", "three", "four", "five", "six"];
 #[ignore = "a role in other tests"]
 async fn owner_of_programs() -> Outcome {
     let folder = unitflow_local::new_folder("programs")?;
+    unitflow_local::ensure(&[Component::Redis], |_| {}).await?;
     let binary = Component::Redis.home()?.program("redis-server")?;
     let mut programs = Vec::new();
     for name in PROGRAMS {
@@ -284,6 +286,15 @@ async fn owner_of_a_foreign_broker() -> Outcome {
     assert_eq!(kafka.bootstrap(), "192.0.2.1:9092");
     assert!(!kafka.is_ours() && kafka.pid().is_none());
     assert!(matches!(kafka.kill().await, Err(Fault::NotOurs { .. })));
+    let own = Kafka::setup().own().start().await?;
+    assert!(own.is_ours() && own.bootstrap() != kafka.bootstrap());
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "a role in other tests"]
+async fn owner_of_the_first_server() -> Outcome {
+    assert_eq!(Redis::setup().start().await?.cli(["PING"]).await?, "PONG");
     Ok(())
 }
 
@@ -340,25 +351,35 @@ async fn timed<T>(what: &str, start: impl Future<Output = Result<T, Fault>>) -> 
     outcome
 }
 
-/// Run by hand with an empty folder: `UNITFLOW_HOME=… cargo test -p unitflow-local -- --ignored --exact what_is_missing_is_brought`.
+/// What the others begin with, at most once a machine.
 #[tokio::test]
-#[ignore = "fetches packages"]
-async fn what_is_missing_is_brought() -> Outcome {
+async fn all_components_are_here_or_brought() -> Outcome {
+    unitflow_local::ensure(&Component::ALL, |line| eprintln!("{line}")).await?;
     let mut lines = Vec::new();
-    unitflow_local::ensure(&[Component::Redis], |line| lines.push(line.to_owned())).await?;
-    assert!(lines.iter().any(|line| line.contains(" MB")), "the size is told: {lines:#?}");
-    lines.clear();
-    unitflow_local::ensure(&[Component::Redis], |line| lines.push(line.to_owned())).await?;
+    unitflow_local::ensure(&Component::ALL, |line| lines.push(line.to_owned())).await?;
     assert!(lines.is_empty(), "nothing is left to do: {lines:#?}");
-    assert_eq!(Redis::setup().start().await?.cli(["PING"]).await?, "PONG");
+    for component in Component::ALL {
+        assert!(component.home()?.folder().is_dir(), "{component:?}");
+    }
     Ok(())
 }
 
-/// Only to say so early: the tests run against what the installer brought.
+/// As several test binaries do on a fresh machine.
 #[test]
-fn the_installer_has_been_run() {
-    let missing: Vec<_> =
-        Component::ALL.iter().filter_map(|component| component.home().err()).collect();
-    assert!(missing.is_empty(), "{missing:#?}");
-    assert!(fs::exists(unitflow_local::cache_folder()).is_ok_and(|there| there));
+fn processes_that_miss_the_same_component_bring_it_once() {
+    let cache = unitflow_local::new_folder("cache").expect("a folder");
+    let start = || {
+        let mut command = role("owner_of_the_first_server");
+        command.env("UNITFLOW_HOME", cache.path()).env_remove("UNITFLOW_REDIS_HOME");
+        command.stderr(Stdio::piped()).spawn().expect("this test binary runs")
+    };
+    let owners = [start(), start(), start()];
+    let said = owners.map(|owner| {
+        let output = owner.wait_with_output().expect("it ends");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{text}");
+        text
+    });
+    let fetched = said.iter().filter(|text| text.contains("redis: fetching redis-server ")).count();
+    assert_eq!(fetched, 1, "{said:#?}");
 }

@@ -27,7 +27,7 @@ use unitflow_change::{Code, Fault, form};
 use unitflow_kafka::broker::Broker;
 use unitflow_kafka::reader::{Item, Reader, Record};
 use unitflow_kafka::topics;
-use unitflow_mysql::connect::{Store, connect, fault as judge};
+use unitflow_mysql::connect::{Store, connect, connect_to_write, fault as judge};
 
 use super::identity::Identity;
 use super::index::{Index, Lane, Writer};
@@ -144,7 +144,7 @@ impl OwnLog {
         let start = topics::offset_at(broker, topic, 0, ms).await?.max(low);
         info!(%log, offset = start, "reading this unit's own log: copied rows arrive");
         let reader = Reader::open(broker, topic, &[(0, start)], QUEUE_BYTES).await?;
-        let markers = connect(store).await?;
+        let markers = connect_to_write(store).await?;
         let (tell, reached) = watch::channel(Ok(0));
         *self.index() = None;
         let task = tokio::spawn(async move {

@@ -17,7 +17,7 @@ use unitflow_change::name::Log;
 use unitflow_change::rename::Rename;
 use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault, inject};
-use unitflow_mysql::connect::{Flavor, Server, Store, connect, fault as judge, is_lost};
+use unitflow_mysql::connect::{Flavor, Server, Store, connect_to_write, fault as judge, is_lost};
 
 use super::statements::{Call, Expected, Statements};
 use super::tables::Tables;
@@ -85,7 +85,7 @@ pub struct Applier {
 impl Applier {
     /// Connects to the target, which has these names for the mesh's tables.
     pub async fn open(store: &Store, rename: Rename, log: Log, lane: i32) -> Result<Self, Fault> {
-        let mut conn = connect(store).await?;
+        let mut conn = connect_to_write(store).await?;
         for statement in SESSION {
             conn.query_drop(statement).await.map_err(|error| judge(&error))?;
         }

@@ -15,7 +15,7 @@ use unitflow_change::gtid::GtidSet;
 use unitflow_change::intent::Intent;
 use unitflow_change::position::Position;
 use unitflow_change::{Code, Fault, inject};
-use unitflow_mysql::connect::{Server, Store, connect, fault as judge};
+use unitflow_mysql::connect::{Server, Store, connect_to_write, fault as judge};
 use unitflow_mysql::literal::{quote_identifier, quote_string};
 use unitflow_mysql::stream::{Event, Options, Stream};
 use xxhash_rust::xxh3::xxh3_64;
@@ -114,7 +114,7 @@ async fn announce(
     intent: &Intent,
     at: End,
 ) -> Result<(), Fault> {
-    let mut conn = connect(store).await?;
+    let mut conn = connect_to_write(store).await?;
     let executed = Server::read(&mut conn).await?.executed.to_string();
     let mut row = format!(
         "INSERT INTO unitflow.ddl (log,seq,db,ddl,sql_mode,position) VALUES ('{}',{},",
@@ -131,7 +131,7 @@ async fn announce(
 }
 
 async fn execute(store: &Store, intent: &Intent) -> Result<(), Fault> {
-    let mut conn = connect(store).await?;
+    let mut conn = connect_to_write(store).await?;
     let statement = &intent.statement;
     let modes: Vec<&str> = MODES
         .iter()
@@ -171,7 +171,7 @@ async fn was_run(store: &Store, intent: &Intent, before: &str) -> Result<bool, F
             format!("unitflow.ddl: the position of {} {}: {error}", intent.log, intent.seq),
         )
     })?;
-    let executed = Server::read(&mut connect(store).await?).await?.executed;
+    let executed = Server::read(&mut connect_to_write(store).await?).await?.executed;
     let name = format!("{} ddl", intent.log);
     let options = Options::new(0x6000_0000 | (xxh3_64(name.as_bytes()) as u32 >> 4), name);
     let mut stream = Stream::open(store, Position::after(before), options).await?;

@@ -1,10 +1,12 @@
 //! Units with a server and a Kafka each, and the workers between them.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 use mysql_async::prelude::Queryable;
@@ -34,6 +36,7 @@ pub struct MeshSetup {
     binary: PathBuf,
     flavors: Vec<Flavor>,
     kafka_shared: bool,
+    kafka_own: bool,
     hub: Option<String>,
     lanes: u16,
     whole_transactions: bool,
@@ -73,6 +76,10 @@ pub struct Mesh {
     units: Vec<Unit>,
     kafkas: Vec<Kafka>,
     folder: TempDir,
+    /// What the names of its topics begin with.
+    prefix: String,
+    /// The ports of a unit's store, where they are not its server's.
+    endpoints: HashMap<String, Vec<u16>>,
     setup: MeshSetup,
     /// How many workers there have been.
     started: usize,
@@ -88,6 +95,7 @@ impl MeshSetup {
             binary: binary.into(),
             flavors: flavors.to_vec(),
             kafka_shared: false,
+            kafka_own: false,
             hub: None,
             lanes: 4,
             whole_transactions: false,
@@ -135,9 +143,19 @@ impl MeshSetup {
         self
     }
 
-    /// A star: spokes read each other by way of this unit.
+    /// Brokers that nobody else uses, also where `UNITFLOW_KAFKA` names one: for a test that kills them, or whose other
+    /// programs choose names of topics.
+    #[must_use]
+    pub fn kafka_own(mut self) -> Self {
+        self.kafka_own = true;
+        self
+    }
+
+    /// A star: spokes read each other by way of this unit, whose Kafka has copies of their topics. So each has one of
+    /// its own, whatever `UNITFLOW_KAFKA` says.
     #[must_use]
     pub fn hub(mut self, unit: &str) -> Self {
+        self.kafka_own = true;
         self.hub = Some(unit.into());
         self
     }
@@ -209,12 +227,12 @@ impl MeshSetup {
     /// Starts servers and brokers, creates the shop everywhere, writes the configuration and runs
     /// `init`. No worker runs yet.
     pub async fn start(self) -> anyhow::Result<Mesh> {
-        install().await?;
         let begin = Instant::now();
         let brokers = if self.kafka_shared { 1 } else { self.flavors.len() };
         let mut starting_kafkas = tokio::task::JoinSet::new();
         for _ in 0..brokers {
-            starting_kafkas.spawn(Kafka::setup().start());
+            let kafka = Kafka::setup();
+            starting_kafkas.spawn(if self.kafka_own { kafka.own() } else { kafka }.start());
         }
         let mut starting_servers = tokio::task::JoinSet::new();
         for (place, &flavor) in self.flavors.iter().enumerate() {
@@ -257,6 +275,8 @@ impl MeshSetup {
             units,
             kafkas,
             folder,
+            prefix: prefix(),
+            endpoints: HashMap::new(),
             setup: self,
             started: 0,
             finished: false,
@@ -308,6 +328,18 @@ impl Mesh {
         &self.kafkas[self.unit(unit).kafka]
     }
 
+    /// The hub of a star.
+    #[must_use]
+    pub fn hub(&self) -> Option<&str> {
+        self.setup.hub.as_deref()
+    }
+
+    /// The topic of this name in a Kafka of the mesh: `A.shop.tagged`.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
     fn unit(&self, name: &str) -> &Unit {
         self.units.iter().find(|unit| unit.name == name).expect("the test names its own units")
     }
@@ -323,17 +355,19 @@ impl Mesh {
     }
 
     fn toml(&self) -> anyhow::Result<String> {
-        let mut text = String::from("outage_longest_hours = 1\n");
+        let mut text = format!("prefix = \"{}\"\noutage_longest_hours = 1\n", self.prefix);
         if let Some(hub) = &self.setup.hub {
             writeln!(text, "topology = {{ star = \"{hub}\" }}")?;
         }
         for Unit { name, server, kafka } in &self.units {
             let bootstrap = self.kafkas[*kafka].bootstrap();
-            let port = server.port();
+            let ports = self.endpoints.get(name).cloned().unwrap_or_else(|| vec![server.port()]);
+            let endpoints = ports.iter().map(|port| format!("127.0.0.1:{port}"));
+            let endpoints: Vec<String> = endpoints.collect();
             writeln!(text, "\n[units.{name}]")?;
             writeln!(text, "kafka = {{ bootstrap = \"{bootstrap}\", replication = 1 }}")?;
             writeln!(text, "[units.{name}.stores.shop]\nkind = \"mysql\"")?;
-            writeln!(text, "endpoints = [\"127.0.0.1:{port}\"]\nuser = \"root\"\ntls = \"off\"")?;
+            writeln!(text, "endpoints = {endpoints:?}\nuser = \"root\"\ntls = \"off\"")?;
             for (_, lines) in self.setup.store_lines.iter().filter(|(unit, _)| unit == name) {
                 writeln!(text, "{lines}")?;
             }
@@ -397,6 +431,13 @@ impl Mesh {
     /// From now on these lines say which tables travel and how. Workers read them at their start.
     pub fn change_flow(&mut self, lines: &str) -> anyhow::Result<()> {
         self.setup.flow_lines = lines.into();
+        fs::write(self.config(), self.toml()?)?;
+        Ok(())
+    }
+
+    /// From now on a unit's store is looked for at these ports, in this order. Workers read them at their start.
+    pub fn change_endpoints(&mut self, unit: &str, ports: &[u16]) -> anyhow::Result<()> {
+        self.endpoints.insert(unit.into(), ports.to_vec());
         fs::write(self.config(), self.toml()?)?;
         Ok(())
     }
@@ -674,7 +715,15 @@ impl Drop for Mesh {
     }
 }
 
-/// Brings what is missing on this machine.
+/// One that no other mesh has: a broker that `UNITFLOW_KAFKA` names keeps the topics of all.
+fn prefix() -> String {
+    static MESHES: AtomicU32 = AtomicU32::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mesh = MESHES.fetch_add(1, Ordering::Relaxed);
+    format!("mesh-{}-{}-{mesh}", now.as_millis(), std::process::id())
+}
+
+/// Brings the servers that are missing on this machine.
 pub async fn install() -> anyhow::Result<()> {
     let components = [Component::Mysql, Component::Mariadb, Component::Kafka];
     unitflow_local::ensure(&components, |line| println!("  {line}")).await?;

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use unitflow_harness::judge::{Judged, judge};
-use unitflow_harness::mesh::install;
 use unitflow_harness::random::{Random, seed};
 use unitflow_harness::{Flavor, Load, Mysql, schema, serial};
 
@@ -27,7 +26,6 @@ fn mariadb() {
 }
 
 async fn on(flavor: Flavor) -> anyhow::Result<()> {
-    install().await?;
     let random = Random::new(seed("judge"));
     let server = Mysql::setup(flavor).start().await?;
     server.sql(&schema::create()).await?;

@@ -28,12 +28,12 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// The broker that tests share. It ends with this process.
 pub async fn kafka() -> &'static Kafka {
     static KAFKA: OnceCell<Kafka> = OnceCell::const_new();
-    KAFKA.get_or_init(|| async { own_kafka().await }).await
+    KAFKA.get_or_init(|| async { Kafka::setup().start().await.expect("Kafka starts") }).await
 }
 
 /// A broker of the test's own.
 pub async fn own_kafka() -> Kafka {
-    Kafka::setup().start().await.expect("Kafka is installed and starts")
+    Kafka::setup().own().start().await.expect("Kafka starts")
 }
 
 /// Where the shared broker is.

@@ -37,7 +37,6 @@ pub(super) fn guards(facts: &Facts, needs: &SourceNeeds) -> Vec<Finding> {
     findings.extend(ensure_ledger_is_logged(facts, needs));
     findings.extend(ensure_nothing_is_left_out(facts, needs));
     findings.extend(ensure_durable(facts));
-    findings.extend(ensure_generated_keys_differ(facts, needs));
     findings.extend(ensure_rights(facts, needs));
     findings.extend(excess(&facts.grants, &facts.user, EXCESSIVE, "capture"));
     findings
@@ -193,44 +192,6 @@ fn ensure_durable(facts: &Facts) -> Vec<Finding> {
         .filter_map(|name| setting(facts, name, "1", format!("SET GLOBAL {name}=1, and in the server's configuration; otherwise a crash of the machine can lose changes that other units have already")))
         .map(|finding| Finding { severity: Severity::Warning, ..finding })
         .collect()
-}
-
-fn ensure_generated_keys_differ(facts: &Facts, needs: &SourceNeeds) -> Vec<Finding> {
-    if needs.units < 2 {
-        return Vec::new();
-    }
-    let number = |name| facts.variable(name).parse::<u64>().unwrap_or(1);
-    let wanted = u64::from(needs.unit_index) + 1;
-    let mut findings = Vec::new();
-    let mut push = |subject: &str, expected: String, actual: u64, value: u64| {
-        findings.push(Finding {
-            code: Code::Setting,
-            severity: Severity::Error,
-            subject: subject.into(),
-            expected,
-            actual: actual.to_string(),
-            remedy: format!("SET GLOBAL {subject}={value}, and in the server's configuration; sessions keep theirs until they reconnect"),
-        });
-    };
-    let increment = number("auto_increment_increment");
-    if increment < u64::from(needs.units) {
-        push(
-            "auto_increment_increment",
-            format!("at least {}, the number of units", needs.units),
-            increment,
-            needs.units.into(),
-        );
-    }
-    let offset = number("auto_increment_offset");
-    if offset != wanted {
-        push(
-            "auto_increment_offset",
-            format!("{wanted}, another one in each unit"),
-            offset,
-            wanted,
-        );
-    }
-    findings
 }
 
 fn ensure_rights(facts: &Facts, needs: &SourceNeeds) -> Vec<Finding> {
