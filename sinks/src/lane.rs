@@ -41,6 +41,8 @@ const OPEN_FOR: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// After how long such a wait is worth a line in the log.
 pub(crate) const LONG_WAIT: Duration = Duration::from_secs(10);
+/// How long a lane that a test makes dawdle holds a batch before it begins the transaction.
+const DAWDLE: Duration = Duration::from_millis(300);
 /// How often a batch that met a deadlock is tried again before the lane begins anew.
 const ATTEMPTS: u32 = 5;
 
@@ -276,12 +278,12 @@ impl Lane<'_> {
             fault.at(format!("{} [{}] {}", self.way.topic, self.lane, record.offset()))
         })?;
         match step(self.seen.seq, tag.seq, tag.prev) {
-            Step::Seen if !inject::on("no_cas") => {
+            Step::Seen => {
                 self.metrics.repeated();
                 return Ok(Action::Gather);
             }
-            Step::Gap if !inject::on("no_cas") => return Err(self.gap(&tag, record.offset())),
-            _ => {}
+            Step::Gap => return Err(self.gap(&tag, record.offset())),
+            Step::Next => {}
         }
         self.ensure_foreign(record.header(ORIGIN).unwrap_or_default())?;
         if matches!(tag.kind, Kind::Ddl | Kind::Barrier) {
@@ -365,6 +367,9 @@ impl Lane<'_> {
     }
 
     async fn apply_part(&mut self, part: Part) -> Result<(), Fault> {
+        if inject::on("dawdle") && !self.inside {
+            tokio::time::sleep(DAWDLE).await;
+        }
         let mut attempt = 1;
         loop {
             match self.applier.apply(&self.batch, part, self.at, self.seen).await {
