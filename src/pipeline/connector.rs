@@ -18,7 +18,7 @@ use unitflow_change::name::{Log, Stage};
 use unitflow_change::position::Open;
 use unitflow_change::routing::{INTERNAL_DATABASE, Routing, Turn};
 use unitflow_change::seq::Seq;
-use unitflow_change::tag::{HEADER, Kind, Tag};
+use unitflow_change::tag::{Afters, HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::{Writer, positions};
 use unitflow_mysql::connect::{Store, connect};
@@ -338,7 +338,7 @@ impl Capture {
             index: self.held.index,
             last,
             commit_us: self.held.commit_us,
-            after: None,
+            after: Afters::default(),
             to: "",
         };
         self.header.clear();
@@ -372,7 +372,7 @@ impl Capture {
             index: 0,
             last: true,
             commit_us,
-            after: None,
+            after: Afters::default(),
             to: "",
         };
         self.header.clear();

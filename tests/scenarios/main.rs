@@ -4,6 +4,7 @@
 //! writes more; `UNITFLOW_SEED` repeats a run.
 
 mod ddl;
+mod lanes;
 mod metrics;
 
 use std::time::Duration;
