@@ -49,7 +49,7 @@ fn a_key_that_comes_back_in_another_lane_waits_for_its_delete() {
 
         // The same with a table that is parked: in the one lane by what does not fit, in the other
         // because it has to wait for the one.
-        mesh.server("B").sql("ALTER TABLE shop.visits DROP COLUMN note").await?;
+        mesh.server("B").sql("ALTER TABLE shop.visits CHANGE note other VARCHAR(20)").await?;
         mesh.server("A").sql("UPDATE shop.visits SET note = 'third'").await?;
         wait_for_parked(&mesh, 1).await?;
         let leave = format!("UPDATE shop.visits SET user_id = {}", one.0);
@@ -58,10 +58,10 @@ fn a_key_that_comes_back_in_another_lane_waits_for_its_delete() {
         mesh.server("A").sql("DELETE FROM shop.visits").await?;
         mesh.server("A").sql(&insert(other, "fourth")).await?;
         mesh.quiesce(QUIET).await?;
-        mesh.server("B").sql("ALTER TABLE shop.visits ADD COLUMN note VARCHAR(20)").await?;
+        mesh.server("B").sql("ALTER TABLE shop.visits CHANGE other note VARCHAR(20)").await?;
         // The lane that comes first can't begin, and the other one is released beside it.
         let held = hold(&mesh, other).await?;
-        let why = ["--table", "shop.visits", "--why", "the column is back"];
+        let why = ["--table", "shop.visits", "--by", "the test", "--why", "the column is back"];
         mesh.run(&[&["resume", "A-to-B.shop"], &why[..]].concat()).await?;
         let sink = mesh.worker("B", "sink")?;
         let since = Instant::now();
