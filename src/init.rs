@@ -15,7 +15,7 @@ use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::position::Position;
 use unitflow_change::routing::PartitionBy;
 use unitflow_change::seq::Seq;
-use unitflow_change::tag::{HEADER, Kind, Tag};
+use unitflow_change::tag::{Afters, HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::members::committed;
 use unitflow_kafka::notes;
@@ -221,7 +221,7 @@ pub async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<(String, tables:
         index: 0,
         last: true,
         commit_us: 0,
-        after: None,
+        after: Afters::default(),
         to: "",
     };
     let mut header = Vec::new();

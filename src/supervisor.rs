@@ -71,6 +71,7 @@ impl Supervisor {
                     let fault = Fault::fatal(Code::Bug, format!("a role panicked: {panic}"));
                     error!(code = %fault.code, "{}", fault.what);
                     let name = self.names.get(&panic.id()).map_or("?", String::as_str);
+                    self.meters.fault(name, fault.code);
                     self.board.fault(name, &fault);
                     fault
                 }
@@ -125,5 +126,37 @@ where
             () = tokio::time::sleep(pause) => {}
         }
         pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::metrics::MeterProvider as _;
+    use opentelemetry_sdk::metrics::SdkMeterProvider;
+    use prometheus::{Registry, TextEncoder};
+    use unitflow_kafka::broker::Broker;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_counts_as_a_fault() {
+        let registry = Registry::new();
+        let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone());
+        let provider = SdkMeterProvider::builder().with_reader(exporter.build().unwrap()).build();
+        let meters = Meters::new(&provider.meter("unitflow"));
+        let nobody = Broker { bootstrap: "127.0.0.1:1".to_owned(), properties: Default::default() };
+        let board = Arc::new(Board::open(&nobody, "notices").unwrap());
+        let mut supervisor = Supervisor::new(CancellationToken::new(), board, meters);
+        supervisor.add("sink A.shop".to_owned(), |_, _| async { panic!("on purpose") });
+        let fault = supervisor.wait().await.unwrap_err();
+        assert_eq!(fault.code, Code::Bug);
+        let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        let counted = |line: &str| {
+            line.starts_with("unitflow_faults_total{")
+                && line.contains("code=\"bug\"")
+                && line.contains("role=\"sink A.shop\"")
+                && line.ends_with(" 1")
+        };
+        assert!(text.lines().any(counted), "{text}");
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, debug, error, info_span, warn};
-use unitflow_change::{Code, Fault};
+use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::control::{self, InForce};
 use unitflow_kafka::members::{self, Change, Members, committed};
 
@@ -26,6 +26,8 @@ const MIRROR_EVERY: Duration = Duration::from_secs(1);
 const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long a lane may take to stop before its partition moves all the same: the ledger fences.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// How long a worker that a test makes dawdle goes on with lanes that others have by now.
+const DAWDLE: Duration = Duration::from_secs(2);
 /// How long a flow waits at its start for the orders that hold.
 const ORDERS_WITHIN: Duration = Duration::from_secs(30);
 /// The pauses between a lane's attempts.
@@ -125,6 +127,9 @@ impl Flow {
             }
             Change::Removed { partitions, lost, stopped } => {
                 debug!(?partitions, lost, "lanes move to other workers");
+                if inject::on("dawdle") {
+                    tokio::time::sleep(DAWDLE).await;
+                }
                 self.stop(&partitions).await;
                 for lane in partitions {
                     self.mirror.forget(lane);

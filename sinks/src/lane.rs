@@ -11,12 +11,12 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use unitflow_change::copy::Chunk;
-use unitflow_change::ddl::Stored;
+use unitflow_change::ddl::{Stored, TableName};
 use unitflow_change::fault::Kind as FaultKind;
 use unitflow_change::name::{Log, Name};
 use unitflow_change::rename::Rename;
 use unitflow_change::seq::{Seq, Step, step};
-use unitflow_change::tag::{After, HEADER, Kind, ORIGIN, Tag, is_for};
+use unitflow_change::tag::{After, Afters, HEADER, Kind, ORIGIN, Tag, is_for};
 use unitflow_change::{Code, Fault, form, inject};
 use unitflow_kafka::broker::Broker;
 use unitflow_kafka::control::InForce;
@@ -33,7 +33,7 @@ use crate::ledger::Entry;
 use crate::metrics::LaneMetrics;
 use crate::mirror::{Mark, Mirror};
 use crate::mysql::apply::{Applier, End, Part};
-use crate::park::{Parked, parks, table_of};
+use crate::park::{Parked, parked_at, parks, table_of};
 
 /// Bytes fetched ahead for each lane.
 pub(crate) const QUEUE_BYTES: usize = 4 << 20;
@@ -45,6 +45,8 @@ const OPEN_FOR: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// After how long such a wait is worth a line in the log.
 pub(crate) const LONG_WAIT: Duration = Duration::from_secs(10);
+/// How long a lane that a test makes dawdle holds a batch before it begins the transaction.
+const DAWDLE: Duration = Duration::from_millis(300);
 /// How often a batch that met a deadlock is tried again before the lane begins anew.
 const ATTEMPTS: u32 = 5;
 
@@ -310,12 +312,12 @@ impl Lane<'_> {
             fault.at(format!("{} [{}] {}", self.way.topic, self.lane, record.offset()))
         })?;
         match step(self.seen.seq, tag.seq, tag.prev) {
-            Step::Seen if !inject::on("no_cas") => {
+            Step::Seen => {
                 self.metrics.repeated();
                 return Ok(Action::Gather);
             }
-            Step::Gap if !inject::on("no_cas") => return Err(self.gap(&tag, record.offset())),
-            _ => {}
+            Step::Gap => return Err(self.gap(&tag, record.offset())),
+            Step::Next => {}
         }
         self.ensure_foreign(record.header(ORIGIN).unwrap_or_default())?;
         if matches!(tag.kind, Kind::Ddl | Kind::Barrier) {
@@ -338,9 +340,7 @@ impl Lane<'_> {
         if skipped || (is_row && self.parked.holds(key)?) {
             self.batch.push(record.offset(), &Tag { kind: Kind::Watermark, ..tag }, b"", b"");
         } else {
-            if let Some(after) = tag.after {
-                self.wait_for(after).await?;
-            }
+            self.wait_for(tag.after, key).await?;
             self.batch.push(record.offset(), &tag, key, value);
         }
         self.seen = End { seq: tag.seq, offset: record.next_offset(), commit_us: tag.commit_us };
@@ -381,24 +381,64 @@ impl Lane<'_> {
     }
 
     /// Before it waits, a lane commits what precedes, even inside a source transaction: the other
-    /// lane may be waiting for this one. Waits only ever point to lower numbers, so they end.
-    async fn wait_for(&mut self, after: After) -> Result<(), Fault> {
+    /// lane may be waiting for this one. Waits only ever point to lower numbers, so they end. Where
+    /// the other lane parked the table, it is parked here too.
+    async fn wait_for(&mut self, afters: Afters<'_>, key: &[u8]) -> Result<(), Fault> {
+        if afters.is_empty() {
+            return Ok(());
+        }
         self.commit_what_precedes().await?;
+        let table = table_of(key)?;
+        match self.follow(afters, &table).await {
+            Err(fault) if fault.code == Code::Parked => Err(self.park_table(&table, fault).await),
+            outcome => outcome,
+        }
+    }
+
+    /// Waits until other lanes have applied this to a table.
+    ///
+    /// # Errors
+    /// [`Code::Parked`], not to be tried again, where a lane has parked the table before that.
+    pub(crate) async fn follow(
+        &mut self,
+        afters: Afters<'_>,
+        table: &TableName,
+    ) -> Result<(), Fault> {
         let begun = tokio::time::Instant::now();
         let mut told = false;
-        while self.applier.seq_of(after.lane).await? < after.seq {
-            if begun.elapsed() > LONG_WAIT && !told {
-                told = true;
-                warn!(
-                    lane = self.lane,
-                    other = after.lane,
-                    seq = after.seq.0,
-                    "waiting for another lane"
-                );
+        for after in afters.iter() {
+            while !self.is_applied(after, table).await? {
+                if begun.elapsed() > LONG_WAIT && !told {
+                    told = true;
+                    let (other, seq) = (after.lane, after.seq.0);
+                    warn!(lane = self.lane, other, seq, "waiting for another lane");
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(())
+    }
+
+    /// The ledger passes over what is parked, so a parked table's own place counts.
+    async fn is_applied(&mut self, after: After, table: &TableName) -> Result<bool, Fault> {
+        if self.applier.seq_of(after.lane).await? < after.seq {
+            return Ok(false);
+        }
+        let parked = parked_at(self.applier.conn(), &self.way.log, after.lane, table).await?;
+        let Some((seq, known)) = parked.filter(|(seq, _)| *seq < after.seq) else {
+            return Ok(true);
+        };
+        // One that is released is catching up.
+        if self.orders.releases(&table.to_string(), known).is_some() {
+            return Ok(false);
+        }
+        Err(Fault::fatal(
+            Code::Parked,
+            format!(
+                "lane {} has to apply {} first, and has parked {table} at {seq}",
+                after.lane, after.seq
+            ),
+        ))
     }
 
     async fn commit_what_precedes(&mut self) -> Result<(), Fault> {
@@ -439,6 +479,9 @@ impl Lane<'_> {
             self.soft = !self.way.whole && !self.filled().await?.is_empty();
         }
         let mut soft = self.soft && part != Part::Whole;
+        if inject::on("dawdle") && !self.inside {
+            tokio::time::sleep(DAWDLE).await;
+        }
         let mut attempt = 1;
         loop {
             let outcome = match soft {

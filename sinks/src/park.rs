@@ -18,7 +18,7 @@ use unitflow_change::key::Key;
 use unitflow_change::name::Log;
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, Kind, Tag};
-use unitflow_change::{Code, Fault};
+use unitflow_change::{Code, Fault, form};
 use unitflow_kafka::control::InForce;
 use unitflow_kafka::quarantine::Entry;
 use unitflow_kafka::reader::{Item, Reader, Record};
@@ -128,6 +128,22 @@ pub async fn read_all(conn: &mut Conn, log: &Log) -> Result<Vec<(TableName, Stan
         .collect()
 }
 
+/// Where a table that is parked in a lane stands there, and the last order that was known then.
+pub(crate) async fn parked_at(
+    conn: &mut Conn,
+    log: &Log,
+    lane: i32,
+    table: &TableName,
+) -> Result<Option<(Seq, i64)>, Fault> {
+    let query = "SELECT seq, control_offset FROM unitflow.parked \
+                 WHERE log = ? AND lane = ? AND db = ? AND tbl = ?";
+    let found: Option<(u64, i64)> = conn
+        .exec_first(query, (log.to_string(), lane, &table.database, &table.table))
+        .await
+        .map_err(|error| judge(&error).at("unitflow.parked"))?;
+    Ok(found.map(|(seq, known)| (Seq(seq), known)))
+}
+
 /// Why a table is parked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reason<'a> {
@@ -147,11 +163,18 @@ impl Lane<'_> {
     /// Parks the table that an attempt failed at, from where the ledger stands; the fault that is
     /// returned makes the lane begin anew from there.
     pub(crate) async fn park(&mut self, fault: Fault) -> Fault {
-        let Some(table) = self.applier.take_blamed() else { return fault };
+        match self.applier.take_blamed() {
+            Some(table) => self.park_table(&table, fault).await,
+            None => fault,
+        }
+    }
+
+    /// Parks a table from where the ledger stands, because of a fault.
+    pub(crate) async fn park_table(&mut self, table: &TableName, fault: Fault) -> Fault {
         let reason = Reason { code: fault.code, why: &fault.to_string(), ddl: None };
         warn!(code = %fault.code, %table, "parked: {}", fault.what);
         let only = Some(self.lane);
-        let rows = [self.parked_rows(&table, reason, only)];
+        let rows = [self.parked_rows(table, reason, only)];
         let name = table.to_string();
         let told = self.tell_quarantine(self.at, &name, fault.code, &fault.what, "").await;
         let noted = match told {
@@ -259,12 +282,20 @@ impl Lane<'_> {
                 break;
             }
             if tag.seq > reached {
-                reached = tag.seq;
-                let key = record.key().unwrap_or_default();
+                let key = &*form::plain_key(record.key().unwrap_or_default())?;
                 if tag.kind == Kind::Row && !key.is_empty() && table_of(key)? == *table {
+                    if !tag.after.is_empty() {
+                        // Others may be waiting for what precedes.
+                        let moved = self.moved(table, reached, record.offset());
+                        self.apply_released(&batch, moved).await?;
+                        batch.clear();
+                        self.follow(tag.after, table).await?;
+                    }
                     let whole = Tag { last: true, ..tag };
-                    batch.push(record.offset(), &whole, key, record.value().unwrap_or_default());
+                    let value = form::payload(record.value().unwrap_or_default())?;
+                    batch.push(record.offset(), &whole, key, value);
                 }
+                reached = tag.seq;
             }
             if batch.is_full(&self.way.limits) {
                 let moved = self.moved(table, reached, record.next_offset());

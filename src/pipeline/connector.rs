@@ -19,7 +19,7 @@ use unitflow_change::name::{Log, Stage};
 use unitflow_change::position::Open;
 use unitflow_change::routing::{INTERNAL_DATABASE, Routing, Turn};
 use unitflow_change::seq::Seq;
-use unitflow_change::tag::{HEADER, Kind, Tag};
+use unitflow_change::tag::{Afters, HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::{Writer, positions};
 use unitflow_mysql::connect::{Store, connect};
@@ -400,7 +400,17 @@ impl Capture {
     ) -> Result<(), Fault> {
         let seq = self.state.seq.next_captured();
         let prev = self.state.seq;
-        let tag = Tag { kind, seq, prev, transaction: "", index, last, commit_us, after: None, to };
+        let tag = Tag {
+            kind,
+            seq,
+            prev,
+            transaction: "",
+            index,
+            last,
+            commit_us,
+            after: Afters::default(),
+            to,
+        };
         self.header.clear();
         tag.write(&mut self.header);
         self.writer.send(
@@ -428,7 +438,7 @@ impl Capture {
             index: self.held.index,
             last,
             commit_us: self.held.commit_us,
-            after: None,
+            after: Afters::default(),
             to: "",
         };
         self.header.clear();
@@ -462,7 +472,7 @@ impl Capture {
             index: 0,
             last: true,
             commit_us,
-            after: None,
+            after: Afters::default(),
             to: "",
         };
         self.header.clear();

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use tokio::time::sleep;
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::load::Running;
@@ -25,8 +25,6 @@ const QUIET: Duration = Duration::from_secs(120);
 /// with other things gets three times that before the test fails, and the test says so.
 const BACK: Duration = Duration::from_secs(30);
 const BACK_GOAL: Duration = Duration::from_secs(10);
-/// A server hangs up on a client that was frozen inside a transaction after this.
-const LOCKED: Duration = Duration::from_secs(60);
 /// And has caught up with writers that went on within this.
 const CAUGHT_UP: Duration = Duration::from_secs(40);
 /// Transactions a second that each unit's writers aim at, and what both have to reach together.
@@ -45,7 +43,7 @@ fn kills_at_random_moments() {
         let kills = if is_full() { 20 } else { 6 };
         let mut scene =
             Scene::start(MeshSetup::new(BINARY, &[Mysql9, Mariadb]), Mix::Brisk, RATE).await?;
-        scene.kill_some(kills).await?;
+        scene.kill_some(kills, &ROLES).await?;
         scene.end().await
     });
 }
@@ -56,7 +54,18 @@ fn kills_with_whole_transactions() {
         let kills = if is_full() { 20 } else { 3 };
         let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9]).whole_transactions();
         let mut scene = Scene::start(setup, Mix::Bank, RATE).await?;
-        scene.kill_some(kills).await?;
+        scene.kill_some(kills, &ROLES).await?;
+        scene.end().await
+    });
+}
+
+#[test]
+fn kills_of_a_relay() {
+    serial("kill -9 of a relay", LIMIT, async {
+        let kills = if is_full() { 20 } else { 3 };
+        let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9, Mariadb]).hub("B");
+        let mut scene = Scene::start(setup, Mix::Brisk, RATE_LOW).await?;
+        scene.kill_some(kills, &["relay"]).await?;
         scene.end().await
     });
 }
@@ -73,7 +82,7 @@ fn deaths_at_named_points() {
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).kafka_shared();
         let mut scene = Scene::start(setup, Mix::Shop, RATE_LOW).await?;
         for (role, point) in points {
-            let unit = if scene.random.below(2) == 0 { "A" } else { "B" };
+            let unit = scene.some_unit(role);
             scene.die_at(unit, role, point).await?;
         }
         scene.end().await
@@ -83,10 +92,10 @@ fn deaths_at_named_points() {
 #[test]
 fn a_zombie_of_each_role() {
     serial("zombies", LIMIT, async {
-        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]);
-        let mut scene = Scene::start(setup, Mix::Shop, RATE_LOW).await?;
+        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).whole_transactions();
+        let mut scene = Scene::start(setup, Mix::Bank, RATE_LOW).await?;
         for role in ROLES {
-            let unit = if scene.random.below(2) == 0 { "A" } else { "B" };
+            let unit = scene.some_unit(role);
             scene.zombie(unit, role).await?;
         }
         scene.end().await
@@ -96,8 +105,8 @@ fn a_zombie_of_each_role() {
 #[test]
 fn a_broker_killed_and_started_again() {
     serial("a broker killed", LIMIT, async {
-        let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9]).kafka_own();
-        let mut scene = Scene::start(setup, Mix::Shop, RATE_LOW).await?;
+        let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9]).kafka_own().whole_transactions();
+        let mut scene = Scene::start(setup, Mix::Bank, RATE_LOW).await?;
         scene.let_run(1000).await;
         let kafka = scene.mesh.kafka("A");
         kafka.kill().await?;
@@ -109,6 +118,8 @@ fn a_broker_killed_and_started_again() {
         scene.mesh.wait_for_pulses("A", "B", goals[0], CAUGHT_UP).await?;
         scene.mesh.wait_for_pulses("B", "A", goals[1], CAUGHT_UP).await?;
         println!("  all there {:.1?} after the kill", begin.elapsed());
+        // Both ways are watched at work again.
+        scene.let_run(4000).await;
         scene.end().await
     });
 }
@@ -118,16 +129,22 @@ fn a_target_rolled_back_to_an_older_copy() {
     serial("a target rolled back", LIMIT, async {
         let random = Random::new(seed("fault"));
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).one_way("A", "B");
-        let mut mesh = setup.start().await?;
+        let mut mesh = setup.whole_transactions().start().await?;
         mesh.start_workers()?;
-        let running = Load::shop().rate(2 * RATE).start(mesh.server("A"), "A", 0, &random).await?;
+        let load = Load::shop().mix(Mix::Bank).rate(2 * RATE);
+        let running = load.start(mesh.server("A"), "A", 0, &random).await?;
+        mesh.wait_for_pulses("A", "B", 100, CAUGHT_UP).await?;
+        let before = Watches::start(&mesh, "B", Mix::Bank).await?;
         sleep(Duration::from_secs(2)).await;
         let copy = mesh.folder().join("older");
         mesh.server("B").copy_data_to(&copy).await?;
         let then = mesh.pulses("A", "B").await?;
         let goal = mesh.pulses("A", "A").await? + u64::from(RATE) / 2;
         mesh.wait_for_pulses("A", "B", goal, CAUGHT_UP).await?;
+        // What goes back is the target, so what was seen before it does not count behind it.
+        before.stop().await?;
         mesh.server("B").restore_from(&copy).await?;
+        let after = Watches::start(&mesh, "B", Mix::Bank).await?;
         let lost = goal.checked_sub(then).filter(|lost| *lost > 0);
         println!(
             "  {} transactions and more were lost with the target",
@@ -138,6 +155,7 @@ fn a_target_rolled_back_to_an_older_copy() {
         println!("  caught up after {back:.1?}");
         let written = running.stop().await?;
         mesh.ensure_done(&written, QUIET).await?;
+        after.stop().await?;
         ensure!(
             mesh.worker("B", "sink")?.log()?.contains("target_lost_commits"),
             "the sink did not say that the target lost commits"
@@ -200,14 +218,40 @@ async fn replica_of(primary: &Mysql) -> anyhow::Result<Mysql> {
 }
 
 /// Two units that both write, with everybody watching.
+/// What is watched at a target from the outside.
+struct Watches {
+    versions: Watch<u64>,
+    /// Where transactions stay whole.
+    totals: Option<Watch<u64>>,
+}
+
+impl Watches {
+    async fn start(mesh: &Mesh, at: &str, mix: Mix) -> anyhow::Result<Self> {
+        let versions = watch::versions(mesh.server(at)).await?;
+        let totals = match mix {
+            Mix::Bank => Some(watch::totals(mesh.server(at)).await?),
+            _ => None,
+        };
+        Ok(Self { versions, totals })
+    }
+
+    async fn stop(self) -> anyhow::Result<()> {
+        ensure!(self.versions.stop().await? > 50, "the versions were not polled");
+        if let Some(totals) = self.totals {
+            ensure!(totals.stop().await? > 50, "the totals were not read");
+        }
+        Ok(())
+    }
+}
+
+/// Units that all write, with everybody watching.
 struct Scene {
     mesh: Mesh,
     mix: Mix,
     rate: u32,
     random: Random,
     load: Vec<Running>,
-    versions: Vec<Watch<u64>>,
-    totals: Vec<Watch<u64>>,
+    watches: Vec<Watches>,
     snapshots: Vec<(&'static str, Watch<Vec<Snapshot>>)>,
 }
 
@@ -216,26 +260,23 @@ impl Scene {
         let random = Random::new(seed("fault"));
         let mut mesh = setup.start().await?;
         mesh.start_workers()?;
-        let mut versions = Vec::new();
-        let mut totals = Vec::new();
-        let mut snapshots = Vec::new();
-        for (at, from) in [("A", "B"), ("B", "A")] {
-            versions.push(watch::versions(mesh.server(at)).await?);
+        // In a star what matters is what comes by way of the hub, B.
+        let (one, other) = if mesh.units().len() > 2 { ("A", "C") } else { ("A", "B") };
+        let ways = [(one, other), (other, one)];
+        let (mut watches, mut snapshots) = (Vec::new(), Vec::new());
+        for (from, at) in ways {
+            watches.push(Watches::start(&mesh, at, mix).await?);
             snapshots.push((from, watch::snapshots(mesh.server(at), from).await?));
-            if mix == Mix::Bank {
-                totals.push(watch::totals(mesh.server(at)).await?);
-            }
         }
         let mut load = Vec::new();
         for unit in mesh.units() {
             let shop = Load::shop().mix(mix).rate(rate);
             load.push(shop.start(&unit.server, &unit.name, 0, &random).await?);
         }
-        let scene = Self { mesh, mix, rate, random, load, versions, totals, snapshots };
-        for (from, at) in [("A", "B"), ("B", "A")] {
-            scene.mesh.wait_for_pulses(from, at, 100, CAUGHT_UP).await?;
+        for (from, at) in ways {
+            mesh.wait_for_pulses(from, at, 100, CAUGHT_UP).await?;
         }
-        Ok(scene)
+        Ok(Self { mesh, mix, rate, random, load, watches, snapshots })
     }
 
     /// Some time, at most `millis`.
@@ -247,15 +288,28 @@ impl Scene {
     /// Whose changes go where by way of this worker.
     fn way(unit: &'static str, role: &str) -> (&'static str, &'static str) {
         let other = if unit == "A" { "B" } else { "A" };
-        if role == "sink" { (other, unit) } else { (unit, other) }
+        match role {
+            "relay" => ("A", "C"),
+            "sink" => (other, unit),
+            _ => (unit, other),
+        }
     }
 
-    /// Kills workers of all roles in turn, some time after each other, and starts them again.
-    async fn kill_some(&mut self, kills: usize) -> anyhow::Result<()> {
+    /// A unit that has such a worker.
+    fn some_unit(&mut self, role: &str) -> &'static str {
+        match role {
+            "relay" => "B",
+            _ if self.random.below(2) == 0 => "A",
+            _ => "B",
+        }
+    }
+
+    /// Kills workers of these roles in turn, some time after each other, and starts them again.
+    async fn kill_some(&mut self, kills: usize, roles: &[&str]) -> anyhow::Result<()> {
         let mut with_records_in_flight = 0;
         for round in 0..kills {
-            let role = ROLES[round % ROLES.len()];
-            let unit = if self.random.below(2) == 0 { "A" } else { "B" };
+            let role = roles[round % roles.len()];
+            let unit = self.some_unit(role);
             let (from, to) = Self::way(unit, role);
             self.let_run(1200).await;
             self.let_catch_up(from, to).await?;
@@ -328,19 +382,15 @@ impl Scene {
         Ok(())
     }
 
-    /// Freezes a worker, lets another take over, and wakes the frozen one up.
+    /// Freezes a worker, lets another take over, and wakes the frozen one up: one of the two has to
+    /// hear that the other has its place.
     async fn zombie(&mut self, unit: &'static str, role: &str) -> anyhow::Result<()> {
         let way = Self::way(unit, role);
-        // A frozen sink holds its locks until the server hangs up on it.
-        let patience = if role == "sink" { LOCKED + BACK } else { BACK };
-        self.let_run(800).await;
-        let mut zombie: Worker = self.mesh.take_worker(unit, role)?;
-        zombie.suspend().await?;
+        let mut zombie = self.freeze(unit, role).await?;
         self.mesh.start_worker(unit, role, "")?;
-        let back = self.come_back(way, patience).await?;
+        let back = self.come_back(way, BACK).await?;
         zombie.resume()?;
-        // Long enough for all that it held back to be tried.
-        self.let_run(3000).await;
+        self.ensure_fenced(&zombie, unit, role).await?;
         self.come_back(way, BACK).await?;
         let fate = zombie.ended().map_or("lives".to_owned(), |status| format!("ended: {status}"));
         println!("  {role} of {unit} replaced after {back:.1?}; woken up, the zombie {fate}");
@@ -348,6 +398,40 @@ impl Scene {
         zombie.stop(BACK).await?;
         self.come_back(way, BACK).await?;
         Ok(())
+    }
+
+    /// A sink is frozen with changes in hand, so that it has something to try when it wakes up.
+    async fn freeze(&mut self, unit: &'static str, role: &str) -> anyhow::Result<Worker> {
+        if role == "sink" {
+            self.mesh.worker(unit, role)?.stop(BACK).await?;
+            self.mesh.start_worker(unit, role, "dawdle")?;
+            self.come_back(Self::way(unit, role), BACK).await?;
+            self.let_run(800).await;
+            return self.mesh.freeze_sink(unit).await;
+        }
+        self.let_run(800).await;
+        let mut zombie = self.mesh.take_worker(unit, role)?;
+        zombie.suspend().await?;
+        Ok(zombie)
+    }
+
+    /// A sink's fence is the ledger: it shows only to who comes late. A writer's is Kafka's: a
+    /// zombie that has lost its connections meanwhile takes its place back, and the other one hears.
+    async fn ensure_fenced(
+        &mut self,
+        zombie: &Worker,
+        unit: &str,
+        role: &str,
+    ) -> anyhow::Result<()> {
+        if role == "sink" {
+            return zombie.says("code=ledger_moved", BACK).await;
+        }
+        let successor = self.mesh.worker(unit, role)?;
+        tokio::select! {
+            Ok(()) = zombie.says("code=fenced", BACK) => Ok(()),
+            Ok(()) = successor.says("code=fenced", BACK) => Ok(()),
+            else => bail!("neither the zombie nor its successor, {role} of {unit}, was fenced"),
+        }
     }
 
     /// Stops writing, and sees whether everything holds.
@@ -365,11 +449,8 @@ impl Scene {
             "only {rate:.0} commits a second were acknowledged"
         );
         self.mesh.ensure_done(&written, QUIET).await?;
-        for watch in self.versions {
-            ensure!(watch.stop().await? > 50, "the versions were not polled");
-        }
-        for watch in self.totals {
-            ensure!(watch.stop().await? > 50, "the totals were not read");
+        for watches in self.watches {
+            watches.stop().await?;
         }
         for (from, watch) in self.snapshots {
             let snapshots = watch.stop().await?;

@@ -9,7 +9,7 @@ use unitflow_change::Fault;
 use unitflow_change::name::Log;
 use unitflow_change::position::Position;
 use unitflow_change::seq::Seq;
-use unitflow_change::tag::{Kind, Tag};
+use unitflow_change::tag::{Afters, Kind, Tag};
 use unitflow_harness::Flavor::{self, Mariadb, Mysql9};
 use unitflow_harness::load::connect;
 use unitflow_harness::{Mysql, serial};
@@ -123,7 +123,7 @@ async fn apply(
         index: 0,
         last: true,
         commit_us: 0,
-        after: None,
+        after: Afters::default(),
         to: "",
     };
     let mut batch = Batch::default();

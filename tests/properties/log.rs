@@ -14,7 +14,7 @@ use unitflow_change::key::Key;
 use unitflow_change::rename::Rename;
 use unitflow_change::routing::{Columns, Order, PartitionBy, Routing};
 use unitflow_change::seq::Seq;
-use unitflow_change::tag::{After, Kind, Tag};
+use unitflow_change::tag::{Afters, Kind, Tag};
 use unitflow_transformer::Captured;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -130,7 +130,7 @@ impl Entry {
             index: self.index,
             last: self.last,
             commit_us: self.commit_us,
-            after: None,
+            after: Afters::default(),
             to: "",
         }
     }
@@ -154,6 +154,12 @@ impl Record {
     pub fn tag(&self) -> Tag<'_> {
         Tag::parse(&self.header).expect("the transformer writes readable headers")
     }
+
+    /// The same without what it waits for: that may be more after a restart, and the sinks show
+    /// whether it is enough.
+    pub fn without_waits(&self) -> Self {
+        Self::new(&Tag { after: Afters::default(), ..self.tag() }, &self.key, &self.value)
+    }
 }
 
 impl std::fmt::Debug for Record {
@@ -167,7 +173,7 @@ impl std::fmt::Debug for Record {
 #[derive(Debug, Default)]
 pub struct Log {
     pub captured: Vec<Entry>,
-    /// By lane.
+    /// By lane, without what the records wait for.
     pub tagged: Vec<Vec<Record>>,
 }
 
@@ -195,8 +201,6 @@ struct Source {
     transactions: u64,
     /// The live rows' users, by table and id.
     rows: HashMap<(&'static str, u8), u8>,
-    /// The last user of every row there ever was.
-    users: HashMap<u8, u8>,
 }
 
 /// Builds the log that these items make.
@@ -218,7 +222,6 @@ pub fn build(shape: Shape, items: &[Item]) -> Log {
         number: 0,
         transactions: 0,
         rows: HashMap::new(),
-        users: HashMap::new(),
     };
     source.generation(false, false);
     for item in items {
@@ -362,9 +365,9 @@ impl Source {
         for at in 0..puts.len() {
             let lane = puts[at].0;
             let last = puts[at + 1..].iter().all(|(other, ..)| *other != lane);
-            let (_, index, seq, after, ref key, ref value) = puts[at];
+            let (_, index, seq, ref key, ref value) = puts[at];
             let entry = self.log.captured.last().expect("the transaction's records").clone();
-            let tag = Tag { kind: Kind::Row, seq, index, last, after, ..entry.tag() };
+            let tag = Tag { kind: Kind::Row, seq, index, last, ..entry.tag() };
             self.expect(lane, &tag, &key.clone(), &value.clone());
         }
     }
@@ -396,16 +399,13 @@ impl Source {
         let here = self.rows.get(&(table, id)).map(|&user| Row { id, user });
         let before = here.filter(|_| keyed(table));
         let after = match (before, wish.action) {
-            // A key that comes back comes back to its user: a table spread by a column orders a
-            // key's changes only while the column stays or an update changes it.
-            (None, _) => Some(Row { id, user: self.user_of(table, id, user) }),
+            (None, _) => Some(Row { id, user }),
             (Some(_), 0) => None,
             (Some(row), 1 | 2) => Some(Row { id, user: self.other_user(table, row, user) }),
             (Some(row), 3) => {
                 let to = wish.other;
                 let free = !self.rows.contains_key(&(table, to));
-                let user = self.user_of(table, to, row.user);
-                Some(if free { Row { id: to, user } } else { row })
+                Some(if free { Row { id: to, user: row.user } } else { row })
             }
             (Some(row), _) => Some(row),
         };
@@ -414,16 +414,9 @@ impl Source {
         }
         if let Some(row) = after {
             self.rows.insert((table, row.id), row.user);
-            if table == "items" {
-                self.users.insert(row.id, row.user);
-            }
         }
         self.number += 1;
         Change { table, before, after, number: self.number }
-    }
-
-    fn user_of(&self, table: &str, id: u8, wished: u8) -> u8 {
-        if table == "items" { self.users.get(&id).copied().unwrap_or(wished) } else { wished }
     }
 
     /// Rows of `items` may change their lane by it, those of `orders` enter and leave a condition.
@@ -461,17 +454,15 @@ impl Source {
             (Some(before), Some(after)) if hides && before == after => {}
             (Some(before), Some(after)) if place(before) != place(after) => {
                 let ((from, old_key), (to, new_key)) = (place(before), place(after));
-                let lane = i32::try_from(from).expect("small");
-                let waits = (from != to).then_some(After { lane, seq });
                 let gone = Change { after: None, ..*change };
                 let come = Change { before: None, ..*change };
-                puts.push((from, index, seq, None, old_key, gone.value(hides)));
-                puts.push((to, index, seq.second_half(), waits, new_key, come.value(hides)));
+                puts.push((from, index, seq, old_key, gone.value(hides)));
+                puts.push((to, index, seq.second_half(), new_key, come.value(hides)));
             }
             (Some(row), _) | (None, Some(row)) => {
                 let (lane, key) = place(row);
                 let left = Change { before, after, ..*change };
-                puts.push((lane, index, seq, None, key, left.value(hides)));
+                puts.push((lane, index, seq, key, left.value(hides)));
             }
         }
     }
@@ -496,8 +487,8 @@ impl Source {
     }
 }
 
-/// Lane, index, number, what it waits for, key and value of an expected record.
-type Put = (usize, u64, Seq, Option<After>, Vec<u8>, Vec<u8>);
+/// Lane, index, number, key and value of an expected record.
+type Put = (usize, u64, Seq, Vec<u8>, Vec<u8>);
 
 const TABLES: [&str; 9] =
     ["orders", "items", "items", "users", "plain", "secret", "heartbeat", "settings", "ledger"];

@@ -106,7 +106,7 @@ impl<'a> Target<'a> {
                 let same = self.partitions[lane].iter().find(|other| other.tag().seq == tag.seq);
                 same.is_none_or(|other| self.ledger[lane] < other.tag().prev)
             }),
-            _ => tag.after.is_some_and(|after| self.ledger[place(after.lane)] < after.seq),
+            _ => tag.after.iter().any(|after| self.ledger[place(after.lane)] < after.seq),
         }
     }
 

@@ -6,7 +6,7 @@
 //! that was held, and what was already put out is dropped by its number.
 
 use unitflow_change::seq::Seq;
-use unitflow_change::tag::{After, Kind, Tag};
+use unitflow_change::tag::{Afters, Kind, Tag};
 
 /// A buffer above this is given back after a large record.
 const BUFFER_BYTES_KEPT: usize = 8 << 20;
@@ -24,7 +24,7 @@ pub struct Held {
     seq: Seq,
     index: u64,
     commit_us: u64,
-    after: Option<After>,
+    after: String,
     transaction: String,
     to: String,
     /// The record's key.
@@ -43,7 +43,7 @@ impl Default for Held {
             seq: Seq::NONE,
             index: 0,
             commit_us: 0,
-            after: None,
+            after: String::new(),
             transaction: String::new(),
             to: String::new(),
             key: Vec::new(),
@@ -63,7 +63,8 @@ impl Held {
         self.seq = tag.seq;
         self.index = tag.index;
         self.commit_us = tag.commit_us;
-        self.after = tag.after;
+        self.after.clear();
+        self.after.push_str(tag.after.as_str());
         self.transaction.clear();
         self.transaction.push_str(tag.transaction);
         self.to.clear();
@@ -88,7 +89,7 @@ impl Held {
             index: self.index,
             last,
             commit_us: self.commit_us,
-            after: self.after,
+            after: Afters::parse(&self.after).unwrap_or_default(),
             to: &self.to,
         }
     }

@@ -7,7 +7,8 @@
 //! * no record of an applied transaction, of an internal table (the heartbeat aside) or of what
 //!   the routing leaves out is put out;
 //! * the bytes of a change of which all travels pass through untouched;
-//! * run again from [`State`], it puts out what is missing and nothing twice.
+//! * run again from [`State`], it puts out what is missing and nothing twice. Only what an insert
+//!   waits for may then be more than it would have been: see [`gone`](crate::gone).
 
 use std::borrow::Cow;
 
@@ -18,11 +19,12 @@ use unitflow_change::form;
 use unitflow_change::key::Key;
 use unitflow_change::routing::Routing;
 use unitflow_change::seq::{Seq, Step, step};
-use unitflow_change::tag::{After, Kind, Tag};
+use unitflow_change::tag::{After, Afters, Kind, Tag};
 use unitflow_change::{Code, Fault};
 
 use crate::ddl::{Memory, Verdict};
 use crate::filter::{Filter, Left};
+use crate::gone::Gone;
 use crate::hold::Held;
 use crate::mark::Whose;
 use crate::route::{Router, Rule};
@@ -109,6 +111,7 @@ pub struct Transformer {
     router: Option<Router>,
     schema: Memory,
     held: Vec<Held>,
+    gone: Gone,
     counts: Counts,
 }
 
@@ -119,6 +122,7 @@ impl Transformer {
         let mut held = Vec::new();
         held.resize_with(state.tails.len(), Held::default);
         Self {
+            gone: Gone::after_restart(state.seq, &state.tails),
             offset: state.offset,
             seq: state.seq,
             tails: state.tails,
@@ -363,10 +367,14 @@ impl Transformer {
             Op::Read => Err(misplaced(record, self.open)),
             Op::Insert => {
                 let lane = self.router()?.lane(by, &new_key, new)?;
-                self.hold(lane, record, &record.tag, &new_key, &value, out)
+                let waits = self.waits(rule, &new_key, lane, record.tag.seq);
+                let mut text = String::new();
+                let tag = Tag { after: Afters::write(&waits, &mut text), ..record.tag };
+                self.hold(lane, record, &tag, &new_key, &value, out)
             }
             Op::Delete => {
                 let lane = self.router()?.lane(by, &key, old)?;
+                self.note_deleted(rule, &key, lane, record.tag.seq);
                 self.hold(lane, record, &record.tag, &key, &value, out)
             }
             Op::Update => {
@@ -375,7 +383,7 @@ impl Transformer {
                 if stays && from == to {
                     return self.hold(to, record, &record.tag, &key, &value, out);
                 }
-                self.split(record, (from, to), (&key, &new_key), &value, out)
+                self.split(record, rule, (from, to), (&key, &new_key), &value, out)
             }
         }
     }
@@ -385,19 +393,42 @@ impl Transformer {
     fn split(
         &mut self,
         record: &Captured<'_>,
+        rule: &Rule,
         (from, to): (i32, i32),
         (old_key, new_key): (&[u8], &[u8]),
         value: &[u8],
         out: &mut impl Output,
     ) -> Result<(), Fault> {
         let (delete, insert) = Envelope::split(value)?;
+        self.note_deleted(rule, old_key, from, record.tag.seq);
         self.hold(from, record, &record.tag, old_key, &delete, out)?;
-        let tag = Tag {
-            seq: record.tag.seq.second_half(),
-            after: (from != to).then_some(After { lane: from, seq: record.tag.seq }),
-            ..record.tag
-        };
+        let seq = record.tag.seq.second_half();
+        let half = After { lane: from, seq: record.tag.seq };
+        let mut waits = self.waits(rule, new_key, to, seq);
+        if from != to && !waits.contains(&half) {
+            waits.push(half);
+        }
+        let mut text = String::new();
+        let tag = Tag { seq, after: Afters::write(&waits, &mut text), ..record.tag };
         self.hold(to, record, &tag, new_key, &insert, out)
+    }
+
+    /// A key may come back in another lane where more than the key says which.
+    fn note_deleted(&mut self, rule: &Rule, key: &[u8], lane: i32, seq: Seq) {
+        if rule.by_row {
+            self.gone.deleted(key, After { lane, seq });
+        }
+    }
+
+    /// What the insert `seq` of this key has to wait for. What was put out before waits for what it
+    /// was told then.
+    fn waits(&mut self, rule: &Rule, key: &[u8], lane: i32, seq: Seq) -> Vec<After> {
+        let tail = usize::try_from(lane).ok().and_then(|place| self.tails.get(place));
+        if rule.by_row && tail.is_some_and(|tail| seq > *tail) {
+            self.gone.inserted(key, lane)
+        } else {
+            Vec::new()
+        }
     }
 
     /// Puts out what the lane held, which has a successor now, and holds this record in its place.
@@ -480,6 +511,7 @@ impl Transformer {
         }
         self.tails.resize(partitions, Seq::NONE);
         self.held.resize_with(partitions, Held::default);
+        self.gone = Gone::new(partitions);
         self.router = Some(Router::new(routing));
         Ok(())
     }

@@ -4,8 +4,9 @@
 //! 1;row;281474976710658;281474976710656;3e11fa47-…:23;0;1;1764000000000000;;
 //! │ │   seq             prev            transaction   │ │ commit µs        │└ to: addressees of a
 //! │ kind                                  index in it ┘ │                  │   copied row, by comma
-//! format                          last of it in this ───┘                  └ after: `lane:seq` to
-//!                                 partition                                  wait for
+//! format                          last of it in this ───┘                  └ after: what to wait
+//!                                 partition                                  for, each `lane:seq`,
+//!                                                                            by comma
 //! ```
 //!
 //! What format 1 can say is written in it, so that a reader of before stops only where it has to.
@@ -87,13 +88,60 @@ impl Kind {
     }
 }
 
-/// A position in another lane of the same log that must be applied before this record.
+/// A position in another lane of the same log that must be applied before a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct After {
     /// The lane, which is the partition.
     pub lane: i32,
     /// What that lane's ledger row must have reached.
     pub seq: Seq,
+}
+
+/// Positions in other lanes that must be applied before a record, as the header has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Afters<'a>(&'a str);
+
+impl<'a> Afters<'a> {
+    /// Writes positions into `text` and stands for them.
+    pub fn write(positions: &[After], text: &'a mut String) -> Self {
+        text.clear();
+        for After { lane, seq } in positions {
+            let comma = if text.is_empty() { "" } else { "," };
+            // Writing to a String can't fail.
+            let _ = fmt::Write::write_fmt(text, format_args!("{comma}{lane}:{seq}"));
+        }
+        Self(text)
+    }
+
+    /// Reads them as they are written; `None` if something else is there.
+    #[must_use]
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let good = text.is_empty() || text.split(',').all(|part| position(part).is_some());
+        good.then_some(Self(text))
+    }
+
+    /// As they are written.
+    #[must_use]
+    pub fn as_str(self) -> &'a str {
+        self.0
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// One by one.
+    pub fn iter(self) -> impl Iterator<Item = After> + 'a {
+        self.0.split(',').filter_map(position)
+    }
+}
+
+/// `lane:seq`.
+fn position(text: &str) -> Option<After> {
+    let (lane, seq) = text.split_once(':')?;
+    Some(After { lane: lane.parse().ok()?, seq: Seq(seq.parse().ok()?) })
 }
 
 /// A record's place in its log, its partition and its source transaction.
@@ -113,8 +161,8 @@ pub struct Tag<'a> {
     pub last: bool,
     /// When the source committed, in µs since 1970.
     pub commit_us: u64,
-    /// What another lane must have applied first.
-    pub after: Option<After>,
+    /// What other lanes must have applied first.
+    pub after: Afters<'a>,
     /// For what is copied: the units it is for, by comma; empty for all.
     pub to: &'a str,
 }
@@ -139,10 +187,7 @@ impl<'a> Tag<'a> {
         );
         let _ = write!(out, "{};{};", self.transaction, self.index);
         let _ = write!(out, "{};{};", u8::from(self.last), self.commit_us);
-        if let Some(After { lane, seq }) = self.after {
-            let _ = write!(out, "{lane}:{seq}");
-        }
-        let _ = write!(out, ";{}", self.to);
+        let _ = write!(out, "{};{}", self.after.as_str(), self.to);
     }
 
     /// Reads the packed form; a newer format or anything unexpected is a fault.
@@ -173,14 +218,7 @@ impl<'a> Tag<'a> {
                 _ => return Err(unreadable()),
             },
             commit_us: number(field()?)?,
-            after: match field()? {
-                "" => None,
-                text => {
-                    let (lane, seq) = text.split_once(':').ok_or_else(unreadable)?;
-                    let lane = lane.parse().map_err(|_| unreadable())?;
-                    Some(After { lane, seq: Seq(number(seq)?) })
-                }
-            },
+            after: Afters::parse(field()?).ok_or_else(unreadable)?,
             to: field()?,
         };
         if fields.next().is_some() { Err(unreadable()) } else { Ok(tag) }
@@ -208,7 +246,8 @@ mod tests {
     fn the_packed_form_is_the_documented_one() {
         let tag = Tag::parse(TEXT).unwrap();
         assert_eq!(tag.transaction, "0-1-45");
-        assert_eq!(tag.after, Some(After { lane: 2, seq: Seq((1 << 48) + 2) }));
+        let position = After { lane: 2, seq: Seq((1 << 48) + 2) };
+        assert_eq!(tag.after.iter().collect::<Vec<_>>(), [position]);
         assert!(tag.last);
         let mut again = Vec::new();
         tag.write(&mut again);
@@ -226,6 +265,22 @@ mod tests {
         again.clear();
         Tag { kind: Kind::Row, ..tag }.write(&mut again);
         assert_eq!(again, b"1;row;6;4;;1;1;0;;B,C");
+    }
+
+    #[test]
+    fn several_positions_are_read_as_they_were_written() {
+        let positions = [After { lane: 3, seq: Seq(7) }, After { lane: 0, seq: Seq(9) }];
+        let mut text = String::new();
+        for some in 0..=positions.len() {
+            let afters = Afters::write(&positions[..some], &mut text);
+            assert_eq!(afters.is_empty(), some == 0);
+            assert_eq!(afters.iter().collect::<Vec<_>>(), positions[..some]);
+            assert_eq!(Afters::parse(afters.as_str()), Some(afters));
+        }
+        assert_eq!(text, "3:7,0:9");
+        for bad in [",", "3:7,", "3:7,0", "3:", "x:1", "3;7"] {
+            assert_eq!(Afters::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use unitflow_change::position::Digest;
 use crate::bytes::{Broken, Bytes, Parsed};
 use crate::connect::Flavor;
 use crate::declare::declare;
-use crate::event::{self, Begin, FLAG_IGNORABLE, Header, Raw, kind};
+use crate::event::{self, Begin, Header, Raw, kind};
 use crate::record::{Place, Record};
 use crate::stream::Transaction;
 use crate::table::{Disguises, Parsing, Table};
@@ -330,19 +330,17 @@ impl Decoder {
                 self.packed = event::parse_payload(body)?;
                 Ok(Step::Nothing)
             }
-            other => match Self::refuse(other, header.flags) {
-                Some(broken) => Err(broken),
-                None => Ok(Step::Nothing),
-            },
+            other => Err(Self::refuse(other)),
         }
     }
 
-    /// Why an event can't be taken; `None` where it may be ignored.
+    /// Why an event can't be taken. The flag by which a server lets replicas ignore an event is not
+    /// asked: what an unknown event holds is unknown.
     #[cold]
-    fn refuse(kind: u8, flags: u16) -> Option<Broken> {
+    fn refuse(kind: u8) -> Broken {
         let refusal =
             |code, what: &'static str, hint| Broken { code, what: what.into(), offset: 0, hint };
-        Some(match kind {
+        match kind {
             kind::ANONYMOUS_GTID => refusal(
                 Code::Setting,
                 "a transaction without GTID",
@@ -360,13 +358,12 @@ impl Decoder {
                 "the source says that its log lacks changes",
                 "resynchronise this store",
             ),
-            _ if flags & FLAG_IGNORABLE != 0 => return None,
             _ => refusal(
                 Code::BinlogUnknown,
                 "an event of a type that the decoder does not know",
                 "this server's version may be newer than this release of Unitflow knows",
             ),
-        })
+        }
     }
 
     fn expect_idle(&self, what: &str) -> Parsed<()> {
@@ -729,6 +726,35 @@ mod tests {
             }
         }
         Ok(rows)
+    }
+
+    #[test]
+    fn unknown_events_stop_with_type_and_position_whatever_their_flags() {
+        const IGNORABLE: u16 = 0x0080;
+        for kind in [43, 150, 172, 255] {
+            for flags in [0, IGNORABLE] {
+                let mut decoder = Decoder::new(Flavor::Mysql, "A.shop", Form::Plain);
+                let fault = decoder.feed(&Raw::parse(&bare(kind, 477, flags), false).unwrap());
+                let fault = fault.unwrap_err();
+                assert_eq!(fault.code, Code::BinlogUnknown);
+                assert!(!fault.is_retry());
+                let text = fault.to_string();
+                assert!(text.contains(&format!("event unknown ({kind})")), "{text}");
+                assert!(text.contains(":477,"), "{text}");
+            }
+        }
+    }
+
+    /// An event without body or checksum that begins at `at`.
+    fn bare(kind: u8, at: u32, flags: u16) -> Vec<u8> {
+        let size = event::HEADER_BYTES as u32;
+        let mut bytes = vec![0; 4];
+        bytes.push(kind);
+        for field in [1, size, at + size] {
+            bytes.extend_from_slice(&u32::to_le_bytes(field));
+        }
+        bytes.extend_from_slice(&flags.to_le_bytes());
+        bytes
     }
 
     const EVERYTHING: &str = "create database shop; create table shop.t (id int primary key, a decimal(30,10), b json, \

@@ -20,9 +20,6 @@ const CHECKSUM_BYTES: usize = 4;
 /// The file was not closed; the flag changes after the checksum was computed.
 const FLAG_IN_USE: u16 = 0x0001;
 
-/// Whoever does not know the event may ignore it.
-pub(crate) const FLAG_IGNORABLE: u16 = 0x0080;
-
 /// The numbers of events.
 pub(crate) mod kind {
     pub const QUERY: u8 = 2;

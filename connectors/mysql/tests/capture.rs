@@ -160,6 +160,59 @@ async fn a_source_that_lost_what_was_captured_is_refused() {
     }
 }
 
+#[tokio::test]
+async fn tagged_transactions_are_gone_on_from_like_others() {
+    let (server, mut conn, start) = prepared(Flavor::Mysql9).await;
+    let uuid = conn.query_first::<String, _>("select @@server_uuid").await.unwrap().unwrap();
+    let named = format!("set gtid_next = '{uuid}:blue:7'");
+    run(
+        &mut conn,
+        [
+            "set gtid_next = 'automatic:blue'",
+            "insert into shop.items values (1,'a')",
+            "begin",
+            "insert into shop.items values (2,'b'),(3,'c')",
+            "update shop.items set name = 'x'",
+            "commit",
+            "set gtid_next = 'automatic'",
+            "insert into shop.items values (4,'d')",
+            "set gtid_next = 'automatic:green_1'",
+            "update shop.items set id = 5 where id = 4",
+            // A number behind a hole, which numbers given later fill.
+            &named,
+            "insert into shop.items values (6,'f')",
+            "set gtid_next = 'automatic:blue'",
+            "delete from shop.items where id = 6",
+        ],
+    )
+    .await;
+    let all = read_after(&server, &start).await.unwrap();
+    let names = all.iter().filter_map(|(seen, _)| match seen {
+        Seen::End(name) => name.split_once(':'),
+        _ => None,
+    });
+    let tagged: Vec<_> = names.map(|(_, name)| name).filter(|name| name.contains(':')).collect();
+    assert_eq!(tagged, ["blue:1", "blue:2", "green_1:1", "blue:7", "blue:3"]);
+    let events: Vec<_> = all.iter().map(|(seen, _)| without_clock(seen)).collect();
+    for (i, (_, position)) in all.iter().enumerate() {
+        let position = Position::from_json(position.to_json().as_bytes()).unwrap();
+        let rest = read_after(&server, &position).await;
+        let rest = rest.unwrap_or_else(|fault| panic!("after event {i}: {fault}"));
+        let rest: Vec<_> = rest.iter().map(|(seen, _)| without_clock(seen)).collect();
+        assert_eq!(rest, events[i + 1..], "after event {i}");
+    }
+
+    // What is behind a tag is judged like anything else: content, and what the server lacks.
+    let (_, done) = all.last().unwrap();
+    let mut other = done.clone();
+    other.last.as_mut().unwrap().digest = Digest(1);
+    assert_eq!(fault_of(&server, &other).await.code, Code::SourceLostTail);
+    let beyond = format!("{},{uuid}:green_1:9", done.done);
+    let fault = fault_of(&server, &Position::after(beyond.parse().unwrap())).await;
+    assert_eq!(fault.code, Code::SourceLostTail);
+    assert!(fault.what.contains("green_1:9"), "{fault}");
+}
+
 fn last_number(position: &Position) -> String {
     position.done.to_string().rsplit('-').next().unwrap().to_owned()
 }

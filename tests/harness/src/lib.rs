@@ -11,6 +11,7 @@
 //! | [`mesh`] | servers, configuration, workers, waiting |
 //! | [`mod@serial`] | one test at a time, with a limit and a clock |
 //! | [`worker`] | one worker process: start, kill, freeze, measure |
+//! | [`metrics`] | what a worker tells Prometheus |
 //! | [`random`] | the seed that a test prints, and the choices made from it |
 //! | [`schema`] | the tables of the shop, and where a row says whose it is |
 //! | [`change`] | one change of one row, as load and judge both name it |
@@ -28,6 +29,7 @@ pub mod change;
 pub mod judge;
 pub mod load;
 pub mod mesh;
+pub mod metrics;
 pub mod plan;
 pub mod random;
 pub mod schema;

@@ -27,6 +27,8 @@ const COMMAND: Duration = Duration::from_secs(60);
 const STILL: Duration = Duration::from_secs(10);
 /// Prepared statements that all workers may have open at one server.
 const STATEMENTS_MOST: u32 = 300;
+/// A sink is caught between two transactions within this.
+const FREEZING: Duration = Duration::from_secs(10);
 /// How long after the last change a log may still move.
 const SETTLING: Duration = Duration::from_secs(4);
 
@@ -43,6 +45,8 @@ pub struct MeshSetup {
     heartbeat: bool,
     with_schema: bool,
     one_way: Option<(String, String)>,
+    /// The host by which servers are reached, and how their connections are encrypted.
+    reached: (String, String),
     ddl: String,
     /// Further statements that a unit's server runs before `init`, out of its log.
     prepared: Vec<(String, String)>,
@@ -102,6 +106,7 @@ impl MeshSetup {
             heartbeat: false,
             with_schema: false,
             one_way: None,
+            reached: ("127.0.0.1".into(), "\"off\"".into()),
             ddl: String::new(),
             prepared: Vec::new(),
             store_lines: Vec::new(),
@@ -186,6 +191,14 @@ impl MeshSetup {
     #[must_use]
     pub fn one_way(mut self, from: &str, to: &str) -> Self {
         self.one_way = Some((from.into(), to.into()));
+        self
+    }
+
+    /// Servers are reached by this host, which means this machine, and by connections that are
+    /// encrypted so, as the configuration writes it.
+    #[must_use]
+    pub fn reached(mut self, host: &str, tls: &str) -> Self {
+        self.reached = (host.into(), tls.into());
         self
     }
 
@@ -359,15 +372,18 @@ impl Mesh {
         if let Some(hub) = &self.setup.hub {
             writeln!(text, "topology = {{ star = \"{hub}\" }}")?;
         }
+        // Each worker takes a free port.
+        writeln!(text, "[telemetry]\nprometheus = \"127.0.0.1:0\"")?;
+        let (host, tls) = &self.setup.reached;
         for Unit { name, server, kafka } in &self.units {
             let bootstrap = self.kafkas[*kafka].bootstrap();
             let ports = self.endpoints.get(name).cloned().unwrap_or_else(|| vec![server.port()]);
-            let endpoints = ports.iter().map(|port| format!("127.0.0.1:{port}"));
+            let endpoints = ports.iter().map(|port| format!("{host}:{port}"));
             let endpoints: Vec<String> = endpoints.collect();
             writeln!(text, "\n[units.{name}]")?;
             writeln!(text, "kafka = {{ bootstrap = \"{bootstrap}\", replication = 1 }}")?;
             writeln!(text, "[units.{name}.stores.shop]\nkind = \"mysql\"")?;
-            writeln!(text, "endpoints = {endpoints:?}\nuser = \"root\"\ntls = \"off\"")?;
+            writeln!(text, "endpoints = {endpoints:?}\nuser = \"root\"\ntls = {tls}")?;
             for (_, lines) in self.setup.store_lines.iter().filter(|(unit, _)| unit == name) {
                 writeln!(text, "{lines}")?;
             }
@@ -438,6 +454,13 @@ impl Mesh {
     /// From now on a unit's store is looked for at these ports, in this order. Workers read them at their start.
     pub fn change_endpoints(&mut self, unit: &str, ports: &[u16]) -> anyhow::Result<()> {
         self.endpoints.insert(unit.into(), ports.to_vec());
+        fs::write(self.config(), self.toml()?)?;
+        Ok(())
+    }
+
+    /// From now on servers are reached so; see [`MeshSetup::reached`]. Workers read it at their start.
+    pub fn change_reached(&mut self, host: &str, tls: &str) -> anyhow::Result<()> {
+        self.setup.reached = (host.into(), tls.into());
         fs::write(self.config(), self.toml()?)?;
         Ok(())
     }
@@ -517,6 +540,24 @@ impl Mesh {
             .rposition(|worker| worker.launch().unit == unit && worker.launch().roles == role)
             .with_context(|| format!("there is no {role} of {unit}"))?;
         Ok(self.workers.remove(place))
+    }
+
+    /// Freezes a unit's sink between two transactions and takes it out of the mesh: it holds no
+    /// lock that its successor would wait for, and the server keeps its connections.
+    pub async fn freeze_sink(&mut self, unit: &str) -> anyhow::Result<Worker> {
+        let mut sink = self.take_worker(unit, "sink")?;
+        let deadline = Instant::now() + FREEZING;
+        loop {
+            sink.suspend().await?;
+            // Each of its transactions begins with a row of the ledger.
+            let free = "SELECT seq FROM unitflow.ledger FOR UPDATE NOWAIT";
+            match self.server(unit).sql(free).await {
+                Ok(_) => return Ok(sink),
+                Err(error) => ensure!(Instant::now() < deadline, "always inside one: {error}"),
+            }
+            sink.resume()?;
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// All workers, also those that have ended.

@@ -170,6 +170,18 @@ impl Worker {
         fs::read(&self.launch.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Waits until its log says this.
+    pub async fn says(&self, text: &str, patience: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + patience;
+        while !self.log()?.contains(text) {
+            if Instant::now() > deadline {
+                bail!("{} does not say {text}:\n{}", self.name(), self.log_end());
+            }
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
     /// The log's last lines.
     #[must_use]
     pub fn log_end(&self) -> String {

@@ -1,0 +1,124 @@
+//! What workers tell Prometheus, after a run of which it is known what it did.
+
+use anyhow::ensure;
+use unitflow_harness::Flavor::{Mariadb, Mysql9};
+use unitflow_harness::metrics::Metrics;
+use unitflow_harness::random::{Random, seed};
+use unitflow_harness::{Load, Mesh, Written, serial};
+
+use crate::{LIMIT, QUIET, setup, write_everywhere};
+
+/// The largest batch that a sink commits at once, in rows (the last transaction may go over it).
+const BATCH_ROWS_MOST: f64 = 1_100.0;
+/// Nothing took longer to arrive, in seconds.
+const LAG_MOST: f64 = 60.0;
+
+#[test]
+fn metrics_say_what_was_done() {
+    serial("metrics", LIMIT, async {
+        let random = Random::new(seed("metrics"));
+        let mut mesh = setup(&[Mysql9, Mariadb]).kafka_shared().start().await?;
+        mesh.start_workers()?;
+        let load = Load::shop().transactions(400);
+        let mut written = write_everywhere(&mesh, &load, 0, &random).await?;
+        mesh.quiesce(QUIET).await?;
+        cut_connections(&mesh, "B").await?;
+        written.add(write_everywhere(&mesh, &load, 10, &random).await?);
+        mesh.ensure_done(&written, QUIET).await?;
+        for (from, to) in [("A", "B"), ("B", "A")] {
+            ensure_way(&mut mesh, from, to, &written).await?;
+        }
+        ensure_faults(&mut mesh).await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// Ends all connections to a unit's server, as one that fails over does.
+async fn cut_connections(mesh: &Mesh, unit: &str) -> anyhow::Result<()> {
+    let others = "SELECT id FROM information_schema.processlist \
+                  WHERE user = 'root' AND id <> CONNECTION_ID()";
+    for id in mesh.server(unit).sql(others).await?.lines() {
+        // It may have ended by itself.
+        let _ = mesh.server(unit).sql(&format!("KILL {id}")).await;
+    }
+    Ok(())
+}
+
+/// Each number of a way's three workers, against what was written.
+async fn ensure_way(
+    mesh: &mut Mesh,
+    from: &str,
+    to: &str,
+    written: &Written,
+) -> anyhow::Result<()> {
+    let log = format!("log=\"{from}.shop\"");
+    let unit = from.as_bytes()[0];
+    let changes = written.acknowledged.iter();
+    let own = changes.filter(|change| change.unit == unit).count() as f64;
+    let foreign = written.acknowledged.len() as f64 - own;
+
+    let connector = Metrics::of(mesh.worker(from, "connector")?).await?;
+    let captured = connector.sum("unitflow_connector_rows_total", &[&log]);
+    ensure!(captured >= own + foreign, "{captured} rows captured of {own} and {foreign}");
+    ensure!(connector.sum("unitflow_kafka_commits_total", &[&log]) > 0.0, "no commits");
+
+    let transformer = Metrics::of(mesh.worker(from, "transformer")?).await?;
+    let of = |outcome: &str| {
+        let outcome = format!("outcome=\"{outcome}\"");
+        transformer.sum("unitflow_transformer_records_total", &[&log, &outcome])
+    };
+    // A row that moves is two rows elsewhere, and each batch brings a row of the ledger.
+    ensure!(of("echo") > foreign, "{} echoes of {foreign} changes", of("echo"));
+    ensure!(
+        captured == own + of("echo"),
+        "{captured} rows captured, {own} own and {} echoes",
+        of("echo")
+    );
+    ensure!(of("put") >= own, "{} of {own} put out", of("put"));
+    ensure!(of("filtered") == 0.0, "{} filtered", of("filtered"));
+
+    let sink = Metrics::of(mesh.worker(to, "sink")?).await?;
+    let labels = [log.as_str(), &format!("to=\"{to}\"")];
+    let rows = sink.sum("unitflow_sink_rows_total", &labels);
+    ensure!(rows >= own && rows <= of("put"), "{rows} rows applied, {} put out", of("put"));
+    let (in_batches, batches) = (
+        sink.sum("unitflow_sink_batch_rows_sum", &labels),
+        sink.sum("unitflow_sink_batch_rows_count", &labels),
+    );
+    ensure!(in_batches == rows, "{in_batches} rows in batches, {rows} applied");
+    ensure!(
+        batches > 0.0 && (1.0..=BATCH_ROWS_MOST).contains(&(rows / batches)),
+        "{rows} rows in {batches} batches"
+    );
+    let commits = sink.sum("unitflow_sink_commits_total", &labels);
+    ensure!(commits > 0.0 && commits <= batches, "{commits} commits of {batches} batches");
+    let lags: Vec<f64> = sink.each("unitflow_lag_seconds", &labels).collect();
+    ensure!(lags.len() == 4, "{} lanes tell their lag", lags.len());
+    ensure!(lags.iter().all(|lag| (0.0..LAG_MOST).contains(lag)), "lags of {lags:?} s");
+    ensure!(lags.iter().any(|lag| *lag > 0.0), "no lag at all: {lags:?}");
+    println!(
+        "  {from} to {to}: {captured} captured, {} echoes, {rows} applied in {batches} batches, lags {lags:.3?}",
+        of("echo")
+    );
+    Ok(())
+}
+
+/// The cut connections are counted by role and code, and nothing else is.
+async fn ensure_faults(mesh: &mut Mesh) -> anyhow::Result<()> {
+    const FAULTS: &str = "unitflow_faults_total";
+    let cut = "code=\"unreachable\"";
+    let sink = Metrics::of(mesh.worker("B", "sink")?).await?;
+    let lanes = sink.each(FAULTS, &["role=\"sink A.shop lane ", cut]).count();
+    ensure!(lanes > 0, "no lane tells that its connection was cut");
+    let connector = Metrics::of(mesh.worker("B", "connector")?).await?;
+    ensure!(
+        connector.sum(FAULTS, &["role=\"connector B.shop\"", cut]) >= 1.0,
+        "the connector does not tell that its connection was cut"
+    );
+    for (unit, role) in [("A", "connector"), ("A", "transformer"), ("A", "sink")] {
+        let metrics = Metrics::of(mesh.worker(unit, role)?).await?;
+        ensure!(metrics.sum(FAULTS, &[]) == 0.0, "{role} of {unit} counts faults");
+    }
+    Ok(())
+}
