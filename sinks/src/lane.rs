@@ -16,7 +16,7 @@ use unitflow_change::name::{Log, Name};
 use unitflow_change::rename::Rename;
 use unitflow_change::seq::{Seq, Step, step};
 use unitflow_change::tag::{After, HEADER, Kind, ORIGIN, Tag};
-use unitflow_change::{Code, Fault, form, inject};
+use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::broker::Broker;
 use unitflow_kafka::control::InForce;
 use unitflow_kafka::quarantine::Quarantine;
@@ -29,7 +29,7 @@ use crate::ledger::Entry;
 use crate::metrics::LaneMetrics;
 use crate::mirror::{Mark, Mirror};
 use crate::mysql::apply::{Applier, End, Part};
-use crate::park::{Parked, parks};
+use crate::park::{Parked, key_of, parks, payload_of};
 
 /// Bytes fetched ahead for each lane.
 pub(crate) const QUEUE_BYTES: usize = 4 << 20;
@@ -290,8 +290,8 @@ impl Lane<'_> {
             self.pass(&tag, offsets, record.value().unwrap_or_default()).await?;
             return Ok(Action::Gather);
         }
-        let key = &*form::plain_key(record.key().unwrap_or_default())?;
-        let value = form::payload(record.value().unwrap_or_default())?;
+        let key = &*key_of(record)?;
+        let value = payload_of(record);
         let here = End { seq: tag.seq, offset: record.offset(), commit_us: tag.commit_us };
         let is_row = tag.kind == Kind::Row;
         let skipped = is_row && self.orders.skips(self.lane, tag.seq);

@@ -8,6 +8,7 @@
 //!
 //! So each of its changes is applied once, in order, as long as the topic still holds them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use mysql_async::prelude::Queryable;
@@ -18,7 +19,7 @@ use unitflow_change::key::Key;
 use unitflow_change::name::Log;
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, Kind, Tag};
-use unitflow_change::{Code, Fault};
+use unitflow_change::{Code, Fault, form};
 use unitflow_kafka::control::InForce;
 use unitflow_kafka::quarantine::Entry;
 use unitflow_kafka::reader::{Item, Reader, Record};
@@ -260,10 +261,10 @@ impl Lane<'_> {
             }
             if tag.seq > reached {
                 reached = tag.seq;
-                let key = record.key().unwrap_or_default();
-                if tag.kind == Kind::Row && !key.is_empty() && table_of(key)? == *table {
+                let key = key_of(&record)?;
+                if tag.kind == Kind::Row && !key.is_empty() && table_of(&key)? == *table {
                     let whole = Tag { last: true, ..tag };
-                    batch.push(record.offset(), &whole, key, record.value().unwrap_or_default());
+                    batch.push(record.offset(), &whole, &key, payload_of(&record));
                 }
             }
             if batch.is_full(&self.way.limits) {
@@ -322,6 +323,17 @@ fn gone(table: &TableName, stands: Seq, prev: Seq) -> Fault {
 
 fn read_tag<'a>(record: &'a Record<'_>) -> Result<Tag<'a>, Fault> {
     Tag::parse(record.header(HEADER).unwrap_or_default())
+}
+
+/// A record's key as the lane's batches have it, whatever form it travels in.
+pub(crate) fn key_of<'r>(record: &'r Record<'_>) -> Result<Cow<'r, [u8]>, Fault> {
+    form::plain_key(record.key().unwrap_or_default())
+}
+
+/// The same of its value. What is of no form goes on as it is: it fails as a change of its table.
+pub(crate) fn payload_of<'r>(record: &'r Record<'_>) -> &'r [u8] {
+    let value = record.value().unwrap_or_default();
+    form::payload(value).unwrap_or(value)
 }
 
 fn table_of(key: &[u8]) -> Result<TableName, Fault> {
