@@ -5,6 +5,7 @@
 //! partition. After any fault that may be tried again it begins anew from the ledger, which alone
 //! knows what was applied.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use unitflow_change::tag::{After, HEADER, Kind, ORIGIN, Tag};
 use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::broker::Broker;
 use unitflow_kafka::control::InForce;
+use unitflow_kafka::last_record_before;
 use unitflow_kafka::quarantine::Quarantine;
 use unitflow_kafka::reader::{Item, Reader, Record};
 use unitflow_kafka::topics;
@@ -134,7 +136,13 @@ async fn apply_all(
         )
         .hint("what the old topic held and this unit had not applied is gone: resync, see the runbook"));
     }
-    let wanted = starting_offset(&entry, committed, mirror.believed(lane))?;
+    let (wanted, moved_to) = match starting_offset(&entry, committed, mirror.believed(lane)) {
+        Start::At(offset) => (offset, 0),
+        Start::Forward(offset) => {
+            ensure_may_be_forward(way, &entry, offset, &orders).await?;
+            (entry.topic_offset, offset)
+        }
+    };
     // Where retention took everything, the ledger's offset is gone with it. Whether a record is
     // missing is proved by the first one's `prev`.
     let (low, _) = topics::bounds(&way.broker, &way.topic, lane).await?;
@@ -150,6 +158,7 @@ async fn apply_all(
         inside: false,
         proven: false,
         raised: start > wanted,
+        moved_to,
         batch: Batch::default(),
         parked,
         orders,
@@ -164,12 +173,20 @@ async fn apply_all(
     lane.run(&reader).await
 }
 
-/// Where to read from: the ledger's offset, unless an operator moved the group's back.
+/// Where a lane begins to read.
+enum Start {
+    /// Here.
+    At(i64),
+    /// An operator moved the group's offset forwards to this one.
+    Forward(i64),
+}
+
+/// Where to read from: the ledger's offset, unless an operator moved the group's.
 fn starting_offset(
     entry: &Entry,
     committed: Option<(i64, String)>,
     believed: Option<Seq>,
-) -> Result<i64, Fault> {
+) -> Start {
     let mark = committed.as_ref().map(|(offset, note)| (*offset, Mark::parse(note)));
     let noted = mark.and_then(|(_, mark)| mark).map(|mark| mark.seq);
     if let Some(seq) = noted.into_iter().chain(believed).max().filter(|seq| *seq > entry.seq) {
@@ -180,19 +197,45 @@ fn starting_offset(
     }
     match mark {
         Some((offset, None)) if offset < entry.topic_offset => {
-            warn!(lane = entry.lane, offset, "an operator moved the group back: reading again, which changes nothing");
-            Ok(offset)
+            warn!(
+                lane = entry.lane,
+                offset, "an operator moved the group back: reading again, which changes nothing"
+            );
+            Start::At(offset)
         }
-        Some((offset, None)) if offset > entry.topic_offset => Err(Fault::fatal(
-            Code::OffsetForward,
-            format!(
-                "the group's offset of lane {} was moved forwards to {offset}, over records from {} on that are not applied",
-                entry.lane, entry.topic_offset
-            ),
-        )
-        .hint("set it back with kafka-consumer-groups --reset-offsets to that offset or a lower one; Unitflow seeks by its ledger")),
-        _ => Ok(entry.topic_offset),
+        Some((offset, None)) if offset > entry.topic_offset => Start::Forward(offset),
+        _ => Start::At(entry.topic_offset),
     }
+}
+
+/// An offset may have been moved forwards over what is no record, or by an order that says which
+/// records are not to be applied.
+async fn ensure_may_be_forward(
+    way: &Way,
+    entry: &Entry,
+    offset: i64,
+    orders: &InForce,
+) -> Result<(), Fault> {
+    if orders.skips_in(entry.lane) {
+        return Ok(());
+    }
+    let last = last_record_before(&way.broker, &way.topic, entry.lane, offset).await?;
+    let last = match &last {
+        Some(record) => Tag::parse(record.header(HEADER).unwrap_or_default())?.seq,
+        None => Seq::NONE,
+    };
+    if last <= entry.seq {
+        return Ok(());
+    }
+    let (lane, stands, first) = (entry.lane, entry.topic_offset, entry.seq.0 + 1);
+    Err(Fault::fatal(
+        Code::OffsetForward,
+        format!("the group's offset of lane {lane} was moved forwards to {offset}, over records from {stands} on that are not applied"),
+    )
+    .hint(format!(
+        "set it back with kafka-consumer-groups --reset-offsets to {stands} or a lower one; or, so that they never are: unitflow skip {} --lane {lane} --seq {first} --to-seq {last} --why …",
+        way.flow
+    )))
 }
 
 pub(crate) struct Lane<'a> {
@@ -209,7 +252,9 @@ pub(crate) struct Lane<'a> {
     proven: bool,
     /// Whether the topic no longer holds the offset that the ledger names.
     raised: bool,
-    batch: Batch,
+    /// Up to where an operator moved the group's offset forwards; 0 if nobody did.
+    moved_to: i64,
+    pub(crate) batch: Batch,
     pub(crate) parked: Parked,
     pub(crate) orders: InForce,
     mirror: &'a Mirror,
@@ -290,29 +335,68 @@ impl Lane<'_> {
             self.pass(&tag, offsets, record.value().unwrap_or_default()).await?;
             return Ok(Action::Gather);
         }
-        let key = &*key_of(record)?;
-        let value = payload_of(record);
         let here = End { seq: tag.seq, offset: record.offset(), commit_us: tag.commit_us };
         let is_row = tag.kind == Kind::Row;
-        let skipped = is_row && self.orders.skips(self.lane, tag.seq);
+        let skips = is_row && self.orders.skips(self.lane, tag.seq);
+        let (key, mut waits) = match self.key_and_whether_parked(record, is_row) {
+            // Nobody can tell which row it is, but it may be passed over all the same.
+            Err(_) if skips => (record.key().unwrap_or_default().into(), false),
+            read => read.map_err(|fault| fault.at(format!("record {}", tag.seq)))?,
+        };
+        let skipped = skips && !waits;
         if skipped {
-            self.skip(here, &String::from_utf8_lossy(key)).await?;
-        }
-        if skipped || (is_row && self.parked.holds(key)?) {
-            self.batch.push(record.offset(), &Tag { kind: Kind::Watermark, ..tag }, b"", b"");
-        } else {
+            self.skip(here, &String::from_utf8_lossy(&key)).await?;
+        } else if is_row && !waits {
+            self.ensure_not_passed_by(here)?;
             if let Some(after) = tag.after {
                 self.wait_for(after).await?;
+                waits = self.park_after(after, here, &key).await?;
             }
-            self.batch.push(record.offset(), &tag, key, value);
+        }
+        if skipped || waits {
+            self.batch.push(record.offset(), &Tag { kind: Kind::Watermark, ..tag }, b"", b"");
+        } else {
+            self.batch.push(record.offset(), &tag, &key, payload_of(record));
         }
         self.seen = End { seq: tag.seq, offset: record.next_offset(), commit_us: tag.commit_us };
+        if skipped && !self.way.whole {
+            // The next order need not name it again.
+            self.commit_what_precedes().await?;
+        }
         Ok(if self.batch.is_full(&self.way.limits) { Action::Apply } else { Action::Gather })
+    }
+
+    /// A record's key, and whether its changes wait for a person.
+    fn key_and_whether_parked<'r>(
+        &mut self,
+        record: &'r Record<'_>,
+        is_row: bool,
+    ) -> Result<(Cow<'r, [u8]>, bool), Fault> {
+        let key = key_of(record)?;
+        let waits = is_row && self.parked.holds(&key)?;
+        Ok((key, waits))
+    }
+
+    /// An operator who moves the group's offset forwards says by an order which records are not to
+    /// be applied; every one of them has to be named.
+    fn ensure_not_passed_by(&self, here: End) -> Result<(), Fault> {
+        if here.offset >= self.moved_to {
+            return Ok(());
+        }
+        let (lane, seq, offset) = (self.lane, here.seq, here.offset);
+        Err(Fault::fatal(
+            Code::OffsetForward,
+            format!("the group's offset of lane {lane} was moved forwards over record {seq} at offset {offset}, which the order in force does not name"),
+        )
+        .hint(format!(
+            "name all of them: unitflow skip {} --lane {lane} --seq {seq} --to-seq … --why …; or set the offset back",
+            self.way.flow
+        )))
     }
 
     /// Before it waits, a lane commits what precedes, even inside a source transaction: the other
     /// lane may be waiting for this one. Waits only ever point to lower numbers, so they end.
-    async fn wait_for(&mut self, after: After) -> Result<(), Fault> {
+    pub(crate) async fn wait_for(&mut self, after: After) -> Result<(), Fault> {
         self.commit_what_precedes().await?;
         let begun = tokio::time::Instant::now();
         let mut told = false;

@@ -10,15 +10,17 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
+use tokio::time::sleep;
 use tracing::{info, warn};
 use unitflow_change::ddl::TableName;
 use unitflow_change::key::Key;
 use unitflow_change::name::Log;
 use unitflow_change::seq::Seq;
-use unitflow_change::tag::{HEADER, Kind, Tag};
+use unitflow_change::tag::{After, HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault, form};
 use unitflow_kafka::control::InForce;
 use unitflow_kafka::quarantine::Entry;
@@ -32,6 +34,8 @@ use crate::mysql::apply::{End, Part};
 
 /// The longest reason that is kept, in characters.
 const WHY_CHARACTERS_MAX: usize = 2_000;
+/// How often another lane's parked table is looked at while this one waits for it.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Where a parked table stands in a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +54,18 @@ pub struct Standing {
     pub why: String,
     /// The last order that was known then.
     pub control_offset: i64,
+}
+
+impl Standing {
+    /// Whether what the table waits for is passed over by the order in force, in a lane that stands
+    /// at `at`: its schema change, or one of the records that wait.
+    fn is_passed_by(&self, orders: &InForce, at: Seq) -> bool {
+        let waits = match self.ddl_seq {
+            Some(ddl) => (Seq(ddl.0.saturating_sub(1)), ddl),
+            None => (self.seq, at),
+        };
+        orders.skips_some(self.lane, waits, self.control_offset)
+    }
 }
 
 /// The parked tables of a lane.
@@ -94,10 +110,13 @@ impl Parked {
         self.tables.len()
     }
 
-    /// Those that the order in force releases, and whether what parked them is tried again.
-    fn released_by(&self, orders: &InForce) -> Vec<(TableName, Standing, bool)> {
+    /// Those that the order in force releases in a lane that stands at `at`, and whether what parked
+    /// them is tried again.
+    fn released_by(&self, orders: &InForce, at: Seq) -> Vec<(TableName, Standing, bool)> {
         let released = self.tables.iter().filter_map(|(table, standing)| {
-            let again = orders.releases(&table.to_string(), standing.control_offset)?;
+            let again = orders
+                .releases(&table.to_string(), standing.control_offset)
+                .or_else(|| standing.is_passed_by(orders, at).then_some(false))?;
             Some((table.clone(), standing.clone(), again))
         });
         released.collect()
@@ -141,28 +160,62 @@ pub(crate) struct Reason<'a> {
 /// Whether a fault concerns one table's changes and no others.
 pub(crate) fn parks(fault: &Fault) -> bool {
     !fault.is_retry()
-        && matches!(fault.code, Code::Table | Code::NoPrimaryKey | Code::Record | Code::Apply)
+        && matches!(
+            fault.code,
+            Code::Table | Code::NoPrimaryKey | Code::Record | Code::TooLarge | Code::Apply
+        )
 }
 
 impl Lane<'_> {
     /// Parks the table that an attempt failed at, from where the ledger stands; the fault that is
     /// returned makes the lane begin anew from there.
     pub(crate) async fn park(&mut self, fault: Fault) -> Fault {
-        let Some(table) = self.applier.take_blamed() else { return fault };
-        let reason = Reason { code: fault.code, why: &fault.to_string(), ddl: None };
-        warn!(code = %fault.code, %table, "parked: {}", fault.what);
-        let only = Some(self.lane);
-        let rows = [self.parked_rows(&table, reason, only)];
-        let name = table.to_string();
-        let told = self.tell_quarantine(self.at, &name, fault.code, &fault.what, "").await;
-        let noted = match told {
-            Ok(()) => self.applier.step_with(self.at, self.at, false, &rows).await,
-            refused => refused,
+        let Some((table, slot)) = self.applier.take_blamed() else { return fault };
+        let (at, key) = match slot.and_then(|slot| self.batch.slots().get(slot)) {
+            Some(slot) => {
+                let key = String::from_utf8_lossy(self.batch.key(slot)).into_owned();
+                (End { seq: slot.seq, offset: slot.offset, commit_us: slot.commit_us }, key)
+            }
+            None => (self.at, table.to_string()),
         };
-        match noted {
+        match self.park_here(&table, (at, &key), &fault).await {
             Ok(()) => Fault::retry(Code::Parked, format!("{table} is parked: {}", fault.what)),
             Err(fault) => fault,
         }
+    }
+
+    /// Parks a table from where the ledger stands, for a fault at the change `at` with this key.
+    async fn park_here(
+        &mut self,
+        table: &TableName,
+        (at, key): (End, &str),
+        fault: &Fault,
+    ) -> Result<(), Fault> {
+        warn!(code = %fault.code, %table, "parked: {}", fault.what);
+        let reason = Reason { code: fault.code, why: &fault.to_string(), ddl: None };
+        let rows = [self.parked_rows(table, reason, Some(self.lane))];
+        self.tell_quarantine(at, key, fault.code, &fault.what, "").await?;
+        self.applier.step_with(self.at, self.at, false, &rows).await
+    }
+
+    /// Parks the table of a row that comes from another lane, if its table waits there: the row is
+    /// not deleted yet. What precedes is committed.
+    pub(crate) async fn park_after(
+        &mut self,
+        after: After,
+        here: End,
+        key: &[u8],
+    ) -> Result<bool, Fault> {
+        let table = table_of(key)?;
+        if self.applier.waits_in(after.lane, after.seq, &table).await?.is_none() {
+            return Ok(false);
+        }
+        let fault = waits_elsewhere(&table, after);
+        let key = String::from_utf8_lossy(key).into_owned();
+        self.park_here(&table, (here, &key), &fault).await?;
+        self.parked = Parked::load(self.applier.conn(), &self.way.log, self.lane).await?;
+        self.metrics.parked(self.parked.count());
+        Ok(true)
     }
 
     /// The statement that parks a table where the ledger stands once the transaction has moved it:
@@ -219,7 +272,7 @@ impl Lane<'_> {
     /// Catches up with the tables that the order in force releases. One that fails again stays
     /// parked, until a newer order.
     pub(crate) async fn release(&mut self) -> Result<(), Fault> {
-        for (table, standing, again) in self.parked.released_by(&self.orders) {
+        for (table, standing, again) in self.parked.released_by(&self.orders, self.at.seq) {
             info!(%table, again, "released; catching up");
             let caught_up = self.catch_up(&table, standing, again).await;
             match caught_up {
@@ -250,6 +303,7 @@ impl Lane<'_> {
         let mut batch = Batch::default();
         let mut reached = standing.seq;
         let mut expected = Some(standing.topic_offset);
+        let mut passed = false;
         while reached < self.at.seq {
             let Item::Record(record) = reader.next().await? else { continue };
             let tag = read_tag(&record)?;
@@ -262,12 +316,27 @@ impl Lane<'_> {
             if tag.seq > reached {
                 reached = tag.seq;
                 let key = key_of(&record)?;
-                if tag.kind == Kind::Row && !key.is_empty() && table_of(&key)? == *table {
+                let is_its_row =
+                    tag.kind == Kind::Row && !key.is_empty() && table_of(&key)? == *table;
+                if is_its_row && self.orders.skips(self.lane, tag.seq) {
+                    let commit_us = tag.commit_us;
+                    let at = End { seq: tag.seq, offset: record.offset(), commit_us };
+                    self.skip(at, &String::from_utf8_lossy(&key)).await?;
+                    passed = true;
+                } else if is_its_row {
+                    if let Some(after) = tag.after {
+                        let moved = self.moved(table, tag.prev, record.offset());
+                        self.apply_released(&batch, moved).await?;
+                        batch.clear();
+                        self.wait_for(after).await?;
+                        self.wait_for_release(table, after).await?;
+                    }
                     let whole = Tag { last: true, ..tag };
                     batch.push(record.offset(), &whole, &key, payload_of(&record));
                 }
             }
-            if batch.is_full(&self.way.limits) {
+            // What was passed over need not be named again by the next order.
+            if batch.is_full(&self.way.limits) || std::mem::take(&mut passed) {
                 let moved = self.moved(table, reached, record.next_offset());
                 self.apply_released(&batch, moved).await?;
                 batch.clear();
@@ -279,6 +348,18 @@ impl Lane<'_> {
             self.way.log, self.lane
         );
         self.apply_released(&batch, gone.into_bytes()).await
+    }
+
+    /// Waits until a row is deleted in the lane that it comes from, where the table is released by
+    /// the same order.
+    async fn wait_for_release(&mut self, table: &TableName, after: After) -> Result<(), Fault> {
+        while let Some(known) = self.applier.waits_in(after.lane, after.seq, table).await? {
+            if known >= self.orders.offset {
+                return Err(waits_elsewhere(table, after));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(())
     }
 
     async fn apply_released(&mut self, batch: &Batch, also: Vec<u8>) -> Result<(), Fault> {
@@ -311,6 +392,13 @@ impl Lane<'_> {
         )
         .into_bytes()
     }
+}
+
+/// A row moved here from a lane in which its table waits.
+fn waits_elsewhere(table: &TableName, after: After) -> Fault {
+    let (lane, seq) = (after.lane, after.seq);
+    let what = format!("{table}: a row comes from lane {lane}, where the table waits before {seq}");
+    Fault::fatal(Code::Parked, what).hint(format!("mend what parked it in lane {lane}"))
 }
 
 fn gone(table: &TableName, stands: Seq, prev: Seq) -> Fault {
