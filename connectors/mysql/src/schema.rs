@@ -117,6 +117,8 @@ pub struct Column {
     pub required: bool,
     /// The most characters (text) or bytes that a value may have; 0 for other types.
     pub length: u64,
+    /// The most bytes that a value may have; 0 for other types than text and bytes.
+    pub bytes: u64,
 }
 
 /// A unique key other than the primary.
@@ -397,6 +399,7 @@ async fn load_columns(
             counted,
             required: !nullable && !counted && generated.is_none() && number(13) == 0,
             length: number(14),
+            bytes: number(7),
         });
     }
     if flavor == Flavor::Mariadb {

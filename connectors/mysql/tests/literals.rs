@@ -315,6 +315,36 @@ async fn tables_are_seen_as_they_are() {
     }
 }
 
+/// MariaDB's documents are compared as documents: the other unit's server has a text of its own.
+#[tokio::test]
+async fn documents_are_equal_as_documents_and_no_others() {
+    let server = start(Flavor::Mariadb).await;
+    let mut conn = conn(&server).await;
+    run(&mut conn, ["create database shop", "create table shop.t (doc json)"]).await;
+    let table = load(&mut conn, Flavor::Mariadb, &[("shop", "t")]).await.remove(0);
+    for (held, other, equal) in [
+        (r#"{"b": 1, "a": [1,2]}"#, r#"{"a":[1, 2],"b":1}"#, true),
+        (r#"[1.50, 1e2, "é"]"#, r#"[1.5, 100.0, "é"]"#, true),
+        (r#"["\u00e9", "a\/b"]"#, r#"["é", "a/b"]"#, true),
+        ("[1]", "[[1]]", false),
+        ("[1, [1]]", "[[1], 1]", false),
+        ("[1, 2]", "[2, 1]", false),
+        ("[1, 1, 2]", "[1, 2, 2]", false),
+        (r#"{"a": [1]}"#, r#"{"a": [1, 1]}"#, false),
+        (r#"["*/", 1]"#, r#"["*/",1]"#, true),
+        (r#"["*/", 1]"#, r#"["*/",2]"#, false),
+        ("null", "0", false),
+    ] {
+        let json = serde_json::to_string(other).unwrap();
+        let mut query = b"select count(*) from shop.t where ".to_vec();
+        write_equality(&mut query, &table.columns[0], b"doc", &json).unwrap();
+        conn.query_drop("delete from shop.t").await.unwrap();
+        conn.exec_drop("insert into shop.t values (?)", (held,)).await.unwrap();
+        let found: Option<u64> = conn.query_first(query.as_slice()).await.unwrap();
+        assert_eq!(found, Some(u64::from(equal)), "{held} and {other}");
+    }
+}
+
 #[tokio::test]
 async fn large_values_are_found_by_their_digest_and_no_others() {
     for flavor in FLAVORS {
@@ -375,5 +405,35 @@ async fn large_values_are_found_by_their_digest_and_no_others() {
         let nulls: Vec<_> = (0..cases.len()).map(|i| format!("c{i} = null")).collect();
         server.sql(&format!("update shop.t set {}", nulls.join(", "))).await.unwrap();
         same("0").await;
+    }
+}
+
+#[tokio::test]
+async fn zz_experiment() {
+    for flavor in FLAVORS {
+        let server = start(flavor).await;
+        let mut root = conn(&server).await;
+        run(&mut root, [
+            "create database shop",
+            "create table shop.parent (id int primary key)",
+            "create table shop.child (id int primary key, parent int, doc json, unique key u (parent), foreign key (parent) references parent (id) on delete cascade)",
+            "create table shop.other (id int primary key, parent int, foreign key (parent) references parent (id) on delete cascade)",
+            "create user reader@'%' identified by ''",
+        ]).await;
+        for grant in ["select on shop.*", "trigger on shop.*"] {
+            run(&mut root, [format!("grant {grant} to reader@'%'").as_str()]).await;
+            let store = unitflow_mysql::Store { user: "reader".into(), ..support::store(&server) };
+            let mut reader = unitflow_mysql::connect(&store).await.unwrap();
+            for query in [
+                "select table_name, constraint_name from information_schema.key_column_usage where table_schema='shop'",
+                "select table_name, delete_rule from information_schema.referential_constraints where constraint_schema='shop'",
+                "select table_name, index_name from information_schema.statistics where table_schema='shop'",
+                "select table_name, constraint_name from information_schema.table_constraints where table_schema='shop'",
+                "select constraint_schema, check_clause from information_schema.check_constraints where constraint_schema='shop'",
+            ] {
+                let rows: Vec<(String, String)> = reader.query(query).await.unwrap();
+                println!("{flavor:?} {grant}: {query}: {rows:?}");
+            }
+        }
     }
 }
