@@ -115,7 +115,7 @@ impl Tables {
             let number = self.list.len();
             let target = examine(flavor, table);
             if target.is_err() {
-                self.blame(part, None);
+                self.blame_table(part);
             }
             self.list.push(target?);
             self.columns_of.push(Vec::new());
@@ -134,7 +134,7 @@ impl Tables {
     ) -> Fault {
         for (part, name) in parts.iter().zip(names) {
             if let Err(fault) = schema::load(conn, flavor, std::slice::from_ref(name)).await {
-                self.blame(part, None);
+                self.blame_table(part);
                 return fault;
             }
         }
@@ -146,6 +146,11 @@ impl Tables {
     pub fn blame(&mut self, key: &[u8], slot: Option<usize>) {
         let part = Key::table_part(key).ok().map(<[u8]>::to_vec);
         self.blamed = part.map(|part| Blamed { part, slot });
+    }
+
+    /// The same of a table, by its part of a key.
+    fn blame_table(&mut self, part: &[u8]) {
+        self.blamed = Some(Blamed { part: part.to_vec(), slot: None });
     }
 
     /// Where the last attempt failed, if it was at a table.
