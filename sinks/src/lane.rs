@@ -216,15 +216,13 @@ async fn ensure_may_be_forward(
     offset: i64,
     orders: &InForce,
 ) -> Result<(), Fault> {
-    if orders.skips_in(entry.lane) {
-        return Ok(());
-    }
     let last = last_record_before(&way.broker, &way.topic, entry.lane, offset).await?;
     let last = match &last {
         Some(record) => Tag::parse(record.header(HEADER).unwrap_or_default())?.seq,
         None => Seq::NONE,
     };
-    if last <= entry.seq {
+    // Whether the order names all of them shows when they are read.
+    if last <= entry.seq || orders.skips_some(entry.lane, (entry.seq, last), -1) {
         return Ok(());
     }
     let (lane, stands, first) = (entry.lane, entry.topic_offset, entry.seq.0 + 1);

@@ -473,10 +473,10 @@ pub const IN_ORDER: &[Case] = &[
             "unitflow skip A-to-B.shop --lane",
         ])
         .mending(&[KeepPosition("A")]),
-    case("an order for another record", &[],
-        "skip A-to-B.shop --seq 1 --why unwanted --by bert", 0, &["passed over"]),
+    case("an order for less than all of them", &[],
+        "skip A-to-B.shop --seq {seq} --why unwanted --by bert", 0, &["passed over"]),
     case("an offset moved forwards over more than the order names", &[],
-        "run --unit B --role sink", 3, &["[offset_forward]", "which the order in force does not name"]),
+        "run --unit B --role sink", 3, &["[offset_forward]", "moved forwards", "unitflow skip A-to-B.shop --lane"]),
     case("an order for all of them", &[],
         "skip A-to-B.shop --seq 1 --to-seq {seq} --why unwanted --by bert", 0, &["passed over"]),
     case("an offset moved forwards, by order", &[Start("B"), Arrives("A", "B")], "status", 0, &["no faults"])

@@ -148,15 +148,6 @@ impl InForce {
         }
     }
 
-    /// Whether records of a lane are to be passed over at all.
-    #[must_use]
-    pub fn skips_in(&self, lane: i32) -> bool {
-        matches!(
-            self.order.as_ref().map(|order| &order.action),
-            Some(Action::Skip { lane: at, .. }) if at.is_none_or(|at| at == lane)
-        )
-    }
-
     /// Whether records of a lane behind `from` and up to `to` are to be passed over, by an order that
     /// came after `since`.
     #[must_use]
