@@ -64,7 +64,7 @@ const ROWS: &[(&str, &[&str])] = &[
         &["vector_to_text", "inet6_to_number", "inet6_to_inet4"],
     ),
     ("a JSON document with dates", &["json_date_to_mariadb", "json_bytes_to_mariadb"]),
-    ("MySQL JSON with bytes", &["json_timestamp", "json_blob"]),
+    ("MySQL JSON with bytes", &["json_timestamp", "json_bits"]),
     ("JSON from MariaDB into MySQL", &["json_digits_to_mysql", "json_double_member_to_mysql"]),
     ("`-0.0`", &["negative_zero", "negative_zero_float"]),
     (

@@ -240,7 +240,7 @@ pub fn write_comparison(out: &mut Vec<u8>, column: &Column, left: &[u8], right: 
     match &column.kind {
         // MariaDB's JSON is the text that somebody wrote, and a MySQL unit has its own for the
         // same document. Each holding the other does not tell [1,[1]] from [[1],1]. From 10.7 on
-        // the server has one form for both, but for what a string escapes.
+        // the server has one form for both. A string that is escaped in another way is another to it.
         Type::Text { json: true, .. } => put(&[
             b"(CAST(",
             left,
@@ -258,11 +258,7 @@ pub fn write_comparison(out: &mut Vec<u8>, column: &Column, left: &[u8], right: 
             left,
             b")=JSON_DEPTH(",
             right,
-            b") AND (0/*M!100700 +1*/=0 OR INSTR(",
-            left,
-            b",CHAR(92)) OR INSTR(",
-            right,
-            b",CHAR(92)) OR CAST(/*M!100700 JSON_NORMALIZE*/(",
+            b") AND (0/*M!100700 +1*/=0 OR CAST(/*M!100700 JSON_NORMALIZE*/(",
             left,
             b") AS BINARY)=CAST(/*M!100700 JSON_NORMALIZE*/(",
             right,
