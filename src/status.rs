@@ -5,6 +5,7 @@
 //! role was started or stopped, and its last fault. One that was killed says nothing more: its stage no
 //! longer stores its state, its sink is no longer in the flow's group, and so it is shown as silent.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +14,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 use unitflow_change::name::{Log, Name, Stage, Topics};
 use unitflow_change::{Fault, Seq};
-use unitflow_kafka::control::{Action, Order};
+use unitflow_kafka::control::{self, Action, Heard, Order, Refused};
 use unitflow_kafka::{members, notes, positions, topics};
 use unitflow_mysql::connect::connect;
 use unitflow_sinks::{ledger, park};
@@ -37,7 +38,20 @@ const FAILING_FOR: Duration = Duration::from_secs(10);
 struct Status {
     logs: Vec<LogStatus>,
     flows: Vec<FlowStatus>,
+    /// What stands in the control topics and is no order, or of no flow.
+    not_orders: Vec<NotOrder>,
     roles: Vec<RoleStatus>,
+}
+
+/// A control record that changes nothing.
+#[derive(Debug, Serialize)]
+struct NotOrder {
+    /// Whose control topic it is.
+    unit: String,
+    /// The record's key.
+    flow: String,
+    #[serde(flatten)]
+    refused: Refused,
 }
 
 /// One log at its origin.
@@ -169,7 +183,7 @@ impl Status {
             self.roles.iter().any(|role| matches!(role.state, State::Failed | State::Silent));
         let unknown = self.logs.iter().any(|log| log.unknown.is_some())
             || self.flows.iter().any(|flow| flow.unknown.is_some());
-        let waits = self.flows.iter().any(FlowStatus::waits);
+        let waits = self.flows.iter().any(FlowStatus::waits) || !self.not_orders.is_empty();
         if failed || unknown || waits { Outcome::Findings } else { Outcome::Fine }
     }
 }
@@ -177,12 +191,47 @@ impl Status {
 async fn read(mesh: &Mesh) -> Status {
     let logs: Vec<Log> = mesh.logs().map(|(log, _)| log).collect();
     let ways: Vec<(Log, Name)> = mesh.ways().map(|(log, to, _)| (log, to)).collect();
-    let (logs, flows, roles) = tokio::join!(
+    let heard: BTreeMap<&Name, BTreeMap<String, Heard>> =
+        join_all(mesh.units.keys().map(|unit| read_orders(mesh, unit))).await.into_iter().collect();
+    let (logs, mut flows, roles) = tokio::join!(
         join_all(logs.iter().map(|log| read_log(mesh, log))),
         join_all(ways.iter().map(|(log, to)| read_flow(mesh, log, to))),
         join_all(mesh.units.keys().map(|unit| read_roles(mesh, unit))),
     );
-    Status { logs, flows, roles: roles.into_iter().flatten().collect() }
+    for (flow, (_, to)) in flows.iter_mut().zip(&ways) {
+        let heard = heard.get(to).and_then(|orders| orders.get(&flow.flow));
+        flow.order = heard.and_then(|heard| heard.in_force.order.clone());
+    }
+    let not_orders = heard.iter().flat_map(|(unit, orders)| not_orders(unit, orders, &flows));
+    let not_orders = not_orders.collect();
+    Status { logs, flows, not_orders, roles: roles.into_iter().flatten().collect() }
+}
+
+/// What a unit's control topic says; nothing where it can't be read, and then the flows say why.
+async fn read_orders<'a>(mesh: &Mesh, unit: &'a Name) -> (&'a Name, BTreeMap<String, Heard>) {
+    let topic = mesh.topics.control(unit);
+    let read = async { control::read_all(&mesh.unit(unit)?.broker, &topic).await };
+    (unit, answer("orders", read).await.unwrap_or_default())
+}
+
+fn not_orders(
+    unit: &Name,
+    orders: &BTreeMap<String, Heard>,
+    flows: &[FlowStatus],
+) -> Vec<NotOrder> {
+    let told = orders.iter().filter_map(|(name, heard)| {
+        let is_flow = flows.iter().any(|flow| flow.flow == *name && flow.to == unit.as_str());
+        let refused = match &heard.refused {
+            Some(refused) => refused.clone(),
+            None if is_flow => return None,
+            None => Refused {
+                offset: heard.in_force.offset,
+                what: format!("no flow of this name leads to unit {unit}"),
+            },
+        };
+        Some(NotOrder { unit: unit.to_string(), flow: name.clone(), refused })
+    });
+    told.collect()
 }
 
 /// What a part gave, or in one line why it gave nothing.
@@ -271,7 +320,6 @@ async fn read_flow(mesh: &Mesh, log: &Log, to: &Name) -> FlowStatus {
     }
     // Where these can't be had the lanes say why.
     flow.parked = answer(&whose, read_parked(mesh, log, to)).await.unwrap_or_default();
-    flow.order = answer(&whose, read_order(mesh, to, &flow.flow)).await.unwrap_or_default();
     flow
 }
 
@@ -289,11 +337,6 @@ async fn read_parked(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<ParkedStat
         }
     }
     Ok(parked)
-}
-
-async fn read_order(mesh: &Mesh, to: &Name, flow: &str) -> Result<Option<Order>, Fault> {
-    let orders = notes::read_all(&mesh.unit(to)?.broker, &mesh.topics.control(to)).await?;
-    Ok(orders.get(flow).and_then(|value| Order::parse(value).ok()))
 }
 
 fn missing_lanes(mesh: &Mesh, log: &Log, found: &[LaneStatus]) -> Option<String> {
@@ -455,7 +498,7 @@ fn json(status: &Status, pretty: bool) -> String {
 }
 
 fn text(status: &Status) -> String {
-    let mut parts = vec![logs(&status.logs), flows(&status.flows), waiting(&status.flows)];
+    let mut parts = vec![logs(&status.logs), flows(&status.flows), waiting(status)];
     parts.push(roles(&status.roles));
     let faults = faults(&status.roles);
     parts.push(match (faults.as_str(), status.roles.is_empty()) {
@@ -510,9 +553,15 @@ fn flows(flows: &[FlowStatus]) -> String {
 }
 
 /// What waits for a person: flows that were told to stand still, tables that are parked.
-fn waiting(flows: &[FlowStatus]) -> String {
+fn waiting(status: &Status) -> String {
     let mut blocks = Vec::new();
-    for flow in flows {
+    for NotOrder { unit, flow, refused: Refused { offset, what } } in &status.not_orders {
+        blocks.push(format!(
+            "NO ORDER at offset {offset} of the control topic of {unit}, for {flow:?} [control]\n  {what}; \
+             it changes nothing, and the next good order takes its place"
+        ));
+    }
+    for flow in &status.flows {
         let name = &flow.flow;
         if let Some(Order { action: Action::Pause, by, why, .. }) = &flow.order {
             blocks.push(format!("PAUSED {name} by {by}: {why}\n  unitflow resume {name} --why …"));

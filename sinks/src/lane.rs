@@ -5,6 +5,7 @@
 //! partition. After any fault that may be tried again it begins anew from the ledger, which alone
 //! knows what was applied.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,9 +18,10 @@ use unitflow_change::name::{Log, Name};
 use unitflow_change::rename::Rename;
 use unitflow_change::seq::{Seq, Step, step};
 use unitflow_change::tag::{After, Afters, HEADER, Kind, ORIGIN, Tag, is_for};
-use unitflow_change::{Code, Fault, form, inject};
+use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::broker::Broker;
 use unitflow_kafka::control::InForce;
+use unitflow_kafka::last_record_before;
 use unitflow_kafka::quarantine::Quarantine;
 use unitflow_kafka::reader::{Item, Reader, Record};
 use unitflow_kafka::topics;
@@ -33,7 +35,7 @@ use crate::ledger::Entry;
 use crate::metrics::LaneMetrics;
 use crate::mirror::{Mark, Mirror};
 use crate::mysql::apply::{Applier, End, Part};
-use crate::park::{Parked, parked_at, parks, table_of};
+use crate::park::{Parked, key_of, parked_at, parks, payload_of, table_of};
 
 /// Bytes fetched ahead for each lane.
 pub(crate) const QUEUE_BYTES: usize = 4 << 20;
@@ -143,10 +145,16 @@ async fn apply_all(
         )
         .hint("what the old topic held and this unit had not applied is gone: resync, see the runbook"));
     }
+    let (wanted, moved_to) = match starting_offset(&entry, committed, mirror.believed(lane)) {
+        Start::At(offset) => (offset, 0),
+        Start::Forward(offset) => {
+            ensure_may_be_forward(way, &entry, offset, &orders).await?;
+            (entry.topic_offset, offset)
+        }
+    };
     // Where retention took everything, the ledger's offset is gone with it. Whether a record is
     // missing is proved by the first one's `prev`.
     let (low, _) = topics::bounds(&way.broker, &way.topic, lane).await?;
-    let wanted = starting_offset(way, &entry, low, committed, mirror.believed(lane)).await?;
     let start = wanted.max(low);
     let parked = Parked::load(applier.conn(), &way.log, lane).await?;
     info!(lane, seq = entry.seq.0, offset = start, "lane begins");
@@ -159,6 +167,7 @@ async fn apply_all(
         inside: false,
         proven: false,
         raised: start > wanted,
+        moved_to,
         batch: Batch::default(),
         gathered: None,
         fresh: true,
@@ -176,14 +185,20 @@ async fn apply_all(
     lane.run(&reader).await
 }
 
-/// Where to read from: the ledger's offset, unless an operator moved the group's back. `low` is where the topic begins.
-async fn starting_offset(
-    way: &Way,
+/// Where a lane begins to read.
+enum Start {
+    /// Here.
+    At(i64),
+    /// An operator moved the group's offset forwards to this one.
+    Forward(i64),
+}
+
+/// Where to read from: the ledger's offset, unless an operator moved the group's.
+fn starting_offset(
     entry: &Entry,
-    low: i64,
     committed: Option<(i64, String)>,
     believed: Option<Seq>,
-) -> Result<i64, Fault> {
+) -> Start {
     let mark = committed.as_ref().map(|(offset, note)| (*offset, Mark::parse(note)));
     let noted = mark.and_then(|(_, mark)| mark).map(|mark| mark.seq);
     if let Some(seq) = noted.into_iter().chain(believed).max().filter(|seq| *seq > entry.seq) {
@@ -192,37 +207,45 @@ async fn starting_offset(
             "the target lost commits: reading again from where its ledger stands"
         );
     }
-    let Some((offset, None)) = mark else { return Ok(entry.topic_offset) };
-    if offset < entry.topic_offset {
-        warn!(
-            lane = entry.lane,
-            offset, "an operator moved the group back: reading again, which changes nothing"
-        );
-        return Ok(offset);
-    }
-    match next_record(way, entry.lane, entry.topic_offset.max(low), offset).await? {
-        None => Ok(entry.topic_offset),
-        Some(first) => Err(Fault::fatal(
-            Code::OffsetForward,
-            format!(
-                "the group's offset of lane {} was moved forwards to {offset}, over records from {first} on that are not applied",
-                entry.lane
-            ),
-        )
-        .hint("set it back with kafka-consumer-groups --reset-offsets to that offset or a lower one; Unitflow seeks by its ledger")),
+    match mark {
+        Some((offset, None)) if offset < entry.topic_offset => {
+            warn!(
+                lane = entry.lane,
+                offset, "an operator moved the group back: reading again, which changes nothing"
+            );
+            Start::At(offset)
+        }
+        Some((offset, None)) if offset > entry.topic_offset => Start::Forward(offset),
+        _ => Start::At(entry.topic_offset),
     }
 }
 
-/// The first record from `start` on and before `end`, if there is one: markers of transactions are none.
-async fn next_record(way: &Way, lane: i32, start: i64, end: i64) -> Result<Option<i64>, Fault> {
-    if start >= end {
-        return Ok(None);
+/// An offset may have been moved forwards over what is no record, or by an order that says which
+/// records are not to be applied.
+async fn ensure_may_be_forward(
+    way: &Way,
+    entry: &Entry,
+    offset: i64,
+    orders: &InForce,
+) -> Result<(), Fault> {
+    let last = last_record_before(&way.broker, &way.topic, entry.lane, offset).await?;
+    let last = match &last {
+        Some(record) => Tag::parse(record.header(HEADER).unwrap_or_default())?.seq,
+        None => Seq::NONE,
+    };
+    // Whether the order names all of them shows when they are read.
+    if last <= entry.seq || orders.skips_some(entry.lane, (entry.seq, last), -1) {
+        return Ok(());
     }
-    let reader = Reader::open(&way.broker, &way.topic, &[(lane, start)], QUEUE_BYTES).await?;
-    Ok(match reader.next().await? {
-        Item::Record(record) if record.offset() < end => Some(record.offset()),
-        Item::Record(_) | Item::End { .. } => None,
-    })
+    let (lane, stands, first) = (entry.lane, entry.topic_offset, entry.seq.0 + 1);
+    Err(Fault::fatal(
+        Code::OffsetForward,
+        format!("the group's offset of lane {lane} was moved forwards to {offset}, over records from {stands} on that are not applied"),
+    )
+    .hint(format!(
+        "set it back with kafka-consumer-groups --reset-offsets to {stands} or a lower one; or, so that they never are: unitflow skip {} --lane {lane} --seq {first} --to-seq {last} --why …",
+        way.flow
+    )))
 }
 
 pub(crate) struct Lane<'a> {
@@ -239,6 +262,8 @@ pub(crate) struct Lane<'a> {
     proven: bool,
     /// Whether the topic no longer holds the offset that the ledger names.
     raised: bool,
+    /// Up to where an operator moved the group's offset forwards; 0 if nobody did.
+    moved_to: i64,
     pub(crate) batch: Batch,
     /// The chunk whose rows are being gathered.
     gathered: Option<Gathered>,
@@ -329,22 +354,60 @@ impl Lane<'_> {
         if matches!(tag.kind, Kind::Chunk | Kind::Copy) {
             return self.gather(record, &tag).await;
         }
-        let key = &*form::plain_key(record.key().unwrap_or_default())?;
-        let value = form::payload(record.value().unwrap_or_default())?;
         let here = End { seq: tag.seq, offset: record.offset(), commit_us: tag.commit_us };
         let is_row = tag.kind == Kind::Row;
-        let skipped = is_row && self.orders.skips(self.lane, tag.seq);
+        let skips = is_row && self.orders.skips(self.lane, tag.seq);
+        let (key, waits) = match self.key_and_whether_parked(record, is_row) {
+            // Nobody can tell which row it is, but it may be passed over all the same.
+            Err(_) if skips => (record.key().unwrap_or_default().into(), false),
+            read => read.map_err(|fault| fault.at(format!("record {}", tag.seq)))?,
+        };
+        let skipped = skips && !waits;
         if skipped {
-            self.skip(here, &String::from_utf8_lossy(key)).await?;
+            self.skip(here, &String::from_utf8_lossy(&key)).await?;
+        } else if is_row && !waits {
+            self.ensure_not_passed_by(here)?;
+            self.wait_for(tag.after, &key).await?;
         }
-        if skipped || (is_row && self.parked.holds(key)?) {
+        if skipped || waits {
             self.batch.push(record.offset(), &Tag { kind: Kind::Watermark, ..tag }, b"", b"");
         } else {
-            self.wait_for(tag.after, key).await?;
-            self.batch.push(record.offset(), &tag, key, value);
+            self.batch.push(record.offset(), &tag, &key, payload_of(record));
         }
         self.seen = End { seq: tag.seq, offset: record.next_offset(), commit_us: tag.commit_us };
+        if skipped && !self.way.whole {
+            // The next order need not name it again.
+            self.commit_what_precedes().await?;
+        }
         Ok(if self.batch.is_full(&self.way.limits) { Action::Apply } else { Action::Gather })
+    }
+
+    /// A record's key, and whether its changes wait for a person.
+    fn key_and_whether_parked<'r>(
+        &mut self,
+        record: &'r Record<'_>,
+        is_row: bool,
+    ) -> Result<(Cow<'r, [u8]>, bool), Fault> {
+        let key = key_of(record)?;
+        let waits = is_row && self.parked.holds(&key)?;
+        Ok((key, waits))
+    }
+
+    /// An operator who moves the group's offset forwards says by an order which records are not to
+    /// be applied; every one of them has to be named.
+    fn ensure_not_passed_by(&self, here: End) -> Result<(), Fault> {
+        if here.offset >= self.moved_to {
+            return Ok(());
+        }
+        let (lane, seq, offset) = (self.lane, here.seq, here.offset);
+        Err(Fault::fatal(
+            Code::OffsetForward,
+            format!("the group's offset of lane {lane} was moved forwards over record {seq} at offset {offset}, which the order in force does not name"),
+        )
+        .hint(format!(
+            "name all of them: unitflow skip {} --lane {lane} --seq {seq} --to-seq … --why …; or set the offset back",
+            self.way.flow
+        )))
     }
 
     /// Takes the head of a chunk, or one of its rows. A chunk is applied whole, and alone.
@@ -369,8 +432,7 @@ impl Lane<'_> {
             self.seen = to;
             return Ok(Action::Gather);
         }
-        let key = form::plain_key(record.key().unwrap_or_default())?;
-        self.batch.push(record.offset(), tag, &key, form::payload(value)?);
+        self.batch.push(record.offset(), tag, &key_of(record)?, payload_of(record));
         self.seen = to;
         if tag.last {
             let lacks = || Fault::fatal(Code::Record, "copied rows without their head");

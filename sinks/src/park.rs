@@ -8,7 +8,9 @@
 //!
 //! So each of its changes is applied once, in order, as long as the topic still holds them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
@@ -49,6 +51,18 @@ pub struct Standing {
     pub why: String,
     /// The last order that was known then.
     pub control_offset: i64,
+}
+
+impl Standing {
+    /// Whether what the table waits for is passed over by the order in force, in a lane that stands
+    /// at `at`: its schema change, or one of the records that wait.
+    fn is_passed_by(&self, orders: &InForce, at: Seq) -> bool {
+        let waits = match self.ddl_seq {
+            Some(ddl) => (Seq(ddl.0.saturating_sub(1)), ddl),
+            None => (self.seq, at),
+        };
+        orders.skips_some(self.lane, waits, self.control_offset)
+    }
 }
 
 /// The parked tables of a lane.
@@ -93,10 +107,13 @@ impl Parked {
         self.tables.len()
     }
 
-    /// Those that the order in force releases, and whether what parked them is tried again.
-    fn released_by(&self, orders: &InForce) -> Vec<(TableName, Standing, bool)> {
+    /// Those that the order in force releases in a lane that stands at `at`, and whether what parked
+    /// them is tried again.
+    fn released_by(&self, orders: &InForce, at: Seq) -> Vec<(TableName, Standing, bool)> {
         let released = self.tables.iter().filter_map(|(table, standing)| {
-            let again = orders.releases(&table.to_string(), standing.control_offset)?;
+            let again = orders
+                .releases(&table.to_string(), standing.control_offset)
+                .or_else(|| standing.is_passed_by(orders, at).then_some(false))?;
             Some((table.clone(), standing.clone(), again))
         });
         released.collect()
@@ -156,35 +173,51 @@ pub(crate) struct Reason<'a> {
 /// Whether a fault concerns one table's changes and no others.
 pub(crate) fn parks(fault: &Fault) -> bool {
     !fault.is_retry()
-        && matches!(fault.code, Code::Table | Code::NoPrimaryKey | Code::Record | Code::Apply)
+        && matches!(
+            fault.code,
+            Code::Table | Code::NoPrimaryKey | Code::Record | Code::TooLarge | Code::Apply
+        )
 }
 
 impl Lane<'_> {
-    /// Parks the table that an attempt failed at, from where the ledger stands; the fault that is
-    /// returned makes the lane begin anew from there.
-    pub(crate) async fn park(&mut self, fault: Fault) -> Fault {
-        match self.applier.take_blamed() {
-            Some(table) => self.park_table(&table, fault).await,
-            None => fault,
-        }
-    }
-
     /// Parks a table from where the ledger stands, because of a fault.
     pub(crate) async fn park_table(&mut self, table: &TableName, fault: Fault) -> Fault {
-        let reason = Reason { code: fault.code, why: &fault.to_string(), ddl: None };
-        warn!(code = %fault.code, %table, "parked: {}", fault.what);
-        let only = Some(self.lane);
-        let rows = [self.parked_rows(table, reason, only)];
         let name = table.to_string();
-        let told = self.tell_quarantine(self.at, &name, fault.code, &fault.what, "").await;
-        let noted = match told {
-            Ok(()) => self.applier.step_with(self.at, self.at, false, &rows).await,
-            refused => refused,
-        };
-        match noted {
+        match self.park_here(table, (self.at, &name), &fault).await {
             Ok(()) => Fault::retry(Code::Parked, format!("{table} is parked: {}", fault.what)),
             Err(fault) => fault,
         }
+    }
+
+    /// Parks the table that an attempt failed at, from where the ledger stands; the fault that is
+    /// returned makes the lane begin anew from there.
+    pub(crate) async fn park(&mut self, fault: Fault) -> Fault {
+        let Some((table, slot)) = self.applier.take_blamed() else { return fault };
+        let (at, key) = match slot.and_then(|slot| self.batch.slots().get(slot)) {
+            Some(slot) => {
+                let key = String::from_utf8_lossy(self.batch.key(slot)).into_owned();
+                (End { seq: slot.seq, offset: slot.offset, commit_us: slot.commit_us }, key)
+            }
+            None => (self.at, table.to_string()),
+        };
+        match self.park_here(&table, (at, &key), &fault).await {
+            Ok(()) => Fault::retry(Code::Parked, format!("{table} is parked: {}", fault.what)),
+            Err(fault) => fault,
+        }
+    }
+
+    /// Parks a table from where the ledger stands, for a fault at the change `at` with this key.
+    async fn park_here(
+        &mut self,
+        table: &TableName,
+        (at, key): (End, &str),
+        fault: &Fault,
+    ) -> Result<(), Fault> {
+        warn!(code = %fault.code, %table, "parked: {}", fault.what);
+        let reason = Reason { code: fault.code, why: &fault.to_string(), ddl: None };
+        let rows = [self.parked_rows(table, reason, Some(self.lane))];
+        self.tell_quarantine(at, key, fault.code, &fault.what, "").await?;
+        self.applier.step_with(self.at, self.at, false, &rows).await
     }
 
     /// The statement that parks a table where the ledger stands once the transaction has moved it:
@@ -241,7 +274,7 @@ impl Lane<'_> {
     /// Catches up with the tables that the order in force releases. One that fails again stays
     /// parked, until a newer order.
     pub(crate) async fn release(&mut self) -> Result<(), Fault> {
-        for (table, standing, again) in self.parked.released_by(&self.orders) {
+        for (table, standing, again) in self.parked.released_by(&self.orders, self.at.seq) {
             info!(%table, again, "released; catching up");
             let caught_up = self.catch_up(&table, standing, again).await;
             match caught_up {
@@ -272,6 +305,7 @@ impl Lane<'_> {
         let mut batch = Batch::default();
         let mut reached = standing.seq;
         let mut expected = Some(standing.topic_offset);
+        let mut passed = false;
         while reached < self.at.seq {
             let Item::Record(record) = reader.next().await? else { continue };
             let tag = read_tag(&record)?;
@@ -282,8 +316,15 @@ impl Lane<'_> {
                 break;
             }
             if tag.seq > reached {
-                let key = &*form::plain_key(record.key().unwrap_or_default())?;
-                if tag.kind == Kind::Row && !key.is_empty() && table_of(key)? == *table {
+                let key = key_of(&record)?;
+                let is_its_row =
+                    tag.kind == Kind::Row && !key.is_empty() && table_of(&key)? == *table;
+                if is_its_row && self.orders.skips(self.lane, tag.seq) {
+                    let commit_us = tag.commit_us;
+                    let at = End { seq: tag.seq, offset: record.offset(), commit_us };
+                    self.skip(at, &String::from_utf8_lossy(&key)).await?;
+                    passed = true;
+                } else if is_its_row {
                     if !tag.after.is_empty() {
                         // Others may be waiting for what precedes.
                         let moved = self.moved(table, reached, record.offset());
@@ -292,12 +333,12 @@ impl Lane<'_> {
                         self.follow(tag.after, table).await?;
                     }
                     let whole = Tag { last: true, ..tag };
-                    let value = form::payload(record.value().unwrap_or_default())?;
-                    batch.push(record.offset(), &whole, key, value);
+                    batch.push(record.offset(), &whole, &key, payload_of(&record));
                 }
                 reached = tag.seq;
             }
-            if batch.is_full(&self.way.limits) {
+            // What was passed over need not be named again by the next order.
+            if batch.is_full(&self.way.limits) || std::mem::take(&mut passed) {
                 let moved = self.moved(table, reached, record.next_offset());
                 self.apply_released(&batch, moved).await?;
                 batch.clear();
@@ -349,6 +390,7 @@ impl Lane<'_> {
     }
 }
 
+/// A row moved here from a lane in which its table waits.
 fn gone(table: &TableName, stands: Seq, prev: Seq) -> Fault {
     Fault::fatal(
         Code::OffsetGone,
@@ -359,6 +401,17 @@ fn gone(table: &TableName, stands: Seq, prev: Seq) -> Fault {
 
 fn read_tag<'a>(record: &'a Record<'_>) -> Result<Tag<'a>, Fault> {
     Tag::parse(record.header(HEADER).unwrap_or_default())
+}
+
+/// A record's key as the lane's batches have it, whatever form it travels in.
+pub(crate) fn key_of<'r>(record: &'r Record<'_>) -> Result<Cow<'r, [u8]>, Fault> {
+    form::plain_key(record.key().unwrap_or_default())
+}
+
+/// The same of its value. What is of no form goes on as it is: it fails as a change of its table.
+pub(crate) fn payload_of<'r>(record: &'r Record<'_>) -> &'r [u8] {
+    let value = record.value().unwrap_or_default();
+    form::payload(value).unwrap_or(value)
 }
 
 pub(crate) fn table_of(key: &[u8]) -> Result<TableName, Fault> {

@@ -1,11 +1,14 @@
 //! Our own records, as another hand or a broken disk may leave them.
 
+use unitflow_change::condition::Condition;
+use unitflow_change::ddl::Statement;
 use unitflow_change::envelope::Envelope;
 use unitflow_change::key::Key;
 use unitflow_change::position::Position;
 use unitflow_change::routing::{PartitionBy, Routing, lane_of};
 use unitflow_change::tag::Tag;
 use unitflow_harness::random::Random;
+use unitflow_kafka::control::Order;
 
 use crate::{damage, fuzz};
 
@@ -17,9 +20,12 @@ enum Part {
     Envelope,
     Routing,
     Position,
+    Order,
+    Condition,
+    Statement,
 }
 
-const EXAMPLES: [(Part, &str); 13] = [
+const EXAMPLES: [(Part, &str); 18] = [
     (
         Part::Tag,
         "1;row;281474976710658;281474976710656;3e11fa47-71ca-11e1-9e33-c80aa9429562:23;0;1;1764000000000000;;",
@@ -51,6 +57,26 @@ const EXAMPLES: [(Part, &str); 13] = [
         "{\"done\":\"0-1-40\",\"prepared\":[{\"xid\":\"X'61',X'',1\",\"transaction\":{\"gtid\":\"0-1-7\",\"rows\":3,\"digest\":\"0000000000000007\"}}]}",
     ),
     (Part::Position, "{\"done\":\"3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5:7\"}"),
+    (
+        Part::Order,
+        "{\"format\":1,\"action\":\"skip\",\"lane\":2,\"from_seq\":6,\"to_seq\":8,\"by\":\"a\",\"why\":\"b\"}",
+    ),
+    (
+        Part::Order,
+        "{\"format\":1,\"action\":\"resume\",\"tables\":[\"shop.orders\"],\"by\":\"a\",\"why\":\"b\"}",
+    ),
+    (
+        Part::Condition,
+        "region in ('eu', 'u''s') and not (`a``b` >= -9.5e3 or state is not null and paid != true)",
+    ),
+    (
+        Part::Statement,
+        "{\"database\":\"shop\",\"ddl\":\"ALTER TABLE `o``d`.orders ADD COLUMN (a INT /* x */, b ENUM('x','y''z')), RENAME TO shop.other -- end\",\"sql_mode\":4194304}",
+    ),
+    (
+        Part::Statement,
+        "{\"database\":\"\",\"ddl\":\"/*!80000 CREATE */ DEFINER=`a`@`%` TRIGGER shop.t BEFORE INSERT ON shop.orders FOR EACH ROW SET @x = 1\",\"sql_mode\":4}",
+    ),
 ];
 
 fn read(part: Part, bytes: &[u8]) -> bool {
@@ -97,6 +123,19 @@ fn read(part: Part, bytes: &[u8]) -> bool {
         Part::Routing => Routing::parse(bytes).is_ok_and(|routing| {
             let _ = routing.carries("shop", "secret");
             routing.leads_to(&routing)
+        }),
+        Part::Order => Order::parse(bytes).is_ok_and(|order| {
+            let again = serde_json::to_vec(&order).unwrap();
+            assert_eq!(Order::parse(&again).unwrap(), order);
+            true
+        }),
+        Part::Condition => {
+            let text = String::from_utf8_lossy(bytes);
+            Condition::parse(&text).is_ok_and(|condition| !condition.columns().is_empty())
+        }
+        Part::Statement => Statement::parse(bytes).is_ok_and(|statement| {
+            let _ = (statement.class(), statement.tables());
+            true
         }),
         Part::Position => Position::from_json(bytes).is_ok_and(|position| {
             let again = Position::from_json(position.to_json().as_bytes());

@@ -177,6 +177,7 @@ fn literals() {
                 counted: false,
                 required: false,
                 length: 0,
+                bytes: 0,
             };
             (column, String::from_utf8_lossy(&value).into_owned())
         },

@@ -774,6 +774,14 @@ pub struct Refusal {
     pub target: Flavor,
     pub target_kind: &'static str,
     pub code: Code,
+    /// The value is part of the primary key.
+    pub in_key: bool,
+}
+
+impl Refusal {
+    const fn in_key(self) -> Self {
+        Self { in_key: true, ..self }
+    }
 }
 
 const fn refused(
@@ -784,7 +792,7 @@ const fn refused(
 ) -> Refusal {
     let (source, kind, value) = source;
     let (target, target_kind) = target;
-    Refusal { name, source, kind, value, target, target_kind, code }
+    Refusal { name, source, kind, value, target, target_kind, code, in_key: false }
 }
 
 pub const REFUSED: &[Refusal] = &[
@@ -814,6 +822,17 @@ pub const REFUSED: &[Refusal] = &[
         "json_bytes_to_mariadb",
         (Mysql9, "json", "json_array(cast(X'00' as binary))"),
         (MariaDb, "json"),
+        Code::Table,
+    ),
+    // No literal makes these.
+    refused(
+        "json_timestamp",
+        (
+            Mysql9,
+            "json",
+            "(select json_array(create_time) from information_schema.tables where create_time is not null limit 1)",
+        ),
+        (Mysql9, "json"),
         Code::Table,
     ),
     refused(
@@ -894,6 +913,14 @@ pub const REFUSED: &[Refusal] = &[
         (MariaDb, "varchar(3)"),
         Code::Table,
     ),
+    // What is too long by spaces alone, the servers cut.
+    refused("spaces_cut", (Mysql9, "varchar(9)", "'ab  '"), (MariaDb, "varchar(3)"), Code::Table),
+    refused(
+        "spaces_cut_off_text",
+        (MariaDb, "text", "concat(repeat('ä', 127), '  ')"),
+        (Mysql9, "tinytext"),
+        Code::Table,
+    ),
     refused("space_to_char", (Mysql9, "varchar(9)", "'abc '"), (MariaDb, "char(9)"), Code::Table),
     refused(
         "character_not_in_set",
@@ -908,6 +935,19 @@ pub const REFUSED: &[Refusal] = &[
         Code::Table,
     ),
     refused("bits_too_many", (Mysql9, "bit(9)", "256"), (MariaDb, "bit(8)"), Code::Table),
+    refused(
+        "json_bits",
+        (Mysql9, "json", "(select json_array(v) from shop.from_bits_too_many)"),
+        (Mysql9, "json"),
+        Code::Table,
+    ),
+    refused(
+        "no_member_in_key",
+        (Mysql9, "enum('a','b') not null", "0"),
+        (MariaDb, "enum('a','b') not null"),
+        Code::Table,
+    )
+    .in_key(),
     refused(
         "member_missing",
         (Mysql9, "enum('a','b')", "'b'"),

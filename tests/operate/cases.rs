@@ -3,7 +3,8 @@
 //! `A` is MySQL 9, `B` is MariaDB, `C` is a MySQL without GTIDs that leaves the ledger out of its
 //! log; `{A}`, `{B}`, `{C}` stand for their ports, `{K}` for the broker's address, `{folder}` for the
 //! folder with the configuration, `{prefix}` for what the mesh's topics begin with, `{captured}` for
-//! what [`Do::KeepPosition`] kept.
+//! what [`Do::KeepPosition`] kept, `{seq}` for the last record there, `{record}` for what
+//! [`Do::KeepRecord`] kept.
 
 /// One thing that is done to the world.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +40,12 @@ pub enum Do {
     Equal,
     /// `kafka-consumer-groups --reset-offsets` of the flow from A to B.
     ResetOffsets(&'static str),
+    /// A record with this key and value, by Kafka's own producer.
+    Produce(&'static str, &'static str, &'static str),
+    /// A text has to stand in so many values of a topic.
+    Topic(&'static str, &'static str, usize),
+    /// Keeps the number of the record that parked a table.
+    KeepRecord,
     /// A topic is deleted and created again.
     Recreate(&'static str),
 }
@@ -89,8 +96,8 @@ impl Case {
 }
 
 use Do::{
-    Arrives, Behind, Config, Equal, Freeze, Holds, KeepPosition, Kill, NewMesh, Purge, Recreate,
-    ResetOffsets, Sql, Start, Stop, Thaw, Unlogged,
+    Arrives, Behind, Config, Equal, Freeze, Holds, KeepPosition, KeepRecord, Kill, NewMesh,
+    Produce, Purge, Recreate, ResetOffsets, Sql, Start, Stop, Thaw, Topic, Unlogged,
 };
 
 /// With servers as they came and nothing initialised; none of these changes anything, so they run
@@ -438,8 +445,54 @@ pub const IN_ORDER: &[Case] = &[
         "status", 1, &["PAUSED A-to-B.shop by anna: later", "PARKED shop.orders"]),
     case("the person came", &[],
         "resume A-to-B.shop --why mended --by anna", 0, &["A-to-B.shop: resumed"]),
-    case("all went on", &[Arrives("A", "B"), Equal], "status", 0, &["no faults", "!PARKED", "!PAUSED"])
-        .mending(&[Stop("B")]),
+    case("all went on", &[Arrives("A", "B"), Equal], "status", 0, &["no faults", "!PARKED", "!PAUSED"]),
+    // Orders by any Kafka producer.
+    case("an order by any producer", &[
+        Produce("{prefix}.B.control", "A-to-B.shop", r#"{"format":1,"action":"pause","by":"bert","why":"by hand"}"#),
+    ],
+        "status", 1, &["PAUSED A-to-B.shop by bert: by hand", "!NO ORDER"]),
+    case("what is no order changes nothing", &[
+        Produce("{prefix}.B.control", "A-to-B.shop", r#"{"format":1,"action":"explode","by":"bert","why":"by hand"}"#),
+        Produce("{prefix}.B.control", "A-to-X.shop", r#"{"format":1,"action":"pause","by":"bert","why":"elsewhere"}"#),
+    ],
+        "status", 1, &[
+            "of the control topic of B, for \"A-to-B.shop\" [control]", "unknown variant `explode`",
+            "for \"A-to-X.shop\" [control]", "no flow of this name leads to unit B", "PAUSED A-to-B.shop by bert: by hand",
+        ])
+        .mending(&[
+            // Again behind it, or the topic's compaction would leave only what is no order.
+            Topic("{prefix}.B.control", r#""by":"bert","why":"by hand"}"#, 3),
+            Topic("{prefix}.B.control", r#""action":"pause","by":"bert","why":"by hand"}"#, 2),
+        ]),
+    case("what is no order is taken away by any producer", &[
+        Produce("{prefix}.B.control", "A-to-X.shop", "NULL"),
+        Produce("{prefix}.B.control", "A-to-B.shop", r#"{"format":1,"action":"resume","by":"bert","why":"reviewed"}"#),
+        Sql("A", "UPDATE shop.orders SET more = 4 WHERE id = 3"), Arrives("A", "B"), Equal,
+    ],
+        "status", 0, &["no faults", "!NO ORDER", "!PAUSED"]),
+    // A record that can't be applied.
+    case("a value that the target does not hold", &[
+        Unlogged("A", "CREATE TABLE shop.small (id INT PRIMARY KEY, note VARCHAR(40))"),
+        Unlogged("B", "CREATE TABLE shop.small (id INT PRIMARY KEY, note VARCHAR(4))"),
+        Sql("A", "INSERT INTO shop.small VALUES (1,'a'),(2,'far too long'),(3,'c'),(4,'d'),(5,'e'),(6,'f'),(7,'g'),(8,'h');
+            INSERT INTO shop.small VALUES (9,'i'),(10,'j'),(11,'k'),(12,'l'),(13,'m'),(14,'n'),(15,'o'),(16,'p')"),
+    ],
+        "status", 1, &["PARKED shop.small in A-to-B.shop, 1 lane [table]", "record ", "no faults", "!FAILED"])
+        .mending(&[Topic("{prefix}.B.quarantine", r#""key":"[\"shop\",\"small\",{\"id\":2}]","code":"table""#, 1)]),
+    case("the same again is in vain", &[],
+        "retry A-to-B.shop --table shop.small --why perhaps --by anna", 0, &["A-to-B.shop: trying again"]),
+    case("a table that stays parked", &[Sql("A", "UPDATE shop.orders SET more = 5 WHERE id = 3"), Arrives("A", "B"), Equal],
+        "status", 1, &["PARKED shop.small in A-to-B.shop, 1 lane [table]"])
+        .mending(&[KeepRecord]),
+    case("the record is passed over", &[],
+        "skip A-to-B.shop --seq {record} --why wrong --by anna", 0, &["A-to-B.shop: passed over"]),
+    case("the table went on without it", &[Arrives("A", "B")], "status", 0, &["no faults", "!PARKED"])
+        .mending(&[
+            Holds("B", "SELECT COUNT(*), SUM(id = 2) FROM shop.small", "15\t0"),
+            Topic("{prefix}.B.quarantine",
+                r#""key":"[\"shop\",\"small\",{\"id\":2}]","code":"control","why":"wrong","by":"anna""#, 1),
+            Unlogged("A", "DROP TABLE shop.small"), Unlogged("B", "DROP TABLE shop.small"), Stop("B"),
+        ]),
     case("a schema change with ddl = \"ignore\"", &[
         Config("lanes = 4", "lanes = 4\nddl = \"ignore\""), Start("B"),
         Sql("A", "ALTER TABLE shop.orders MODIFY note VARCHAR(60); UPDATE shop.orders SET more = 3 WHERE id = 3"),
@@ -456,6 +509,20 @@ pub const IN_ORDER: &[Case] = &[
     ],
         "run --unit B --role sink", 3, &[
             "[offset_forward]", "over records from", "kafka-consumer-groups --reset-offsets",
+            "unitflow skip A-to-B.shop --lane",
+        ])
+        .mending(&[KeepPosition("A")]),
+    case("an order for less than all of them", &[],
+        "skip A-to-B.shop --seq {seq} --why unwanted --by bert", 0, &["passed over"]),
+    case("an offset moved forwards over more than the order names", &[],
+        "run --unit B --role sink", 3, &["[offset_forward]", "moved forwards", "unitflow skip A-to-B.shop --lane"]),
+    case("an order for all of them", &[],
+        "skip A-to-B.shop --seq 1 --to-seq {seq} --why unwanted --by bert", 0, &["passed over"]),
+    case("an offset moved forwards, by order", &[Start("B"), Arrives("A", "B")], "status", 0, &["no faults"])
+        .mending(&[
+            Holds("B", "SELECT COUNT(*) FROM shop.orders WHERE note BETWEEN '1' AND '9'", "0"),
+            Topic("{prefix}.B.quarantine", r#""code":"control","why":"unwanted","by":"bert""#, 24),
+            Unlogged("A", "DELETE FROM shop.orders WHERE note BETWEEN '1' AND '9'"), Equal, Stop("B"),
         ]),
     case("an offset moved backwards", &[ResetOffsets("--to-earliest"), Start("B"), Arrives("A", "B"), Equal],
         "status", 0, &["no faults"])

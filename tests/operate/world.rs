@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use unitflow_harness::worker::{Launch, Worker};
 use unitflow_harness::{Flavor, Kafka, Mysql};
 use unitflow_kafka::Broker;
+use unitflow_kafka::reader::{Item, Reader};
 use unitflow_kafka::topics::{self, Retention, Spec};
 use unitflow_local::{TempDir, new_folder};
 
@@ -68,6 +69,8 @@ pub struct World {
     started: u32,
     configs: AtomicU32,
     captured: String,
+    seq: String,
+    record: String,
     finished: bool,
 }
 
@@ -107,6 +110,8 @@ impl World {
             started: 0,
             configs: AtomicU32::new(0),
             captured: String::new(),
+            seq: String::new(),
+            record: String::new(),
             finished: false,
         };
         for (name, text, mode) in [
@@ -227,7 +232,11 @@ impl World {
                 let found = self.server(unit).sql(query).await?;
                 ensure!(found == expected, "{unit} holds {found:?}, expected {expected:?}");
             }
-            Do::KeepPosition(unit) => self.captured = self.position(config, unit).await?,
+            Do::KeepPosition(unit) => {
+                let log = self.log(config, unit).await?;
+                self.captured = log["position"].as_str().context("a position")?.to_owned();
+                self.seq = log["captured_seq"].to_string();
+            }
             Do::NewMesh => self.new_mesh().await?,
             Do::Purge(unit) => self.purge(unit).await?,
             Do::Start(unit) => self.start_worker(unit, config)?,
@@ -248,6 +257,9 @@ impl World {
             Do::Behind(from, to) => self.wait_until_tagged(config, from, to).await?,
             Do::Equal => self.ensure_equal().await?,
             Do::ResetOffsets(to) => self.reset_offsets(to).await?,
+            Do::Produce(topic, key, value) => self.produce(topic, key, value).await?,
+            Do::Topic(topic, text, times) => self.ensure_in_topic(topic, text, times).await?,
+            Do::KeepRecord => self.record = self.blamed_record(config).await?,
             Do::Recreate(topic) => self.recreate(&self.fill(topic)).await?,
         }
         Ok(())
@@ -287,13 +299,52 @@ impl World {
         Ok(())
     }
 
-    async fn position(&self, config: &Path, unit: &str) -> anyhow::Result<String> {
+    /// What `status` knows of a unit's log.
+    async fn log(&self, config: &Path, unit: &str) -> anyhow::Result<serde_json::Value> {
         let outcome = self.command(config, "status --json").await?;
         let status: serde_json::Value = serde_json::from_str(&outcome.text)?;
         let log = format!("{unit}.shop");
         let logs = status["logs"].as_array().context("logs")?;
-        let found = logs.iter().find(|found| found["log"] == log.as_str());
-        Ok(found.and_then(|found| found["position"].as_str()).context("a position")?.to_owned())
+        Ok(logs.iter().find(|found| found["log"] == log.as_str()).context("the log")?.clone())
+    }
+
+    /// The number of the record that `status` names where a table is parked.
+    async fn blamed_record(&self, config: &Path) -> anyhow::Result<String> {
+        let outcome = self.command(config, "status").await?;
+        let parked = outcome.text.split("PARKED").nth(1).context("a parked table")?;
+        let number = parked.split("record ").nth(1).context("a record")?;
+        Ok(number.chars().take_while(char::is_ascii_digit).collect())
+    }
+
+    /// As anybody may who has Kafka's own tools; `NULL` is a tombstone.
+    async fn produce(&self, topic: &str, key: &str, value: &str) -> anyhow::Result<()> {
+        let arguments = [
+            "--topic",
+            &self.fill(topic),
+            "--property",
+            "parse.key=true",
+            "--property",
+            "null.marker=NULL",
+        ];
+        let record = format!("{key}\t{value}\n");
+        self.kafka.run_tool_with("kafka-console-producer", arguments, &record).await?;
+        Ok(())
+    }
+
+    /// Waits until a text stands in a topic this many times.
+    async fn ensure_in_topic(&self, topic: &str, text: &str, times: usize) -> anyhow::Result<()> {
+        let (topic, text) = (self.fill(topic), self.fill(text));
+        let broker = Broker::new(self.kafka.bootstrap());
+        let deadline = Instant::now() + SHOWS_WITHIN;
+        loop {
+            let all = values_of(&broker, &topic).await?;
+            let found = all.iter().filter(|value| value.contains(&text)).count();
+            if found == times {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{topic} has {text} {found} times: {all:#?}");
+            sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Other topics, and a ledger that an administrator has made from what `init --print` shows.
@@ -369,6 +420,8 @@ impl World {
             .replace("{folder}", &self.folder.path().display().to_string())
             .replace("{prefix}", &format!("mesh{}", self.meshes))
             .replace("{captured}", &self.captured)
+            .replace("{seq}", &self.seq)
+            .replace("{record}", &self.record)
     }
 
     /// The configuration as this case has it, in a file of its own.
@@ -444,6 +497,25 @@ impl World {
     /// The test has passed: nothing of it is kept.
     pub fn finish(mut self) {
         self.finished = true;
+    }
+}
+
+/// The values of a topic's only partition.
+async fn values_of(broker: &Broker, topic: &str) -> anyhow::Result<Vec<String>> {
+    let (low, high) = topics::bounds(broker, topic, 0).await?;
+    let mut values = Vec::new();
+    if low == high {
+        return Ok(values);
+    }
+    let reader = Reader::open(broker, topic, &[(0, low)], 1 << 20).await?;
+    loop {
+        match reader.next().await? {
+            Item::End { .. } => return Ok(values),
+            Item::Record(record) => {
+                let value = record.value().unwrap_or_default();
+                values.push(String::from_utf8_lossy(value).into_owned());
+            }
+        }
     }
 }
 

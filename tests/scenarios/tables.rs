@@ -225,7 +225,7 @@ async fn tables(flavors: [Flavor; 2]) -> anyhow::Result<()> {
 }
 
 /// Compares a query in A with one in B, by the servers' own clients. None may be empty.
-async fn ensure_same(mesh: &Mesh, in_a: &str, in_b: &str) -> anyhow::Result<()> {
+pub async fn ensure_same(mesh: &Mesh, in_a: &str, in_b: &str) -> anyhow::Result<()> {
     let sorted = |rows: String| {
         let mut lines: Vec<&str> = rows.lines().collect();
         lines.sort_unstable();
@@ -512,7 +512,7 @@ async fn lag(mesh: &Mesh, lane: i32) -> anyhow::Result<i64> {
 }
 
 /// Waits until a query in unit B says 1.
-async fn wait_for(mesh: &Mesh, query: &str) -> anyhow::Result<()> {
+pub async fn wait_for(mesh: &Mesh, query: &str) -> anyhow::Result<()> {
     let begin = Instant::now();
     while mesh.server("B").sql(query).await? != "1" {
         ensure!(begin.elapsed() < QUIET, "still not: {query}");

@@ -12,7 +12,11 @@
 //!         "by":"anna","why":"row is gone at both ends"}
 //! ```
 //!
-//! What can't be read is reported and changes nothing; so does the topic being away.
+//! What can't be read is reported and changes nothing; so does the topic being away. It takes the
+//! place of the order before it when the topic is compacted, though, so what of that one has to
+//! hold on (a pause, records that are passed over) is written again behind it.
+
+use std::collections::BTreeMap;
 
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde::{Deserialize, Serialize};
@@ -144,6 +148,19 @@ impl InForce {
         }
     }
 
+    /// Whether records of a lane behind `from` and up to `to` are to be passed over, by an order that
+    /// came after `since`.
+    #[must_use]
+    pub fn skips_some(&self, lane: i32, (from, to): (Seq, Seq), since: i64) -> bool {
+        match self.order.as_ref().map(|order| &order.action) {
+            Some(Action::Skip { lane: at, from_seq, to_seq }) => {
+                let met = *to_seq > from && *from_seq <= to;
+                self.offset > since && at.is_none_or(|at| at == lane) && met
+            }
+            _ => false,
+        }
+    }
+
     /// Whether a table that was parked when `since` was in force is to go on, and if so whether
     /// what parked it is to be tried again.
     #[must_use]
@@ -201,31 +218,101 @@ pub async fn follow(
 ) -> Result<(), Fault> {
     let (low, high) = topics::bounds(broker, topic, 0).await?;
     let reader = Reader::open(broker, topic, &[(0, low)], QUEUE_BYTES).await?;
-    let mut last = InForce::default();
+    let mut heard = Heard::default();
+    let mut kept_behind = None;
     let mut reached = low == high;
     loop {
-        if reached && orders.borrow().as_ref() != Some(&last) {
-            orders.send_replace(Some(last.clone()));
+        if reached && orders.borrow().as_ref() != Some(&heard.in_force) {
+            orders.send_replace(Some(heard.in_force.clone()));
         }
         match reader.next().await? {
-            Item::End { .. } => reached = true,
+            Item::End { .. } => {
+                reached = true;
+                let refused = heard.refused.as_ref().map(|refused| refused.offset);
+                if let Some(order) = heard.to_be_kept().filter(|_| kept_behind != refused) {
+                    send(broker, topic, flow, order).await?;
+                    kept_behind = refused;
+                }
+            }
             Item::Record(record) if record.key() == Some(flow.as_bytes()) => {
-                take(topic, &record, &mut last);
+                heard.take(&record);
+                match &heard.refused {
+                    Some(refused) if refused.offset == record.offset() => {
+                        warn!(code = %Code::Control, "{topic} {}: {}; the order before it holds", refused.offset, refused.what);
+                    }
+                    _ => info!(offset = record.offset(), order = ?heard.in_force.order, "order"),
+                }
             }
             Item::Record(_) => {}
         }
     }
 }
 
-fn take(topic: &str, record: &Record<'_>, last: &mut InForce) {
-    match Order::parse(record.value().unwrap_or_default()) {
-        Ok(order) => {
-            info!(offset = record.offset(), action = ?order.action, by = order.by, why = order.why, "order");
-            *last = InForce { offset: record.offset(), order: Some(order) };
+/// What a control topic says of each of its keys, by now. A tombstone leaves nothing of a key.
+///
+/// # Errors
+/// As [`Reader::next`].
+pub async fn read_all(broker: &Broker, topic: &str) -> Result<BTreeMap<String, Heard>, Fault> {
+    let (low, high) = topics::bounds(broker, topic, 0).await?;
+    let mut all: BTreeMap<String, Heard> = BTreeMap::new();
+    if low == high {
+        return Ok(all);
+    }
+    let reader = Reader::open(broker, topic, &[(0, low)], QUEUE_BYTES).await?;
+    loop {
+        match reader.next().await? {
+            Item::End { .. } => return Ok(all),
+            Item::Record(record) => {
+                let key = String::from_utf8_lossy(record.key().unwrap_or_default()).into_owned();
+                match record.value() {
+                    Some(_) => all.entry(key).or_default().take(&record),
+                    None => drop(all.remove(&key)),
+                }
+            }
         }
-        Err(fault) => {
-            warn!(code = %fault.code, "{topic} {}: {}; the order before it holds", record.offset(), fault.what);
+    }
+}
+
+/// What the topic said of one flow.
+#[derive(Clone, Debug, Default)]
+pub struct Heard {
+    /// The last good order.
+    pub in_force: InForce,
+    /// What came behind it and is no order.
+    pub refused: Option<Refused>,
+}
+
+/// A record that is no order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// Its place in the control topic.
+    pub offset: i64,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl Heard {
+    fn take(&mut self, record: &Record<'_>) {
+        let offset = record.offset();
+        match Order::parse(record.value().unwrap_or_default()) {
+            Ok(order) => {
+                // One that is written again, word for word, says nothing of what came between.
+                let is_news = self.in_force.order.as_ref() != Some(&order);
+                self.in_force = InForce { offset, order: Some(order) };
+                self.refused.take_if(|_| is_news);
+            }
+            Err(fault) => self.refused = Some(Refused { offset, what: fault.what }),
         }
+    }
+
+    /// The order that has to be written again, or the topic's compaction would leave only what is
+    /// none. Orders that have done what they are for need not hold on.
+    fn to_be_kept(&self) -> Option<&Order> {
+        let last = self.refused.as_ref()?.offset > self.in_force.offset;
+        self.in_force
+            .order
+            .as_ref()
+            .filter(|order| last && matches!(order.action, Action::Pause | Action::Skip { .. }))
     }
 }
 

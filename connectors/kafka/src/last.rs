@@ -60,7 +60,21 @@ pub async fn last_record(
     topic: &str,
     partition: i32,
 ) -> Result<Option<OwnedRecord>, Fault> {
+    last_record_before(broker, topic, partition, i64::MAX).await
+}
+
+/// The same of those before an offset.
+///
+/// # Errors
+/// As [`last_record`].
+pub async fn last_record_before(
+    broker: &Broker,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+) -> Result<Option<OwnedRecord>, Fault> {
     let (low, end) = stable_bounds(broker, topic, partition).await?;
+    let end = end.min(offset);
     let mut stride = FIRST_STRIDE;
     let mut upper = end;
     let mut start = low.max(end - stride);

@@ -68,6 +68,7 @@ mod tests {
             counted: false,
             required: false,
             length: 0,
+            bytes: 0,
         }
     }
 

@@ -214,7 +214,9 @@ fn write_opaque(out: &mut Vec<u8>, kind: u8, value: &[u8]) -> Parsed<()> {
                 let clock = Clock::of_packed_datetime(packed);
                 clock.write_date(&mut text);
                 if kind != 10 {
-                    text.push(b' ');
+                    // A TIMESTAMP is told from a DATETIME by the escape of its space.
+                    let space: &[u8] = if kind == 7 { b"\\u0020" } else { b" " };
+                    text.extend_from_slice(space);
                     clock.write_time(&mut text, 6);
                 }
             }

@@ -86,6 +86,9 @@ pub fn write_literal(out: &mut Vec<u8>, column: &Column, json: &str) -> Result<(
         Type::Text { fixed: true, .. } if json.ends_with(" \"") => {
             Err(Refused::Inexact("text that ends with a space, which CHAR does not keep"))
         }
+        Type::Text { fixed: false, charset, .. } if would_lose_spaces(column, charset, json) => {
+            Err(Refused::Inexact("longer text that ends with a space, which would be cut off"))
+        }
         Type::Text { json: true, .. } if holds_typed(json) => {
             Err(Refused::Inexact("a JSON document with a date, a time or bytes of an SQL type"))
         }
@@ -180,6 +183,37 @@ fn sound(written: Option<()>) -> Result<(), Refused> {
     written.ok_or(Refused::Malformed)
 }
 
+/// Whether a text that ends with a space is longer than its column: the server cuts spaces off
+/// without an error. Whatever else is too long it refuses.
+fn would_lose_spaces(column: &Column, charset: &str, json: &str) -> bool {
+    if column.length == 0 || !json.ends_with(" \"") {
+        return false;
+    }
+    let (mut characters, mut bytes) = (0, 0);
+    let counted = unescaped(json, |part| {
+        for character in part.chars() {
+            characters += 1;
+            bytes += bytes_in(charset, character);
+        }
+    });
+    counted.is_some() && (characters > column.length || bytes > column.bytes)
+}
+
+/// The most bytes that a character takes in a character set.
+fn bytes_in(charset: &str, character: char) -> u64 {
+    let bytes = match charset {
+        "utf8mb4" | "utf8mb3" | "utf8" => character.len_utf8(),
+        "utf16" | "utf16le" | "ucs2" => 2 * character.len_utf16(),
+        "utf32" => 4,
+        _ if character.is_ascii() => 1,
+        "gb18030" => 4,
+        "ujis" | "eucjpms" => 3,
+        "big5" | "cp932" | "euckr" | "gb2312" | "gbk" | "sjis" => 2,
+        _ => 1,
+    };
+    bytes as u64
+}
+
 /// Whether a string of a JSON document stands for a value of an SQL type: then the character it
 /// starts with is escaped, without need.
 fn is_typed(token: &str) -> bool {
@@ -205,8 +239,8 @@ pub fn write_comparison(out: &mut Vec<u8>, column: &Column, left: &[u8], right: 
     let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
     match &column.kind {
         // MariaDB's JSON is the text that somebody wrote, and a MySQL unit has its own for the
-        // same document. Each holding the other is the one test of equality that MariaDB 10.6 has;
-        // it does not see the order of an array's elements.
+        // same document. Each holding the other does not tell [1,[1]] from [[1],1]. From 10.7 on
+        // the server has one form for both. A string that is escaped in another way is another to it.
         Type::Text { json: true, .. } => put(&[
             b"(CAST(",
             left,
@@ -220,7 +254,15 @@ pub fn write_comparison(out: &mut Vec<u8>, column: &Column, left: &[u8], right: 
             right,
             b",",
             left,
-            b"),0))",
+            b") AND JSON_DEPTH(",
+            left,
+            b")=JSON_DEPTH(",
+            right,
+            b") AND (0/*M!100700 +1*/=0 OR CAST(/*M!100700 JSON_NORMALIZE*/(",
+            left,
+            b") AS BINARY)=CAST(/*M!100700 JSON_NORMALIZE*/(",
+            right,
+            b") AS BINARY)),0))",
         ]),
         Type::Text { charset, .. }
             if charset == "utf8mb4" || charset == "utf8mb3" || charset == "ascii" =>
@@ -543,6 +585,7 @@ mod tests {
             counted: false,
             required: false,
             length: 0,
+            bytes: 0,
         }
     }
 

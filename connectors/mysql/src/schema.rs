@@ -117,6 +117,8 @@ pub struct Column {
     pub required: bool,
     /// The most characters (text) or bytes that a value may have; 0 for other types.
     pub length: u64,
+    /// The most bytes that a value may have; 0 for other types than text and bytes.
+    pub bytes: u64,
 }
 
 /// A unique key other than the primary.
@@ -397,6 +399,7 @@ async fn load_columns(
             counted,
             required: !nullable && !counted && generated.is_none() && number(13) == 0,
             length: number(14),
+            bytes: number(7),
         });
     }
     if flavor == Flavor::Mariadb {
@@ -535,19 +538,27 @@ async fn load_foreign_keys(
     let query = format!(
         "SELECT k.constraint_name, k.table_schema, k.table_name, k.column_name, k.referenced_table_schema, \
          k.referenced_table_name, k.referenced_column_name, r.update_rule, r.delete_rule \
-         FROM information_schema.key_column_usage k JOIN information_schema.referential_constraints r \
+         FROM information_schema.key_column_usage k LEFT JOIN information_schema.referential_constraints r \
          ON r.constraint_schema = k.constraint_schema AND r.constraint_name = k.constraint_name \
          AND r.table_name = k.table_name \
          WHERE k.referenced_table_name IS NOT NULL AND ((k.table_schema, k.table_name) IN ({list}) \
          OR (k.referenced_table_schema, k.referenced_table_name) IN ({list})) \
          ORDER BY k.table_schema, k.table_name, k.constraint_name, k.ordinal_position"
     );
-    type Part = (String, String, String, String, String, String, String, String, String);
+    type Part =
+        (String, String, String, String, String, String, String, Option<String>, Option<String>);
     let mut keys: Vec<ForeignKey> = Vec::new();
     for part in all::<Part>(conn, query).await? {
         let (name, database, table, column, parent_database, parent, parent_column, update, delete) =
             part;
         let child = (database, table);
+        // MariaDB shows what a foreign key does only to who may do more than read.
+        let (Some(update), Some(delete)) = (update, delete) else {
+            if asked(child.0.clone(), child.1.clone()).is_none() {
+                continue;
+            }
+            return Err(hidden_key(&name, &child));
+        };
         match keys.last_mut() {
             Some(key) if key.name == name && key.child == child => {
                 key.child_columns.push(column);
@@ -574,4 +585,10 @@ async fn load_foreign_keys(
         }
     }
     Ok(())
+}
+
+fn hidden_key(name: &str, (database, table): &(String, String)) -> Fault {
+    let what = format!("{database}.{table}: the user may not see what the foreign key {name} does");
+    Fault::fatal(Code::Grant, what)
+        .hint(format!("GRANT TRIGGER ON `{}`.* to the user", database.replace('`', "``")))
 }

@@ -315,6 +315,37 @@ async fn tables_are_seen_as_they_are() {
     }
 }
 
+/// MariaDB's documents are compared as documents: the other unit's server has a text of its own.
+#[tokio::test]
+async fn documents_are_equal_as_documents_and_no_others() {
+    let server = start(Flavor::Mariadb).await;
+    let mut conn = conn(&server).await;
+    run(&mut conn, ["create database shop", "create table shop.t (doc json)"]).await;
+    let table = load(&mut conn, Flavor::Mariadb, &[("shop", "t")]).await.remove(0);
+    for (held, other, equal) in [
+        (r#"{"b": 1, "a": [1,2]}"#, r#"{"a":[1, 2],"b":1}"#, true),
+        (r#"[1.50, 1e2, "é"]"#, r#"[1.5, 100.0, "é"]"#, true),
+        (r#"["a\n\\\"", 1]"#, r#"["a\n\\\"",1.0]"#, true),
+        (r#"["a\n", [1, 2]]"#, r#"["a\n", [2, 1]]"#, false),
+        ("[1]", "[[1]]", false),
+        ("[1, [1]]", "[[1], 1]", false),
+        ("[1, 2]", "[2, 1]", false),
+        ("[1, 1, 2]", "[1, 2, 2]", false),
+        (r#"{"a": [1]}"#, r#"{"a": [1, 1]}"#, false),
+        (r#"["*/", 1]"#, r#"["*/",1]"#, true),
+        (r#"["*/", 1]"#, r#"["*/",2]"#, false),
+        ("null", "0", false),
+    ] {
+        let json = serde_json::to_string(other).unwrap();
+        let mut query = b"select count(*) from shop.t where ".to_vec();
+        write_equality(&mut query, &table.columns[0], b"doc", &json).unwrap();
+        conn.query_drop("delete from shop.t").await.unwrap();
+        conn.exec_drop("insert into shop.t values (?)", (held,)).await.unwrap();
+        let found: Option<u64> = conn.query_first(query.as_slice()).await.unwrap();
+        assert_eq!(found, Some(u64::from(equal)), "{held} and {other}");
+    }
+}
+
 #[tokio::test]
 async fn large_values_are_found_by_their_digest_and_no_others() {
     for flavor in FLAVORS {
@@ -375,5 +406,38 @@ async fn large_values_are_found_by_their_digest_and_no_others() {
         let nulls: Vec<_> = (0..cases.len()).map(|i| format!("c{i} = null")).collect();
         server.sql(&format!("update shop.t set {}", nulls.join(", "))).await.unwrap();
         same("0").await;
+    }
+}
+
+/// MariaDB hides what a foreign key does from who may only read, and then nobody may guess it.
+#[tokio::test]
+async fn a_foreign_key_that_is_hidden_is_no_foreign_key_that_restricts() {
+    for flavor in FLAVORS {
+        let server = start(flavor).await;
+        let mut root = conn(&server).await;
+        run(&mut root, [
+            "create database shop",
+            "create table shop.parent (id int primary key)",
+            "create table shop.child (id int primary key, parent int, foreign key (parent) references shop.parent (id) on delete cascade)",
+            "create user reader@'%' identified by ''",
+            "grant select on shop.* to reader@'%'",
+        ]).await;
+        let store = unitflow_mysql::Store { user: "reader".into(), ..support::store(&server) };
+        let child = [("shop".to_owned(), "child".to_owned())];
+        let mut reader = unitflow_mysql::connect(&store).await.unwrap();
+        match (flavor, schema::load(&mut reader, kind(flavor), &child).await) {
+            (Flavor::Mysql9, Ok(tables)) => assert!(tables[0].parents[0].cascades()),
+            (Flavor::Mariadb, Err(fault)) => {
+                assert_eq!(fault.code, unitflow_change::Code::Grant, "{fault}");
+                assert!(fault.hint.contains("GRANT TRIGGER ON `shop`.*"), "{fault}");
+            }
+            (_, other) => panic!("{flavor:?}: {other:?}"),
+        }
+        let parent = [("shop".to_owned(), "parent".to_owned())];
+        assert!(schema::load(&mut reader, kind(flavor), &parent).await.is_ok(), "{flavor:?}");
+        run(&mut root, ["grant trigger on shop.* to reader@'%'"]).await;
+        let mut reader = unitflow_mysql::connect(&store).await.unwrap();
+        let tables = schema::load(&mut reader, kind(flavor), &child).await.unwrap();
+        assert!(tables[0].parents[0].cascades(), "{flavor:?}");
     }
 }

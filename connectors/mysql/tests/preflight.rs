@@ -69,7 +69,7 @@ async fn start(flavor: Flavor, more: &[&str]) -> Mysql {
             "create user capture@'%' identified by 'p\\'w'",
             "create user apply@'%' identified by 'p\\'w'",
             "grant replication slave, replication client on *.* to capture@'%'",
-            "grant select on shop.* to capture@'%'",
+            "grant select, trigger on shop.* to capture@'%'",
             "grant select, insert, update, delete, trigger on shop.* to apply@'%'",
             "grant select, insert, update, delete on unitflow.* to apply@'%'",
             "create table unitflow.ledger (id int primary key)",
@@ -190,6 +190,13 @@ async fn sources_are_guarded() {
                 (
                     "revoke select on shop.* from capture@'%'",
                     "grant select on shop.* to capture@'%'",
+                    Code::Grant,
+                    Error,
+                    user,
+                ),
+                (
+                    "revoke trigger on shop.* from capture@'%'",
+                    "grant trigger on shop.* to capture@'%'",
                     Code::Grant,
                     Error,
                     user,

@@ -143,11 +143,13 @@ impl Applier {
             return Err(fault);
         }
         self.roll_back().await?;
-        if fault.code != Code::Conflict || matches!(part, Part::Middle | Part::Last) {
+        let by_a_change =
+            matches!(fault.code, Code::Conflict | Code::Apply | Code::Table | Code::TooLarge);
+        if fault.kind == Kind::Retry || !by_a_change || matches!(part, Part::Middle | Part::Last) {
             return Err(fault);
         }
         // Change by change, in the source's order: it names the change that does not fit, and if
-        // none is found the conflict was gone.
+        // none is found the conflict was gone, or they were too large together.
         let again = self.attempt(batch, part, (from, to), true, also).await;
         if again.as_ref().is_err_and(|fault| fault.kind != Kind::Ambiguous) {
             self.roll_back().await?;
@@ -275,7 +277,7 @@ impl Applier {
             Ok(counts) => Ok(Some(counts)),
             Err(fault) if fault.code == Code::Conflict => Ok(None),
             Err(fault) => {
-                self.tables.blame(batch.key(&batch.slots()[place]));
+                self.tables.blame(batch.key(&batch.slots()[place]), Some(place));
                 Err(fault)
             }
         }
@@ -334,8 +336,9 @@ impl Applier {
         self.flavor
     }
 
-    /// The table at which the last attempt failed, where it was a table.
-    pub fn take_blamed(&mut self) -> Option<TableName> {
+    /// Where the last attempt failed, if it was at a table: the batch's record too where it is known
+    /// to be that one.
+    pub fn take_blamed(&mut self) -> Option<(TableName, Option<usize>)> {
         self.tables.take_blamed()
     }
 
@@ -468,7 +471,8 @@ impl Applier {
         let failed =
             call.expected.get(wrong.unwrap_or(statement)).copied().unwrap_or(bookkeeping(0));
         if (wrong.is_some() || outcome.is_err()) && failed.table.is_some() {
-            self.tables.blame(batch.key(&batch.slots()[failed.slot]));
+            let known = (failed.rows == 1).then_some(failed.slot);
+            self.tables.blame(batch.key(&batch.slots()[failed.slot]), known);
         }
         match (outcome, wrong) {
             (Ok(()), None) => Ok(()),
@@ -484,7 +488,18 @@ impl Applier {
             }
             (Err(error), None) => {
                 let fault = judge(&error);
+                let fault = match fault.code {
+                    Code::Table => fault.hint(
+                        "bring the table to the source's schema, or mend the value at the source",
+                    ),
+                    _ => fault,
+                };
                 Err(match failed.table {
+                    Some(table) if failed.rows == 1 => {
+                        let place = self.place(batch, failed);
+                        let fault = fault.at(&self.tables.target(table).name);
+                        Fault { what: format!("{} {place}", fault.what), ..fault }
+                    }
                     Some(table) => fault.at(&self.tables.target(table).name),
                     None => fault,
                 })
@@ -493,27 +508,40 @@ impl Applier {
     }
 
     /// A server that is sent more than it takes closes the connection, and says why too late.
-    fn ensure_fits(&self, batch: &Batch, call: &Call) -> Result<(), Fault> {
+    fn ensure_fits(&mut self, batch: &Batch, call: &Call) -> Result<(), Fault> {
         if call.sql.len() < self.packet_bytes_max {
             return Ok(());
         }
         // What is that large is a single row, or one with its neighbours in its statement.
-        let largest = batch.slots().iter().max_by_key(|slot| batch.value(slot).len());
-        let (seq, offset) = largest.map_or((Seq::NONE, 0), |slot| (slot.seq, slot.offset));
-        let table = call.expected.iter().find_map(|expected| expected.table);
-        let table = table.map_or("?", |table| self.tables.target(table).name.as_str());
+        let size = |expected: &&Expected| batch.value(&batch.slots()[expected.slot]).len();
+        let changes = call.expected.iter().filter(|expected| expected.table.is_some());
+        let Some(largest) = changes.max_by_key(size).copied() else {
+            return Err(Fault::fatal(
+                Code::Setting,
+                "the target's max_allowed_packet is too small",
+            ));
+        };
+        let known = (largest.rows == 1).then_some(largest.slot);
+        self.tables.blame(batch.key(&batch.slots()[largest.slot]), known);
+        let table = largest.table.map_or("?", |table| self.tables.target(table).name.as_str());
         Err(Fault::poison(
             Code::TooLarge,
             format!(
-                "{table}: a change takes a statement of {} bytes, and the target's max_allowed_packet is {} (log {}, lane {}, record {seq}, offset {offset})",
-                call.sql.len(), self.packet_bytes_max, self.log, self.lane
+                "{table}: a change takes a statement of {} bytes, and the target's max_allowed_packet is {} {}",
+                call.sql.len(), self.packet_bytes_max, self.place(batch, largest)
             ),
         )
-        .hint("SET GLOBAL max_allowed_packet=1073741824 at the target, and in its configuration; then restart the sink"))
+        .hint("SET GLOBAL max_allowed_packet=1073741824 at the target, and in its configuration; then unitflow retry"))
+    }
+
+    /// Where a statement's first change comes from.
+    fn place(&self, batch: &Batch, of: Expected) -> String {
+        let slot = &batch.slots()[of.slot];
+        let (log, lane) = (&self.log, self.lane);
+        format!("(log {log}, lane {lane}, record {}, offset {})", slot.seq, slot.offset)
     }
 
     fn conflict(&self, batch: &Batch, failed: Expected, found: &str) -> Fault {
-        let slot = &batch.slots()[failed.slot];
         let table = failed.table.map_or("?", |table| self.tables.target(table).name.as_str());
         let op = match failed.op {
             Op::Insert | Op::Read => "INSERT",
@@ -522,10 +550,7 @@ impl Applier {
         };
         Fault::fatal(
             Code::Conflict,
-            format!(
-                "{table}: {op} {found} (log {}, lane {}, record {}, offset {})",
-                self.log, self.lane, slot.seq, slot.offset
-            ),
+            format!("{table}: {op} {found} {}", self.place(batch, failed)),
         )
         .hint("compare the row in both units, make this unit's row as it was before that change, and restart the sink; nothing was overwritten")
     }

@@ -257,7 +257,7 @@ impl Applier {
         match written {
             Ok(()) => Ok(sql),
             Err(fault) => {
-                self.tables.blame(batch.key(slot));
+                self.tables.blame(batch.key(slot), Some(place));
                 Err(placed(fault))
             }
         }

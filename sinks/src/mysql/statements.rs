@@ -104,7 +104,7 @@ impl Statements {
         for (number, slot) in batch.slots().iter().enumerate() {
             if slot.kind == Kind::Row {
                 self.add(batch, slot, number, tables, singly).map_err(|fault| {
-                    tables.blame(batch.key(slot));
+                    tables.blame(batch.key(slot), Some(number));
                     fault.at(format!("record {} at offset {}", slot.seq, slot.offset))
                 })?;
             }

@@ -53,8 +53,16 @@ pub struct Tables {
     list: Vec<Target>,
     columns: Vec<Columns>,
     columns_of: Vec<Vec<usize>>,
-    /// The table part of the key at which the last attempt failed.
-    blamed: Option<Vec<u8>>,
+    /// Where the last attempt failed.
+    blamed: Option<Blamed>,
+}
+
+/// Where an attempt failed: the table's part of a key, and the batch's record where it is known
+/// to be that one.
+#[derive(Debug)]
+struct Blamed {
+    part: Vec<u8>,
+    slot: Option<usize>,
 }
 
 impl Tables {
@@ -76,7 +84,7 @@ impl Tables {
         for key in keys {
             let part = Key::table_part(key)?;
             if !self.by_key.contains_key(part) && !parts.contains(&part) {
-                self.blame(key);
+                self.blame(key, None);
                 let key = Key::parse(key)?;
                 let local = rename.local(&key.database, &key.table).ok_or_else(|| {
                     Fault::fatal(
@@ -107,7 +115,7 @@ impl Tables {
             let number = self.list.len();
             let target = examine(flavor, table);
             if target.is_err() {
-                self.blamed = Some(part.to_vec());
+                self.blame_table(part);
             }
             self.list.push(target?);
             self.columns_of.push(Vec::new());
@@ -126,24 +134,33 @@ impl Tables {
     ) -> Fault {
         for (part, name) in parts.iter().zip(names) {
             if let Err(fault) = schema::load(conn, flavor, std::slice::from_ref(name)).await {
-                self.blamed = Some(part.to_vec());
+                self.blame_table(part);
                 return fault;
             }
         }
         fault
     }
 
-    /// Notes that an attempt failed at the row with this key.
-    pub fn blame(&mut self, key: &[u8]) {
-        self.blamed = Key::table_part(key).ok().map(<[u8]>::to_vec);
+    /// Notes that an attempt failed at the table of this key, and at this record of the batch where
+    /// it is known to be that one.
+    pub fn blame(&mut self, key: &[u8], slot: Option<usize>) {
+        let part = Key::table_part(key).ok().map(<[u8]>::to_vec);
+        self.blamed = part.map(|part| Blamed { part, slot });
     }
 
-    /// The table at which the last attempt failed, where it was a table.
-    pub fn take_blamed(&mut self) -> Option<TableName> {
-        let mut key = self.blamed.take()?;
+    /// The same of a table, by its part of a key.
+    fn blame_table(&mut self, part: &[u8]) {
+        self.blamed = Some(Blamed { part: part.to_vec(), slot: None });
+    }
+
+    /// Where the last attempt failed, if it was at a table.
+    pub fn take_blamed(&mut self) -> Option<(TableName, Option<usize>)> {
+        let Blamed { part: mut key, slot } = self.blamed.take()?;
         key.extend_from_slice(b"null]");
         let key = Key::parse(&key).ok()?;
-        Some(TableName { database: key.database.into_owned(), table: key.table.into_owned() })
+        let table =
+            TableName { database: key.database.into_owned(), table: key.table.into_owned() };
+        Some((table, slot))
     }
 
     /// The number of the table of this key; it was loaded before.

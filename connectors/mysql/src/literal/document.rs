@@ -243,6 +243,9 @@ impl<'a> Reader<'a> {
             write_binary(&mut value, content).ok_or(Refused::Malformed)?;
             value.extend_from_slice(b" AS BINARY)");
         } else {
+            if token.contains("\\u0020") {
+                return Err(Refused::Inexact("a TIMESTAMP in a JSON document"));
+            }
             let kind = match (text.contains(' '), text.contains(':')) {
                 (true, _) => "DATETIME(6)",
                 (false, true) => "TIME(6)",

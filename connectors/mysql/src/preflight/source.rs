@@ -23,6 +23,10 @@ const EXCESSIVE: &[&str] = &[
     "REPLICATION MASTER ADMIN",
 ];
 
+/// Rights of which MariaDB wants one before it shows what foreign keys do.
+const SHOWS_KEYS: &[&str] =
+    &["TRIGGER", "INSERT", "UPDATE", "DELETE", "CREATE", "DROP", "ALTER", "INDEX", "REFERENCES"];
+
 pub(super) fn guards(facts: &Facts, needs: &SourceNeeds) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(ensure_version(facts));
@@ -220,6 +224,9 @@ fn ensure_rights(facts: &Facts, needs: &SourceNeeds) -> Vec<Finding> {
         for database in &needs.databases {
             if !grants.has_on_database("SELECT", database) {
                 missing("SELECT", format!("`{}`.*", database.replace('`', "``")));
+            }
+            if !SHOWS_KEYS.iter().any(|right| grants.has_on_database(right, database)) {
+                missing("TRIGGER", format!("`{}`.*", database.replace('`', "``")));
             }
         }
     }

@@ -69,7 +69,8 @@ pub(super) async fn guards(
         findings.extend(ensure_types(&table));
         let by_key = vec![PartitionBy::Key];
         let spread = needs.spread.get(name).unwrap_or(&by_key);
-        findings.extend(spread.iter().find_map(|by| ensure_together(&table, by)));
+        let mut keyed = spread.iter().filter(|_| !table.primary_key.is_empty());
+        findings.extend(keyed.find_map(|by| ensure_together(&table, by)));
     }
     Ok(findings)
 }

@@ -31,8 +31,13 @@ impl Table {
     /// A key is safe where it holds all that rows are spread by, so that rows which are equal there
     /// are spread alike. By which columns rows of one primary key may be spread is the
     /// configuration's to know.
+    ///
+    /// Where there is no primary key, or none to be seen, nothing tells rows apart: `PRIMARY`.
     #[must_use]
     pub fn parted_key(&self, by: &PartitionBy) -> Option<&str> {
+        if self.primary_key.is_empty() && *by != PartitionBy::Table {
+            return Some("PRIMARY");
+        }
         let (spread, by_key): (Option<Vec<usize>>, bool) = match by {
             PartitionBy::Table => return None,
             PartitionBy::Key => (Some(self.primary_key.clone()), true),
@@ -96,6 +101,7 @@ mod tests {
             counted: false,
             required: true,
             length: 0,
+            bytes: 0,
         }
     }
 
@@ -152,6 +158,9 @@ mod tests {
             (&[0, 2], None, PartitionBy::Key, Some("PRIMARY")),
             (&[0, 2], None, columns(&["id"]), None),
             (&[0], Some(&[2]), columns(&["name"]), Some("second")),
+            (&[], None, PartitionBy::Key, Some("PRIMARY")),
+            (&[], Some(&[0]), columns(&["id"]), Some("PRIMARY")),
+            (&[], None, PartitionBy::Table, None),
         ] {
             let found = table(primary, unique);
             assert_eq!(found.parted_key(&by), parted, "{primary:?} {unique:?} {by:?}");
@@ -171,6 +180,8 @@ mod tests {
             (&[2], None, PartitionBy::Table),
             (&[0, 1], Some(&[1, 2][..]), columns("region")),
             (&[0], Some(&[1]), PartitionBy::Table),
+            (&[], None, PartitionBy::Table),
+            (&[], Some(&[0]), PartitionBy::Table),
         ] {
             let found = table(primary, unique);
             assert_eq!(found.spread(), by, "{primary:?} {unique:?}");
