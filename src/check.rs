@@ -6,6 +6,7 @@
 
 mod canary;
 mod finding;
+mod outages;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ use unitflow_sinks::ledger;
 
 use canary::canary;
 use finding::{Finding, print};
+use outages::{check_lanes_kept, check_log_kept};
 use tables::{Incoming, check_cascades, check_filters, check_incoming};
 
 use crate::Outcome;
@@ -187,6 +189,9 @@ async fn check_store(
         found = check_source(&mut conn, &source_needs(mesh, log, &own)).await?;
         findings.extend(check_cascades(&mut conn, &place, &own).await?);
         findings.extend(check_filters(&place, &routing, &own));
+        if !away.contains(&log.unit) {
+            findings.extend(check_log_kept(mesh, log).await);
+        }
     }
     // What the log itself lacks would only make the canary's answer doubtful.
     let log_is_sound = found.iter().all(|finding| finding.severity == Severity::Warning);
@@ -331,6 +336,8 @@ async fn check_lanes(
                     .expected("the topic that the ledger names", "another one of this name")
                     .remedy("what the old one held may not have arrived: resync, see the runbook"),
             );
+        } else if !entries.is_empty() {
+            findings.extend(check_lanes_kept(mesh, &from, &log.unit, &entries).await);
         }
     }
     Ok(())

@@ -12,19 +12,22 @@ mod transformer;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use unitflow_change::name::Name;
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::broker::Broker;
 
 use crate::Outcome;
+use crate::bridge;
 use crate::cli::{Role, RunArgs};
 use crate::config::{Mesh, Topology};
 use crate::notice::Board;
 use crate::supervisor::Supervisor;
 use crate::telemetry::{self, Meters};
 
-pub use state::{ConnectorState, TransformerState, load as load_state};
+pub use stand_by::is_worked_on;
+pub use state::{ConnectorState, RelayState, TransformerState, load as load_state};
 
 /// Runs the named roles of one unit until the process is told to stop.
 pub async fn run(mesh: Mesh, args: &RunArgs) -> Result<Outcome, Fault> {
@@ -47,6 +50,8 @@ pub async fn run(mesh: Mesh, args: &RunArgs) -> Result<Outcome, Fault> {
     let meters = Meters::new(&meter);
     let mut supervisor = Supervisor::new(cancel, board.clone(), meters.clone());
     let added = add_roles(&mut supervisor, &mesh, args, &meters, &board);
+    let measure = bridge::measure(mesh, args.unit.clone(), args.role.clone(), meters);
+    let _measure = AbortOnDropHandle::new(tokio::spawn(measure));
     info!(unit = %args.unit, roles = added, "running");
     let result = supervisor.wait().await;
     board.close().await;

@@ -26,6 +26,9 @@ pub struct ConnectorState {
     /// How the log's records are written.
     #[serde(default)]
     pub envelope: Form,
+    /// The server that was captured from last; none before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
 }
 
 impl ConnectorState {

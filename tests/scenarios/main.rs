@@ -4,6 +4,7 @@
 //! writes more; `UNITFLOW_SEED` repeats a run.
 
 mod ddl;
+mod maintenance;
 
 use std::time::Duration;
 
