@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use unitflow_harness::Flavor::{self, Mariadb, Mysql9};
 use unitflow_harness::judge::{Judged, judge_ways};
 use unitflow_harness::load::Running;
@@ -79,6 +79,13 @@ async fn replaced(flavor: Flavor, other: Flavor) -> anyhow::Result<()> {
     mesh.wait_for_pulses("B", "A", 50, QUIET).await?;
     let mut written = first.stop().await?;
     mesh.run(&["pause", "B-to-A.shop", "--drain", "--why", "a new server", "--by", "anna"]).await?;
+    // From here on nothing is written there: each lane has taken up the order.
+    let lanes = |log: String| log.matches("paused lane=").count();
+    let deadline = Instant::now() + QUIET;
+    while lanes(mesh.worker("A", "sink")?.log()?) < 4 {
+        ensure!(Instant::now() < deadline, "the lanes do not pause");
+        sleep(Duration::from_millis(20)).await;
+    }
     let before = server_of(&mesh, "A").await?;
     let goal = executed(mesh.server("A")).await?;
     let old = mesh.promote("A")?;
