@@ -159,17 +159,20 @@ fn a_unit_that_leaves() {
         let (code, text) = leave(&mesh, "--dry-run --topics", "").await?;
         ensure!(code == Some(0) && text.contains("would go  A.shop: 4 lanes of C.shop"), "{text}");
         ensure!(text.contains("topic unitflow.C.shop.tagged"), "{text}");
-        ensure!(traces_of_c(&mesh).await? == (8, 4, 6), "{:?}", traces_of_c(&mesh).await?);
+        ensure_traces(&mesh, (8, 4, 6)).await?;
         let (code, text) = leave(&mesh, "--topics", "die_leaving").await?;
         ensure!(code.is_none(), "it was not killed: {text}");
-        ensure!(traces_of_c(&mesh).await? == (4, 4, 6), "{:?}", traces_of_c(&mesh).await?);
+        ensure_traces(&mesh, (4, 4, 6)).await?;
         let (code, text) = leave(&mesh, "--topics", "").await?;
         ensure!(code == Some(0) && text.contains("unit C has left"), "{text}");
-        ensure!(traces_of_c(&mesh).await? == (0, 0, 0), "{:?}", traces_of_c(&mesh).await?);
+        ensure_traces(&mesh, (0, 0, 0)).await?;
         let (code, text) = leave(&mesh, "--topics", "").await?;
         ensure!(code == Some(0) && text.contains("nothing is left of unit C"), "{text}");
         for running in others {
             written.add(running.stop().await?);
+        }
+        for role in ["connector", "transformer", "sink"] {
+            while mesh.take_worker("C", role).is_ok() {}
         }
         mesh.quiesce(QUIET).await?;
         mesh.ensure_equal().await?;
@@ -217,8 +220,8 @@ async fn start_sinks_again(mesh: &mut Mesh) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the mesh holds of C: rows in the others' ledgers, groups, topics.
-async fn traces_of_c(mesh: &Mesh) -> anyhow::Result<(usize, usize, usize)> {
+/// What the mesh holds of C: so many rows in the others' ledgers, groups, topics.
+async fn ensure_traces(mesh: &Mesh, wanted: (usize, usize, usize)) -> anyhow::Result<()> {
     let mut rows = 0;
     for unit in ["A", "B"] {
         let query = "SELECT lane FROM unitflow.ledger WHERE log = 'C.shop'";
@@ -229,7 +232,9 @@ async fn traces_of_c(mesh: &Mesh) -> anyhow::Result<(usize, usize, usize)> {
     let groups = groups.lines().filter(|name| name.contains("-to-C.") || name.contains(".C-to-"));
     let topics = kafka.run_tool("kafka-topics", ["--list"]).await?;
     let topics = topics.lines().filter(|name| name.starts_with("unitflow.C."));
-    Ok((rows, groups.count(), topics.count()))
+    let found = (rows, groups.count(), topics.count());
+    ensure!(found == wanted, "of C there are {found:?} rows, groups and topics, not {wanted:?}");
+    Ok(())
 }
 
 async fn start_load(mesh: &Mesh, first: u32, random: &Random) -> anyhow::Result<Vec<Running>> {
