@@ -330,6 +330,8 @@ pub const IN_ORDER: &[Case] = &[
             "expected: 360000000 or more", "actual:   3600000",
             "kafka-configs --bootstrap-server {K} --alter --topic {prefix}.A.shop.tagged --add-config retention.ms=360000000",
             "error [setting] A.shop: binlog_expire_logs_seconds",
+            "warning [position_purged] A.shop: binlog", "an outage of 4 d from now on is bridged",
+            "warning [offset_gone] A.shop to B: {prefix}.A.shop.tagged, lane",
         ]),
     case("another form of records", &[Config("lanes = 4", "lanes = 4\nenvelope = \"with-schema\"")],
         "check", 1, &[
