@@ -149,7 +149,11 @@ async fn not_reached(
     let broker = &mesh.unit(&log.unit)?.broker;
     let connector: Option<ConnectorState> =
         load_state(broker, &mesh.topics, log, Stage::Connector).await?;
-    let Some(connector) = connector else { return Ok(Vec::new()) };
+    let Some(connector) = connector else {
+        let what =
+            format!("{log} has no position: what is not applied can't be told; --lost gives it up");
+        return Ok(vec![what]);
+    };
     let again = format!(
         "start the workers of all units as before, unitflow wait --from {} --to …, and stop them again",
         log.unit
