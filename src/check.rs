@@ -7,6 +7,7 @@
 mod canary;
 mod finding;
 mod generated_keys;
+mod outages;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,7 @@ use unitflow_sinks::ledger;
 use canary::canary;
 use finding::{Finding, print};
 use generated_keys::Steps;
+use outages::{check_lanes_kept, check_log_kept};
 use tables::{Incoming, check_cascades, check_filters, check_incoming};
 
 use crate::Outcome;
@@ -193,6 +195,9 @@ async fn check_store(
         found = check_source(&mut conn, &source_needs(mesh, &own)).await?;
         findings.extend(check_cascades(&mut conn, &place, &own).await?);
         findings.extend(check_filters(&place, &routing, &own));
+        if !away.contains(&log.unit) {
+            findings.extend(check_log_kept(mesh, log).await);
+        }
     }
     // What the log itself lacks would only make the canary's answer doubtful.
     let log_is_sound = found.iter().all(|finding| finding.severity == Severity::Warning);
@@ -334,6 +339,8 @@ async fn check_lanes(
                     .expected("the topic that the ledger names", "another one of this name")
                     .remedy("what the old one held may not have arrived: resync, see the runbook"),
             );
+        } else if !entries.is_empty() {
+            findings.extend(check_lanes_kept(mesh, &from, &log.unit, &entries).await);
         }
     }
     Ok(())

@@ -54,8 +54,16 @@ pub enum Command {
     ///
     /// Exit code 0 once it has, 1 if it has not in time.
     Wait(WaitArgs),
+    /// Take away what the other units hold about a unit that leaves the mesh.
+    ///
+    /// Refused while anybody works for it, or while something it has committed is not applied in the
+    /// others: exit code 1, with what is still to be done. May be killed and given again.
+    Leave(LeaveArgs),
     /// Stop applying a flow, until another order comes.
-    Pause(OrderArgs),
+    ///
+    /// With --drain only once the target has applied all that the source has committed by now.
+    /// Exit code 1 if it has not in time: then the flow goes on.
+    Pause(PauseArgs),
     /// Let a flow go on, and with it parked tables that were brought to the schema their changes expect.
     Resume(ReleaseArgs),
     /// Let a flow go on, and try again what its parked tables failed at, a schema change too.
@@ -152,6 +160,22 @@ pub struct WaitArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct LeaveArgs {
+    /// The unit that leaves.
+    #[arg(long)]
+    pub unit: Name,
+    /// Delete its topics too, and the groups that read them.
+    #[arg(long)]
+    pub topics: bool,
+    /// Only say what would go.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Its servers are lost: ask neither them nor its Kafka. What the others have not applied is lost.
+    #[arg(long, conflicts_with = "topics")]
+    pub lost: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct OrderArgs {
     /// The flow, as `status` names it: A-to-B.shop.
     pub flow: String,
@@ -161,6 +185,18 @@ pub struct OrderArgs {
     /// Who gives the order; whoever is logged in by default.
     #[arg(long)]
     pub by: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    #[command(flatten)]
+    pub order: OrderArgs,
+    /// First let the target apply all that the source has committed by now.
+    #[arg(long)]
+    pub drain: bool,
+    /// Give up draining after this long.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", requires = "drain")]
+    pub timeout_seconds: u64,
 }
 
 #[derive(Debug, Args)]

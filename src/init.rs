@@ -202,6 +202,7 @@ pub async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<(String, tables:
     }
     let mut conn = connect_to_write(mesh.store(&log.unit, &log.store)?).await?;
     let server = Server::read(&mut conn).await?;
+    let identity = server.identity();
     // Read behind the position: it is the schema of the log's first change, or a later one.
     let routing = tables::bind(&mut conn, mesh.routing(log)?, &tables::Bound::new()).await?;
     let seq = Seq::start_of(FIRST_GENERATION);
@@ -212,6 +213,7 @@ pub async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<(String, tables:
         captured_id: topic_id(broker, &captured).await?,
         envelope: mesh.flows[&log.store].envelope,
         copy: Default::default(),
+        server: Some(identity),
     };
     let tag = Tag {
         kind: Kind::Barrier,

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `cli` | the command line |
 //! | `config` | `unitflow.toml` |
-//! | `init`, `check`, `status`, `wait`, `demo` | one command each |
+//! | `bridge` | how long an outage can be bridged |
+//! | `init`, `check`, `status`, `wait`, `leave`, `demo` | one command each |
 //! | `order` | `pause`, `resume`, `retry`, `skip` |
 //! | `resync` | brings rows of one unit to others |
 //! | `pipeline/` | the roles of `run`, one file each |
@@ -14,11 +15,13 @@
 //! | `output` | how results are put on stdout |
 //! | `telemetry` | logs and metrics |
 
+mod bridge;
 mod check;
 mod cli;
 mod config;
 mod demo;
 mod init;
+mod leave;
 mod notice;
 mod order;
 mod output;
@@ -84,6 +87,7 @@ async fn dispatch(cli: &Cli) -> Result<Outcome, Fault> {
         Command::Run(args) => pipeline::run(mesh, args).await,
         Command::Status(args) => status::run(&mesh, args).await,
         Command::Wait(args) => wait::run(&mesh, args).await,
+        Command::Leave(args) => leave::run(&mesh, args).await,
         Command::Pause(args) => order::pause(&mesh, args).await,
         Command::Resume(args) => order::resume(&mesh, args).await,
         Command::Retry(args) => order::retry(&mesh, args).await,

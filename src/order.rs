@@ -8,13 +8,23 @@ use unitflow_change::{Code, Fault, Seq};
 use unitflow_kafka::control::{self, Action, Order};
 
 use crate::Outcome;
-use crate::cli::{OrderArgs, ReleaseArgs, SkipArgs};
+use crate::cli::{OrderArgs, PauseArgs, ReleaseArgs, SkipArgs};
 use crate::config::Mesh;
 use crate::output::say;
+use crate::wait::{Within, arrives};
 
-/// Stops a flow.
-pub async fn pause(mesh: &Mesh, args: &OrderArgs) -> Result<Outcome, Fault> {
-    give(mesh, args, Action::Pause, "paused").await
+/// Stops a flow, if it is to be drained once all has arrived that the source has committed by now.
+pub async fn pause(mesh: &Mesh, args: &PauseArgs) -> Result<Outcome, Fault> {
+    if args.drain {
+        let (log, to) = flow(mesh, &args.order.flow)?;
+        // Who gives the order has to be known before what it is given for is waited for.
+        by(&args.order)?;
+        if !arrives(mesh, &log, &to, None, Within::seconds(args.timeout_seconds)).await? {
+            say(&format!("{}: not paused, it goes on", args.order.flow));
+            return Ok(Outcome::Findings);
+        }
+    }
+    give(mesh, &args.order, Action::Pause, "paused").await
 }
 
 /// Lets a flow, or parked tables of it, go on.

@@ -17,9 +17,11 @@ use unitflow_change::{Fault, Seq};
 use unitflow_kafka::control::{self, Action, Heard, Order, Refused};
 use unitflow_kafka::{members, notes, positions, topics};
 use unitflow_mysql::connect::connect;
-use unitflow_sinks::{ledger, park};
+use unitflow_sinks::ledger::{self, Entry};
+use unitflow_sinks::park;
 
 use crate::Outcome;
+use crate::bridge::{self, Bridge};
 use crate::cli::StatusArgs;
 use crate::config::Mesh;
 use crate::notice::Notice;
@@ -60,12 +62,18 @@ struct LogStatus {
     log: String,
     /// The source's transactions captured so far.
     position: String,
+    /// The server that it was captured from last: MySQL's uuid, MariaDB's server_id.
+    server: Option<String>,
     /// The last captured record.
     captured_seq: Option<u64>,
     /// Captured records that the transformer has not read.
     transformer_lag_records: Option<i64>,
     /// In a star: tagged records that the hub has not copied; transaction markers count as one each.
     relay_lag_records: Option<i64>,
+    /// The outage of the connector that the binlog bridges.
+    bridged_by_binlog: Option<Bridge>,
+    /// The outage of the transformer that the captured topic bridges.
+    bridged_by_captured: Option<Bridge>,
     /// Why a part is missing.
     unknown: Option<String>,
 }
@@ -104,6 +112,8 @@ struct LaneStatus {
     lag_records: i64,
     /// From the source's commit to the commit here, of the last change applied.
     last_lag_seconds: Option<f64>,
+    /// The outage of the sink that the tagged topic bridges.
+    bridged: Option<Bridge>,
     /// Since the row was last written.
     idle_seconds: f64,
 }
@@ -178,15 +188,30 @@ impl FlowStatus {
 }
 
 impl Status {
+    /// Whether something that has still to be read was removed.
+    fn has_gone(&self) -> bool {
+        let logs = self.logs.iter();
+        let of_logs = logs.flat_map(|log| [log.bridged_by_binlog, log.bridged_by_captured]);
+        let of_lanes = self.flows.iter().flat_map(|flow| &flow.lanes).map(|lane| lane.bridged);
+        of_logs.chain(of_lanes).any(|bridge| bridge == Some(Bridge::Gone))
+    }
+
     fn outcome(&self) -> Outcome {
         let failed =
             self.roles.iter().any(|role| matches!(role.state, State::Failed | State::Silent));
         let unknown = self.logs.iter().any(|log| log.unknown.is_some())
             || self.flows.iter().any(|flow| flow.unknown.is_some());
         let waits = self.flows.iter().any(FlowStatus::waits) || !self.not_orders.is_empty();
-        if failed || unknown || waits { Outcome::Findings } else { Outcome::Fine }
+        if failed || unknown || waits || self.has_gone() {
+            Outcome::Findings
+        } else {
+            Outcome::Fine
+        }
     }
 }
+
+/// What a log's two stages stored last.
+type States = (ConnectorState, Option<TransformerState>);
 
 async fn read(mesh: &Mesh) -> Status {
     let logs: Vec<Log> = mesh.logs().map(|(log, _)| log).collect();
@@ -249,21 +274,30 @@ async fn read_log(mesh: &Mesh, log: &Log) -> LogStatus {
     let mut found = LogStatus { log: log.to_string(), ..LogStatus::default() };
     let kafka = mesh.units.get(&log.unit).map_or("", |unit| &unit.broker.bootstrap);
     let whose = format!("Kafka of {} at {kafka}", log.unit);
-    if let Err(why) = answer(&whose, fill_log(mesh, log, &mut found)).await {
-        found.unknown = Some(why);
+    match answer(&whose, fill_log(mesh, log, &mut found)).await {
+        Ok(Some((connector, transformer))) => {
+            let (binlog, captured) = tokio::join!(
+                answer(&whose, bridge::of_binlog(mesh, log, &connector)),
+                answer(&whose, bridge::of_captured(mesh, log, transformer.as_ref(), connector.seq)),
+            );
+            (found.bridged_by_binlog, found.bridged_by_captured) = (binlog.ok(), captured.ok());
+        }
+        Ok(None) => {}
+        Err(why) => found.unknown = Some(why),
     }
     found
 }
 
-async fn fill_log(mesh: &Mesh, log: &Log, found: &mut LogStatus) -> Result<(), Fault> {
+async fn fill_log(mesh: &Mesh, log: &Log, found: &mut LogStatus) -> Result<Option<States>, Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
     let connector: Option<ConnectorState> =
         load_state(broker, &mesh.topics, log, Stage::Connector).await?;
     let Some(connector) = connector else {
         found.unknown = Some("[position_missing] not initialised: unitflow init".to_owned());
-        return Ok(());
+        return Ok(None);
     };
     found.position = connector.position.seen().to_string();
+    found.server.clone_from(&connector.server);
     found.captured_seq = Some(connector.seq.0);
     let transformer: Option<TransformerState> =
         load_state(broker, &mesh.topics, log, Stage::Transformer).await?;
@@ -272,10 +306,10 @@ async fn fill_log(mesh: &Mesh, log: &Log, found: &mut LogStatus) -> Result<(), F
     let behind = connector.seq.0.saturating_sub(read.max(connector.seq.0 & !((1 << 48) - 1)));
     found.transformer_lag_records = i64::try_from(behind / 2).ok();
     if mesh.read_at(log) != &log.unit {
-        let tails = transformer.map(|state| state.function.tails).unwrap_or_default();
-        found.relay_lag_records = Some(relay_lag(mesh, log, &tails).await?);
+        let tails = transformer.as_ref().map(|state| state.function.tails.clone());
+        found.relay_lag_records = Some(relay_lag(mesh, log, &tails.unwrap_or_default()).await?);
     }
-    Ok(())
+    Ok(Some((connector, transformer)))
 }
 
 /// What the hub has not copied of a spoke's tagged topic, whose lanes end with `tails`.
@@ -312,9 +346,14 @@ async fn read_flow(mesh: &Mesh, log: &Log, to: &Name) -> FlowStatus {
     };
     let whose = format!("Kafka of {}, or the server of {to}", mesh.read_at(log));
     match answer(&whose, read_lanes(mesh, log, to)).await {
-        Ok(lanes) => {
+        Ok((lanes, entries)) => {
             flow.unknown = missing_lanes(mesh, log, &lanes);
             flow.lanes = lanes;
+            let bridges = bridge::of_lanes(mesh, log, &entries);
+            let bridges = answer(&whose, bridges).await.unwrap_or_default();
+            for (lane, bridge) in flow.lanes.iter_mut().zip(bridges) {
+                lane.bridged = Some(bridge);
+            }
         }
         Err(why) => flow.unknown = Some(why),
     }
@@ -349,7 +388,12 @@ fn missing_lanes(mesh: &Mesh, log: &Log, found: &[LaneStatus]) -> Option<String>
     })
 }
 
-async fn read_lanes(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<LaneStatus>, Fault> {
+/// The lanes of a log into a unit, with the ledger's rows.
+async fn read_lanes(
+    mesh: &Mesh,
+    log: &Log,
+    to: &Name,
+) -> Result<(Vec<LaneStatus>, Vec<Entry>), Fault> {
     let broker = &mesh.unit(mesh.read_at(log))?.broker;
     let topic = mesh.topics.tagged(log);
     let origin = &mesh.unit(&log.unit)?.broker;
@@ -357,8 +401,9 @@ async fn read_lanes(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<LaneStatus>
         load_state(origin, &mesh.topics, log, Stage::Transformer).await?;
     let tails = transformer.map(|state| state.function.tails).unwrap_or_default();
     let mut conn = connect(mesh.store(to, &log.store)?).await?;
+    let entries = ledger::read_all(&mut conn, log).await?;
     let mut lanes = Vec::new();
-    for entry in ledger::read_all(&mut conn, log).await? {
+    for entry in &entries {
         let (_, end) = topics::bounds(broker, &topic, entry.lane).await?;
         let tail = usize::try_from(entry.lane).ok().and_then(|lane| tails.get(lane));
         let has_last = tail.is_some_and(|tail| entry.seq >= *tail);
@@ -367,10 +412,11 @@ async fn read_lanes(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<LaneStatus>
             seq: entry.seq.0,
             lag_records: lag(entry.topic_offset, end, has_last),
             last_lag_seconds: entry.lag_seconds,
+            bridged: None,
             idle_seconds: entry.idle_seconds,
         });
     }
-    Ok(lanes)
+    Ok((lanes, entries))
 }
 
 /// The roles that a unit has, and what is known of each. Where its Kafka can't be asked the logs
@@ -512,22 +558,34 @@ fn text(status: &Status) -> String {
 
 fn logs(logs: &[LogStatus]) -> String {
     let shown = |lag: Option<i64>, none: &str| lag.map_or(none.to_owned(), |lag| lag.to_string());
-    let rows: Vec<[String; 4]> = logs
+    let rows: Vec<[String; 6]> = logs
         .iter()
         .map(|log| {
             let position = log.unknown.as_ref().unwrap_or(&log.position).clone();
             let to_transform = shown(log.transformer_lag_records, "?");
-            [log.log.clone(), to_transform, shown(log.relay_lag_records, "-"), position]
+            let to_relay = shown(log.relay_lag_records, "-");
+            let [binlog, topic] = [log.bridged_by_binlog, log.bridged_by_captured].map(bridged);
+            [log.log.clone(), to_transform, to_relay, binlog, topic, position]
         })
         .collect();
+    const TITLES: [&str; 6] =
+        ["LOG", "TO TRANSFORM", "TO RELAY", "BINLOG LASTS", "TOPIC LASTS", "CAPTURED UP TO"];
     if logs.iter().any(|log| log.relay_lag_records.is_some()) {
-        return columns(["LOG", "TO TRANSFORM", "TO RELAY", "CAPTURED UP TO"], &rows);
+        return columns(TITLES, &rows);
     }
-    let rows: Vec<[String; 3]> = rows
+    let unrelayed: Vec<[String; 5]> = rows
         .into_iter()
-        .map(|[log, to_transform, _, position]| [log, to_transform, position])
+        .map(|[log, to_transform, _, binlog, topic, position]| {
+            [log, to_transform, binlog, topic, position]
+        })
         .collect();
-    columns(["LOG", "TO TRANSFORM", "CAPTURED UP TO"], &rows)
+    let [log, to_transform, _, binlog, topic, position] = TITLES;
+    columns([log, to_transform, binlog, topic, position], &unrelayed)
+}
+
+/// For how long what has still to be read is kept.
+fn bridged(bridge: Option<Bridge>) -> String {
+    bridge.map_or("?".to_owned(), Bridge::text)
 }
 
 fn flows(flows: &[FlowStatus]) -> String {
@@ -541,15 +599,16 @@ fn flows(flows: &[FlowStatus]) -> String {
                 lane.lag_records.to_string(),
                 lane.last_lag_seconds
                     .map_or("-".to_owned(), |lag| format!("{:.3} s", lag.max(0.0))),
+                bridged(lane.bridged),
                 ago(lane.idle_seconds.max(0.0) as u64),
             ]
         }));
         if let Some(unknown) = &flow.unknown {
             let dash = || "?".to_owned();
-            rows.push([name, dash(), dash(), dash(), unknown.clone()]);
+            rows.push([name, dash(), dash(), dash(), dash(), unknown.clone()]);
         }
     }
-    columns(["FLOW", "LANE", "TO APPLY", "LAST LAG", "LAST APPLIED"], &rows)
+    columns(["FLOW", "LANE", "TO APPLY", "LAST LAG", "TOPIC LASTS", "LAST APPLIED"], &rows)
 }
 
 /// What waits for a person: flows that were told to stand still, tables that are parked.

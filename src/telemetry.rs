@@ -3,14 +3,14 @@
 use std::io::IsTerminal as _;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Meter, MeterProvider as _};
+use opentelemetry::metrics::{Counter, Gauge, Meter, MeterProvider as _};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use tokio::net::{TcpListener, lookup_host};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
-use unitflow_change::name::Log;
+use unitflow_change::name::{Log, Name};
 use unitflow_change::{Code, Fault};
 use unitflow_sinks::metrics::Instruments;
 use unitflow_transformer::transformer::Counts;
@@ -95,6 +95,7 @@ pub struct Meters {
     transformed: Counter<u64>,
     relayed: Counter<u64>,
     commits: Counter<u64>,
+    bridge: Gauge<f64>,
     sinks: Instruments,
 }
 
@@ -113,6 +114,13 @@ impl Meters {
             ),
             relayed: counter("unitflow.relay.records", "Records copied to the hub"),
             commits: counter("unitflow.kafka.commits", "Transactions committed to Kafka"),
+            bridge: meter
+                .f64_gauge("unitflow.bridge")
+                .with_unit("s")
+                .with_description(
+                    "For how long from now what a role has still to read is kept; 0 once it is gone",
+                )
+                .build(),
             sinks: Instruments::new(meter),
         }
     }
@@ -121,6 +129,16 @@ impl Meters {
     pub fn fault(&self, role: &str, code: Code) {
         let labels = [KeyValue::new("role", role.to_owned()), KeyValue::new("code", code.as_str())];
         self.faults.add(1, &labels);
+    }
+
+    /// An outage of this length of a unit's role is bridged. `by`: binlog, captured, relayed, tagged.
+    pub fn bridge(&self, log: &Log, unit: &Name, by: &'static str, seconds: f64) {
+        let labels = [
+            KeyValue::new("log", log.to_string()),
+            KeyValue::new("unit", unit.to_string()),
+            KeyValue::new("by", by),
+        ];
+        self.bridge.record(seconds, &labels);
     }
 
     /// Those of a connector.

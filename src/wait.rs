@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use unitflow_change::gtid::GtidSet;
 use unitflow_change::name::{Log, Name, Stage};
-use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault};
 use unitflow_mysql::connect::{Flavor, Server, connect};
 use unitflow_sinks::ledger;
@@ -44,29 +43,61 @@ pub async fn run(mesh: &Mesh, args: &WaitArgs) -> Result<Outcome, Fault> {
         )
         .hint("see the flows in the configuration: from, to"));
     }
-    let begun = Instant::now();
-    let until = begun + Duration::from_secs(args.timeout_seconds);
+    let within = Within::seconds(args.timeout_seconds);
     for log in logs {
-        let mut stage = "connector";
-        match timeout_at(until, follow(mesh, &log, args, &mut stage)).await {
-            Ok(result) => result?,
-            Err(_) => {
-                say(&format!(
-                    "{log} to {}: not yet after {} s; the {stage} is behind, unitflow status shows more",
-                    args.to, args.timeout_seconds
-                ));
-                return Ok(Outcome::Findings);
-            }
+        if !arrives(mesh, &log, &args.to, args.gtid.as_deref(), within).await? {
+            return Ok(Outcome::Findings);
         }
-        let took = begun.elapsed().as_secs_f64();
-        say(&format!("{log} to {}: applied after {took:.1} s", args.to));
     }
     Ok(Outcome::Fine)
 }
 
-async fn follow(mesh: &Mesh, log: &Log, args: &WaitArgs, stage: &mut &str) -> Result<(), Fault> {
+/// How long is waited, over all that is waited for.
+#[derive(Clone, Copy)]
+pub struct Within {
+    begun: Instant,
+    seconds: u64,
+}
+
+impl Within {
+    /// From now on.
+    pub fn seconds(seconds: u64) -> Self {
+        Self { begun: Instant::now(), seconds }
+    }
+}
+
+/// Waits until a unit has applied what a log's store has committed by now, or a GTID (set) of it, and
+/// says so. `false` if it has not in time.
+pub async fn arrives(
+    mesh: &Mesh,
+    log: &Log,
+    to: &Name,
+    gtid: Option<&str>,
+    Within { begun, seconds }: Within,
+) -> Result<bool, Fault> {
+    let until = begun + Duration::from_secs(seconds);
+    let mut stage = "connector";
+    let Ok(result) = timeout_at(until, follow(mesh, log, to, gtid, &mut stage)).await else {
+        say(&format!(
+            "{log} to {to}: not yet after {seconds} s; the {stage} is behind, unitflow status shows more"
+        ));
+        return Ok(false);
+    };
+    result?;
+    let took = begun.elapsed().as_secs_f64();
+    say(&format!("{log} to {to}: applied after {took:.1} s"));
+    Ok(true)
+}
+
+async fn follow(
+    mesh: &Mesh,
+    log: &Log,
+    to: &Name,
+    gtid: Option<&str>,
+    stage: &mut &str,
+) -> Result<(), Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
-    let goal = goal(mesh, log, args.gtid.as_deref()).await?;
+    let goal = goal(mesh, log, gtid).await?;
     let captured = loop {
         let state: ConnectorState =
             required(load_state(broker, &mesh.topics, log, Stage::Connector).await?, log)?;
@@ -85,20 +116,14 @@ async fn follow(mesh: &Mesh, log: &Log, args: &WaitArgs, stage: &mut &str) -> Re
         sleep(LOOK_EVERY).await;
     };
     *stage = "sink";
-    let mut conn = connect(mesh.store(&args.to, &log.store)?).await?;
+    let mut conn = connect(mesh.store(to, &log.store)?).await?;
     loop {
         let entries = ledger::read_all(&mut conn, log).await?;
-        if reached(&entries, &tails) {
+        if ledger::reached(&entries, &tails) {
             return Ok(());
         }
         sleep(LOOK_EVERY).await;
     }
-}
-
-fn reached(entries: &[ledger::Entry], tails: &[Seq]) -> bool {
-    (0..)
-        .zip(tails)
-        .all(|(lane, tail)| entries.iter().any(|entry| entry.lane == lane && entry.seq >= *tail))
 }
 
 /// What must have been captured: the GTIDs named, or all that are executed now.

@@ -104,6 +104,20 @@ pub struct Way {
     pub own_log: Option<Arc<OwnLog>>,
 }
 
+impl Way {
+    /// Where what was to be read is gone, says which command mends that.
+    fn mended_by_resync(&self, fault: Fault) -> Fault {
+        if fault.code != Code::OffsetGone {
+            return fault;
+        }
+        let hint = format!(
+            "unitflow resync full --from {} --to {}, see the runbook; then raise the topic's retention",
+            self.log.unit, self.to
+        );
+        fault.hint(hint)
+    }
+}
+
 /// Runs one lane until it is cancelled or fails. `committed` is what the consumer group holds for
 /// it, `orders` what holds for the flow: a lane begins anew with others.
 pub async fn run(
@@ -117,7 +131,9 @@ pub async fn run(
 ) -> Result<(), Fault> {
     tokio::select! {
         () = cancel.cancelled() => Ok(()),
-        result = apply_all(way, lane, committed, &mirror, metrics, orders) => result,
+        result = apply_all(way, lane, committed, &mirror, metrics, orders) => {
+            result.map_err(|fault| way.mended_by_resync(fault))
+        }
     }
 }
 

@@ -201,6 +201,32 @@ pub async fn create(
     .map_err(|error| judge(&error).at("unitflow.ledger"))
 }
 
+/// Takes away all that is held of a log, and its unit's clock, in one transaction; says how many
+/// lanes there were. The ledger's rows come first, so that it is no change of this unit's own.
+pub async fn forget(conn: &mut Conn, log: &Log) -> Result<usize, Fault> {
+    let (name, unit) = (log.to_string(), log.unit.as_str());
+    let lanes = async {
+        conn.query_drop("BEGIN").await?;
+        conn.exec_drop("DELETE FROM unitflow.ledger WHERE log = ?", (&name,)).await?;
+        let lanes = conn.affected_rows();
+        conn.exec_drop("DELETE FROM unitflow.parked WHERE log = ?", (&name,)).await?;
+        conn.exec_drop("DELETE FROM unitflow.ddl WHERE log = ?", (&name,)).await?;
+        conn.exec_drop("DELETE FROM unitflow.heartbeat WHERE unit = ?", (unit,)).await?;
+        conn.query_drop("COMMIT").await?;
+        Ok(lanes)
+    };
+    let lanes = lanes.await.map_err(|error: mysql_async::Error| judge(&error).at("unitflow"))?;
+    Ok(usize::try_from(lanes).unwrap_or(usize::MAX))
+}
+
+/// Whether each lane has applied its last record.
+#[must_use]
+pub fn reached(entries: &[Entry], tails: &[Seq]) -> bool {
+    (0..)
+        .zip(tails)
+        .all(|(lane, tail)| entries.iter().any(|entry| entry.lane == lane && entry.seq >= *tail))
+}
+
 /// The row's move to a batch's end, as SQL.
 #[derive(Debug)]
 pub struct Move<'a> {

@@ -30,6 +30,7 @@ use super::copier::{Copier, Lot};
 use super::grouping::Grouping;
 use super::heartbeat;
 use super::state::{ConnectorState, ensure_same_topic, ensure_tail, require};
+use crate::bridge::{mended_by_resync, targets};
 use crate::config::Mesh;
 use crate::supervisor::Begin;
 use crate::tables;
@@ -66,13 +67,17 @@ pub async fn run(
         capture.begin().await?;
         let mut options = Options::new(replica_id(&log), log.to_string());
         options.form = flow.envelope;
+        options.server.clone_from(&capture.state.server);
         let mut stream = Stream::open(&store, capture.state.position.clone(), options).await?;
-        info!(%log, position = %capture.state.position.seen(), "capturing");
+        capture.state.server = Some(stream.server().to_owned());
+        info!(%log, server = stream.server(), position = %capture.state.position.seen(), "capturing");
         capture.run(&mut stream).await
     };
     tokio::select! {
         () = cancel.cancelled() => Ok(()),
-        result = capture => result,
+        result = capture => {
+            result.map_err(|fault| mended_by_resync(fault, &log.unit, targets(&mesh, &log)))
+        }
         never = beat => match never {},
     }
 }

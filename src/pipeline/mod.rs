@@ -13,12 +13,14 @@ mod transformer;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use unitflow_change::name::Name;
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::broker::Broker;
 
 use crate::Outcome;
+use crate::bridge;
 use crate::cli::{Role, RunArgs};
 use crate::config::{Mesh, Topology};
 use crate::notice::Board;
@@ -26,7 +28,7 @@ use crate::supervisor::Supervisor;
 use crate::telemetry::{self, Meters};
 
 pub use copier::Scan;
-pub use stand_by::GONE_AFTER;
+pub use stand_by::{GONE_AFTER, is_worked_on};
 pub use state::{ConnectorState, RelayState, TransformerState, load as load_state};
 
 /// Runs the named roles of one unit until the process is told to stop.
@@ -50,6 +52,8 @@ pub async fn run(mesh: Mesh, args: &RunArgs) -> Result<Outcome, Fault> {
     let meters = Meters::new(&meter);
     let mut supervisor = Supervisor::new(cancel, board.clone(), meters.clone());
     let added = add_roles(&mut supervisor, &mesh, args, &meters, &board);
+    let measure = bridge::measure(mesh, args.unit.clone(), args.role.clone(), meters);
+    let _measure = AbortOnDropHandle::new(tokio::spawn(measure));
     info!(unit = %args.unit, roles = added, "running");
     let result = supervisor.wait().await;
     board.close().await;

@@ -18,6 +18,7 @@ use unitflow_kafka::{Writer, positions, topics};
 
 use super::grouping::Grouping;
 use super::state::{RelayState, ensure_same_topic, ensure_tail, load};
+use crate::bridge::{mended_by_resync, targets};
 use crate::config::Mesh;
 use crate::supervisor::Begin;
 use crate::telemetry::{Meters, RelayMeters};
@@ -52,7 +53,9 @@ pub async fn run(
     };
     tokio::select! {
         () = cancel.cancelled() => Ok(()),
-        result = work => result,
+        result = work => {
+            result.map_err(|fault| mended_by_resync(fault, &log.unit, targets(&mesh, &log)))
+        }
     }
 }
 

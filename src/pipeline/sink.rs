@@ -13,6 +13,7 @@ use unitflow_sinks::flow::{self, Listener};
 use unitflow_sinks::lane::{OnDdl, Way};
 
 use super::state::ensure_same_topic;
+use crate::bridge::ensure_kept;
 use crate::config::{Ddl, Mesh};
 use crate::notice::Board;
 use crate::telemetry::Meters;
@@ -31,6 +32,7 @@ pub async fn run(
     let flow = &mesh.flows[&log.store];
     let topic = mesh.topics.tagged(&log);
     let topic_id = ensure_same_topic(&broker, &topic, None).await?;
+    ensure_kept(&mesh, &log, &to).await?;
     let way = Way {
         topic,
         topic_id,

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tracing::info;
-use unitflow_change::Fault;
 use unitflow_change::name::{Log, Name, Stage};
+use unitflow_change::{Code, Fault};
 use unitflow_kafka::topics;
 
 use crate::config::Mesh;
@@ -21,6 +21,27 @@ pub const ALIVE_EVERY: Duration = Duration::from_secs(2);
 pub const GONE_AFTER: Duration = Duration::from_secs(7);
 /// How often a worker that stands by looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Whether a worker has this role: its state is stored anew while it is looked at. Takes a few seconds
+/// where none has.
+pub async fn is_worked_on(mesh: &Mesh, at: &Name, log: &Log, stage: Stage) -> Result<bool, Fault> {
+    let broker = &mesh.unit(at)?.broker;
+    let topic = mesh.topics.position(log);
+    let end = async || match topics::bounds(broker, &topic, stage.partition()).await {
+        Ok((_, end)) => Ok(end),
+        // Without a topic no stage works.
+        Err(fault) if fault.code == Code::TopicMissing => Ok(0),
+        Err(fault) => Err(fault),
+    };
+    let (first, since) = (end().await?, Instant::now());
+    while since.elapsed() < GONE_AFTER {
+        if end().await? != first {
+            return Ok(true);
+        }
+        sleep(LOOK_EVERY).await;
+    }
+    Ok(false)
+}
 
 impl Begin {
     /// Returns when the role may be taken over: at once, unless another worker has it.

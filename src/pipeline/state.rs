@@ -31,6 +31,9 @@ pub struct ConnectorState {
     /// How far copies have come.
     #[serde(default, skip_serializing_if = "Progress::is_empty")]
     pub copy: Progress,
+    /// The server that was captured from last; none before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
 }
 
 impl ConnectorState {

@@ -17,6 +17,7 @@ use unitflow_transformer::{Captured, Output, Transformer};
 
 use super::grouping::Grouping;
 use super::state::{TransformerState, ensure_same_topic, ensure_tail, load};
+use crate::bridge::{mended_by_resync, targets};
 use crate::config::Mesh;
 use crate::supervisor::Begin;
 use crate::telemetry::{Meters, TransformMeters};
@@ -44,11 +45,16 @@ pub async fn run(
         let start = stage.function.state().offset.max(low);
         let reader = Reader::open(broker, &captured, &[(0, start)], QUEUE_BYTES).await?;
         info!(%log, offset = start, "transforming");
-        stage.run(&reader).await
+        stage.run(&reader).await.map_err(|fault| match fault.code {
+            Code::Gap if start == low && low > 0 => Fault { code: Code::OffsetGone, ..fault },
+            _ => fault,
+        })
     };
     tokio::select! {
         () = cancel.cancelled() => Ok(()),
-        result = work => result,
+        result = work => {
+            result.map_err(|fault| mended_by_resync(fault, &log.unit, targets(&mesh, &log)))
+        }
     }
 }
 

@@ -48,6 +48,10 @@ pub enum Do {
     KeepRecord,
     /// A topic is deleted and created again.
     Recreate(&'static str),
+    /// `kafka-delete-records` of all that a topic of four partitions holds.
+    Trim(&'static str),
+    /// The metrics of a unit's worker have to hold this.
+    Measures(&'static str, &'static str),
 }
 
 /// What a command may leave behind.
@@ -96,8 +100,8 @@ impl Case {
 }
 
 use Do::{
-    Arrives, Behind, Config, Equal, Freeze, Holds, KeepPosition, KeepRecord, Kill, NewMesh,
-    Produce, Purge, Recreate, ResetOffsets, Sql, Start, Stop, Thaw, Topic, Unlogged,
+    Arrives, Behind, Config, Equal, Freeze, Holds, KeepPosition, KeepRecord, Kill, Measures,
+    NewMesh, Produce, Purge, Recreate, ResetOffsets, Sql, Start, Stop, Thaw, Topic, Trim, Unlogged,
 };
 
 /// With servers as they came and nothing initialised; none of these changes anything, so they run
@@ -368,6 +372,8 @@ pub const IN_ORDER: &[Case] = &[
             "expected: 360000000 or more", "actual:   3600000",
             "kafka-configs --bootstrap-server {K} --alter --topic {prefix}.A.shop.tagged --add-config retention.ms=360000000",
             "error [setting] A.shop: binlog_expire_logs_seconds",
+            "warning [position_purged] A.shop: binlog", "an outage of 4 d from now on is bridged",
+            "warning [offset_gone] A.shop to B: {prefix}.A.shop.tagged, lane",
         ]),
     case("another form of records", &[Config("lanes = 4", "lanes = 4\nenvelope = \"with-schema\"")],
         "check", 1, &[
@@ -396,11 +402,36 @@ pub const IN_ORDER: &[Case] = &[
         .mending(&[Sql("A", "INSERT INTO shop.orders (note) VALUES ('after init')"), Arrives("A", "B"), Equal]),
     case("status of a sound mesh", &[],
         "status", 0, &["connector A.shop", "started", "no faults", "A.shop to B", "!FAILED"]),
+    case("how long an outage is bridged", &[],
+        "status", 0, &["BINLOG LASTS", "TOPIC LASTS", "A.shop  0             2 h           60 min", "!GONE", "!?"]),
     case("status for programs", &[],
         "status --json", 0, &["\"role\": \"sink A.shop\"", "\"state\": \"started\"", "\"unknown\": null"]),
     case("a wait that is in vain", &[Freeze("B"), Sql("A", "INSERT INTO shop.orders (note) VALUES ('late')")],
-        "wait --from A --to B --timeout-seconds 1", 1, &["A.shop to B: not yet after 1 s; the sink is behind"])
+        "wait --from A --to B --timeout-seconds 1", 1, &["A.shop to B: not yet after 1 s; the sink is behind"]),
+    case("a drain that is in vain", &[],
+        "pause A-to-B.shop --drain --timeout-seconds 1 --why maintenance --by anna", 1, &[
+            "A.shop to B: not yet after 1 s; the sink is behind", "A-to-B.shop: not paused, it goes on",
+        ])
         .mending(&[Thaw("B"), Arrives("A", "B")]),
+    case("drained and paused", &[Sql("A", "INSERT INTO shop.orders (note) VALUES ('before the pause')")],
+        "pause A-to-B.shop --drain --why maintenance --by anna", 0, &[
+            "A.shop to B: applied after", "A-to-B.shop: paused",
+        ])
+        .mending(&[
+            Holds("B", "SELECT COUNT(*) FROM shop.orders WHERE note = 'before the pause'", "1"),
+            Sql("A", "INSERT INTO shop.orders (note) VALUES ('after the pause')"),
+        ]),
+    case("what comes after a drain waits", &[Behind("A", "B")],
+        "status", 1, &["PAUSED A-to-B.shop by anna: maintenance"])
+        .mending(&[Holds("B", "SELECT COUNT(*) FROM shop.orders WHERE note = 'after the pause'", "0")]),
+    case("the maintenance is over", &[],
+        "resume A-to-B.shop --why done --by anna", 0, &["A-to-B.shop: resumed"])
+        .mending(&[Arrives("A", "B"), Equal]),
+    case("a unit that leaves while its workers run", &[],
+        "leave --unit B --dry-run", 1, &[
+            "not yet  a sink of unit B applies A.shop: stop the workers of B",
+            "not yet  the connector of B.shop is at work in unit B", "nothing was changed",
+        ]),
     case("a row that differs at the target", &[
         Unlogged("B", "UPDATE shop.orders SET note = 'not from A' WHERE id = 1"),
         Sql("A", "UPDATE shop.orders SET note = 'changed' WHERE id = 1; INSERT INTO shop.orders (note) VALUES ('p'),('q'),('r'),('s'),('t'),('u'),('v'),('w'),('x'),('y')"),
@@ -554,6 +585,30 @@ pub const IN_ORDER: &[Case] = &[
             Unlogged("B", "INSERT INTO unitflow.ledger SELECT * FROM test_ledger.kept WHERE log = 'A.shop'"),
             Start("B"), Arrives("A", "B"), Equal, Stop("A"), Stop("B"),
         ]),
+    case("a topic that no longer holds what a sink has to read", &[
+        Config("[units.A]", "[telemetry]\nprometheus = \"127.0.0.1:0\"\n[units.A]"), Start("A"),
+        Sql("A", "INSERT INTO shop.orders (note) VALUES ('1'),('2'),('3'),('4'),('5'),('6'),('7'),('8'),('9'),('10'),('11'),('12'),('13'),('14'),('15'),('16'),('17'),('18'),('19'),('20'),('21'),('22'),('23'),('24')"),
+        Behind("A", "B"), Measures("A", "unitflow_bridge_seconds{by=\"binlog\",log=\"A.shop\""),
+        Measures("A", "unitflow_bridge_seconds{by=\"tagged\",log=\"B.shop\""),
+        Stop("A"), Trim("{prefix}.A.shop.tagged"),
+    ],
+        "run --unit B --role sink", 3, &[
+            "[offset_gone]", "is gone, the topic begins at", "unitflow resync full --from A --to B",
+        ]),
+    case("a topic that lost records, found by check", &[],
+        "check", 1, &[
+            "error [offset_gone] A.shop to B: {prefix}.A.shop.tagged, lane", "it was removed",
+            "remedy:   unitflow resync full --from A --to B", "!error [offset_gone] B.shop",
+        ]),
+    case("a topic that lost records, seen by status", &[],
+        "status", 1, &["GONE", "2 h", "60 min"]),
+    case("a topic that lost records and has others behind them", &[
+        Start("A"),
+        Sql("A", "UPDATE shop.orders SET note = 'later' WHERE id BETWEEN 1 AND 30"), Behind("A", "B"), Stop("A"),
+    ],
+        "run --unit B --role sink", 3, &[
+            "[offset_gone]", "but the last one applied is", "unitflow resync full --from A --to B",
+        ]),
     case("a topic created again", &[Recreate("{prefix}.A.shop.tagged")],
         "run --unit A --role transformer", 3, &[
             "[topic_recreated]", "{prefix}.A.shop.tagged has the id", "it was created again",
@@ -596,11 +651,21 @@ pub const IN_ORDER: &[Case] = &[
     case("a purged position", &[Sql("A", "UPDATE shop.orders SET note = 'purged' WHERE id = 7"), Purge("A")],
         "run --unit A --role connector", 3, &[
             "[position_purged]", "units.A.stores.shop", "no longer keeps what is to be captured next",
+            "unitflow resync full --from A --to B",
         ]),
+    case("a purged position, found by check", &[],
+        "check --unit A", 1, &[
+            "error [position_purged] A.shop: binlog", "remedy:   unitflow resync full --from A --to B",
+        ]),
+    case("a purged position, seen by status", &[], "status", 1, &["GONE"]),
     case("a purged position of MariaDB", &[
         Sql("B", "UPDATE shop.orders SET note = 'purged' WHERE id = 8"), Purge("B"),
     ],
-        "run --unit B --role connector", 3, &["[position_purged]", "units.B.stores.shop"]),
+        "run --unit B --role connector", 3, &[
+            "[position_purged]", "units.B.stores.shop", "unitflow resync full --from B --to A",
+        ]),
+    case("a purged position of MariaDB, found by check", &[],
+        "check --unit B", 1, &["error [position_purged] B.shop: binlog"]),
     case("a source that was reset", &[KeepPosition("A"), Sql("A", "RESET BINARY LOGS AND GTIDS")],
         "run --unit A --role connector", 3, &[
             "[source_lost_tail]", "what was captured from it: {captured}; its log is empty",

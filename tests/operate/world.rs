@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 use unitflow_harness::worker::{Launch, Worker};
@@ -261,6 +263,8 @@ impl World {
             Do::Topic(topic, text, times) => self.ensure_in_topic(topic, text, times).await?,
             Do::KeepRecord => self.record = self.blamed_record(config).await?,
             Do::Recreate(topic) => self.recreate(&self.fill(topic)).await?,
+            Do::Trim(topic) => self.trim(&self.fill(topic)).await?,
+            Do::Measures(unit, text) => self.ensure_measured(unit, text).await?,
         }
         Ok(())
     }
@@ -408,6 +412,36 @@ impl World {
         };
         topics::create_missing(&broker, &[spec]).await?;
         Ok(())
+    }
+
+    async fn trim(&self, topic: &str) -> anyhow::Result<()> {
+        let all: Vec<String> = (0..4)
+            .map(|lane| format!(r#"{{"topic":"{topic}","partition":{lane},"offset":-1}}"#))
+            .collect();
+        let file = self.folder.path().join("trim.json");
+        fs::write(&file, format!(r#"{{"partitions":[{}],"version":1}}"#, all.join(",")))?;
+        let file = file.display().to_string();
+        self.kafka.run_tool("kafka-delete-records", ["--offset-json-file", &file]).await?;
+        Ok(())
+    }
+
+    /// Waits until a worker shows this among its metrics, at the address that it says.
+    async fn ensure_measured(&self, unit: &str, text: &str) -> anyhow::Result<()> {
+        let log = self.workers.get(unit).context("it does not run")?.log()?;
+        let (_, rest) = log.split_once("http://").context("no address of metrics")?;
+        let address = rest.split('/').next().context("an address")?;
+        let deadline = Instant::now() + SHOWS_WITHIN;
+        loop {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+            let mut shown = String::new();
+            stream.read_to_string(&mut shown).await?;
+            if shown.contains(text) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{unit} does not measure {text:?}:\n{shown}");
+            sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// Puts ports, paths and names into a text.

@@ -6,6 +6,7 @@
 mod ddl;
 mod lanes;
 mod loads;
+mod maintenance;
 mod metrics;
 mod parked;
 

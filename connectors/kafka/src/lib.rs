@@ -13,6 +13,8 @@
 //! | [`writer`] | the fenced transactional writer |
 //! | [`reader`] | partitions read at given offsets |
 //! | [`pieces`] | records larger than a broker takes |
+//! | [`groups`] | consumer groups as a whole |
+//! | [`mod@kept`] | how long a topic keeps what is still to be read |
 //! | [`last`] | the last committed record of a partition |
 //! | [`positions`] | a stage's durable state, in a compacted topic |
 //! | [`members`] | who works on which partition; mirrored offsets |
@@ -24,7 +26,9 @@
 
 pub mod broker;
 pub mod control;
+pub mod groups;
 pub mod jobs;
+pub mod kept;
 pub mod last;
 pub mod members;
 mod native;

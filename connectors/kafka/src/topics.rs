@@ -141,7 +141,7 @@ impl Finding {
 }
 
 /// The admin client and how long it may take.
-fn admin(broker: &Broker) -> Result<(AdminClient<Quiet>, AdminOptions), Fault> {
+pub(crate) fn admin(broker: &Broker) -> Result<(AdminClient<Quiet>, AdminOptions), Fault> {
     let config = broker.client(&[], &[])?;
     let client = config
         .create_with_context(Quiet::default())

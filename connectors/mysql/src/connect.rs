@@ -146,6 +146,13 @@ impl Server {
         Ok(server)
     }
 
+    /// What tells the servers of one store from each other: MySQL's uuid, MariaDB's `server_id`, which
+    /// has to differ among servers that replicate each other.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        self.uuid.map_or_else(|| format!("server_id {}", self.server_id), |uuid| uuid.to_string())
+    }
+
     /// Whether the version is at least this one.
     #[must_use]
     pub fn at_least(&self, major: u16, minor: u16) -> bool {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`mod@connect`] | sessions, facts about a server, the judge of its errors |
 //! | [`stream`] | the binlog as a stream of changes; what it guarantees stands there |
+//! | [`mod@kept`] | how long a server keeps what is still to be captured |
 //! | [`schema`], [`literal`] | tables as a sink sees them; values and names as SQL |
 //! | [`snapshot`] | rows read from tables, as the log would have shown their insert |
 //! | [`equality`] | whether a column holds a value, without sending a large one |
@@ -20,6 +21,7 @@
 pub mod connect;
 pub mod equality;
 pub mod fit;
+pub mod kept;
 pub mod literal;
 pub mod preflight;
 pub mod schema;

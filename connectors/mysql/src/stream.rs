@@ -54,6 +54,8 @@ pub struct Options {
     pub connector_name: String,
     /// How keys and values are written.
     pub form: Form,
+    /// The server that was captured from last, as [`Stream::server`] named it.
+    pub server: Option<String>,
 }
 
 impl Options {
@@ -64,6 +66,7 @@ impl Options {
             heartbeat: Duration::from_secs(1),
             connector_name: connector_name.into(),
             form: Form::Plain,
+            server: None,
         }
     }
 }
@@ -120,6 +123,8 @@ pub enum Event<'a> {
 /// A binlog as a stream of changes; the module says what it guarantees.
 pub struct Stream {
     store: Store,
+    /// Which server sends.
+    server: String,
     options: Options,
     source: Source,
     position: Position,
@@ -162,7 +167,16 @@ impl Stream {
     ) -> Result<Self, Fault> {
         let mut conn = connect::connect(store).await?;
         let server = Server::read(&mut conn).await?;
-        check(&server, &position)?;
+        check(&server, &position).map_err(|fault| replaced(fault, &server, &options))?;
+        let identity = server.identity();
+        if options.server.as_ref().is_some_and(|before| *before != identity) {
+            info!(
+                store = store.name,
+                server = identity,
+                before = options.server,
+                "another server, which has all that was captured"
+            );
+        }
         let mut again = position.last.clone();
         if again.as_ref().is_some_and(|last| server.purged.contains(&last.gtid)) {
             warn_uncompared(store, again.take().as_ref());
@@ -175,6 +189,7 @@ impl Stream {
         let source = Source::start(store, conn, server.flavor, &start, &options).await?;
         let mut stream = Self {
             store: store.clone(),
+            server: identity,
             options,
             source,
             position,
@@ -186,7 +201,8 @@ impl Stream {
             behind: false,
         };
         if let Some(last) = again {
-            stream.compare_last(&last, &server).await?;
+            let compared = stream.compare_last(&last, &server).await;
+            compared.map_err(|fault| replaced(fault, &server, &stream.options))?;
         }
         if let Some(open) = stream.position.open.clone() {
             stream.go_on_with(&open, &server).await?;
@@ -215,6 +231,12 @@ impl Stream {
             Found::Heartbeat => Event::Heartbeat,
             _ => Event::End,
         })
+    }
+
+    /// The server that sends, for [`Options::server`] of the next stream.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
     }
 
     /// As of the last event that `next` returned; what the caller stores together with that
@@ -338,6 +360,18 @@ impl Stream {
         }
         Err(Fault::fatal(Code::BinlogCorrupt, format!("{gtid} comes again, or its number goes back"))
             .hint("MariaDB: set gtid_strict_mode=ON, and let each server that takes writes have its own gtid_domain_id"))
+    }
+}
+
+/// Where another server than before lacks something, says so.
+fn replaced(fault: Fault, server: &Server, options: &Options) -> Fault {
+    let identity = server.identity();
+    match &options.server {
+        Some(before) if *before != identity => {
+            let what = format!("{}; it is another server, {identity}, not {before}", fault.what);
+            Fault { what, ..fault }
+        }
+        _ => fault,
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Unit {
     pub server: Mysql,
     /// Which of the mesh's brokers is its Kafka.
     kafka: usize,
+    /// A replica that is asked where the server does not answer.
+    standby: Option<Mysql>,
 }
 
 /// Everything that runs. Dropped without [`Mesh::finish`] it tells what the workers said last, and
@@ -275,7 +277,7 @@ impl MeshSetup {
         for (place, server) in servers {
             let letter = u8::try_from(place).context("few units")? + b'A';
             let kafka = if self.kafka_shared { 0 } else { place };
-            units.push(Unit { name: char::from(letter).to_string(), server, kafka });
+            units.push(Unit { name: char::from(letter).to_string(), server, kafka, standby: None });
         }
         let mut kafkas = Vec::new();
         while let Some(kafka) = starting_kafkas.join_next().await {
@@ -375,9 +377,12 @@ impl Mesh {
         // Each worker takes a free port.
         writeln!(text, "[telemetry]\nprometheus = \"127.0.0.1:0\"")?;
         let (host, tls) = &self.setup.reached;
-        for Unit { name, server, kafka } in &self.units {
+        for Unit { name, server, kafka, standby } in &self.units {
             let bootstrap = self.kafkas[*kafka].bootstrap();
-            let ports = self.endpoints.get(name).cloned().unwrap_or_else(|| vec![server.port()]);
+            let ports =
+                self.endpoints.get(name).cloned().unwrap_or_else(|| {
+                    [server].into_iter().chain(standby).map(Mysql::port).collect()
+                });
             let endpoints = ports.iter().map(|port| format!("{host}:{port}"));
             let endpoints: Vec<String> = endpoints.collect();
             writeln!(text, "\n[units.{name}]")?;
@@ -458,11 +463,36 @@ impl Mesh {
         Ok(())
     }
 
+    /// Gives a unit's store a second endpoint. Workers read it at their start.
+    pub fn stand_by(&mut self, unit: &str, replica: Mysql) -> anyhow::Result<()> {
+        let found = self.units.iter_mut().find(|found| found.name == unit);
+        found.with_context(|| format!("there is no unit {unit}"))?.standby = Some(replica);
+        fs::write(self.config(), self.toml()?)?;
+        Ok(())
+    }
+
     /// From now on servers are reached so; see [`MeshSetup::reached`]. Workers read it at their start.
     pub fn change_reached(&mut self, host: &str, tls: &str) -> anyhow::Result<()> {
         self.setup.reached = (host.into(), tls.into());
         fs::write(self.config(), self.toml()?)?;
         Ok(())
+    }
+
+    /// From now on the test means the unit's replica by its server. Gives the server it was before; the
+    /// configuration stays.
+    pub fn promote(&mut self, unit: &str) -> anyhow::Result<Mysql> {
+        let found = self.units.iter_mut().find(|found| found.name == unit);
+        let found = found.with_context(|| format!("there is no unit {unit}"))?;
+        let replica = found.standby.take().context("there is no replica")?;
+        Ok(std::mem::replace(&mut found.server, replica))
+    }
+
+    /// Takes a unit out of the mesh and its configuration. Gives it, with its server.
+    pub fn remove_unit(&mut self, unit: &str) -> anyhow::Result<Unit> {
+        let place = self.units.iter().position(|found| found.name == unit);
+        let found = self.units.remove(place.with_context(|| format!("there is no unit {unit}"))?);
+        fs::write(self.config(), self.toml()?)?;
+        Ok(found)
     }
 
     /// Waits until `status` shows a fault of this code, and returns what it says.
@@ -674,7 +704,7 @@ impl Mesh {
         let units: Vec<Judged<'_>> = self
             .units
             .iter()
-            .map(|unit| Judged { unit: &unit.name, server: &unit.server })
+            .map(|unit| Judged { unit: &unit.name, server: &unit.server, left: false })
             .collect();
         let ways = self.ways();
         judge_ways(&units, written, |from, to| ways.contains(&(from, to))).await

@@ -33,7 +33,7 @@ async fn on(flavor: Flavor) -> anyhow::Result<()> {
     let load = Load::shop().transactions(2000).start(&server, "A", 0, &random).await?;
     let written = load.finish(LIMIT).await?;
     println!("  {} commits at {:.0}/s", written.commits, written.per_second());
-    let judged = [Judged { unit: "A", server: &server }];
+    let judged = [Judged { unit: "A", server: &server, left: false }];
     let verdict = judge(&judged, &written).await?;
     println!("  {verdict}");
     assert!(verdict.units[0].own > 2000, "{verdict}");

@@ -169,6 +169,7 @@ mod tests {
             counted: false,
             required: false,
             length: 20,
+            bytes: 80,
         }
     }
 
