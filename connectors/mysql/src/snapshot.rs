@@ -77,6 +77,12 @@ impl Table {
         self.described.declared = Some(declare(flavor, connector_name, &self.described));
     }
 
+    /// All rows, by the primary key's index.
+    fn query(&self) -> Vec<u8> {
+        let (list, name) = (&self.list, self.schema.quoted());
+        format!("SELECT {list} FROM {name} FORCE INDEX (PRIMARY)").into_bytes()
+    }
+
     fn ensure_key(&self) -> Result<(), Fault> {
         if self.schema.primary_key.is_empty() {
             let name = self.schema.quoted();
@@ -253,13 +259,27 @@ impl Reader {
         limit: usize,
         bytes: usize,
     ) -> Result<Rows, Fault> {
+        self.scan_range(table, (after, None), limit, bytes).await
+    }
+
+    /// As [`scan`](Self::scan), of the rows beyond the first key and up to the second.
+    pub async fn scan_range(
+        &mut self,
+        table: &Table,
+        (after, until): (Option<&[u8]>, Option<&[u8]>),
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Rows, Fault> {
         table.ensure_key()?;
-        let mut query =
-            format!("SELECT {} FROM {} FORCE INDEX (PRIMARY)", table.list, table.schema.quoted())
-                .into_bytes();
+        let mut query = table.query();
+        query.extend_from_slice(b" WHERE TRUE");
         if let Some(after) = after {
-            query.extend_from_slice(b" WHERE ");
+            query.extend_from_slice(b" AND ");
             condition::write_after(&mut query, &table.schema, key_columns(&Key::parse(after)?)?)?;
+        }
+        if let Some(until) = until {
+            query.extend_from_slice(b" AND ");
+            condition::write_until(&mut query, &table.schema, key_columns(&Key::parse(until)?)?)?;
         }
         query.extend_from_slice(b" ORDER BY ");
         condition::write_order(&mut query, &table.schema);
@@ -282,12 +302,8 @@ impl Reader {
         table.ensure_key()?;
         let mut rows = Vec::with_capacity(keys.len());
         for keys in keys.chunks(KEYS_PER_QUERY) {
-            let mut query = format!(
-                "SELECT {} FROM {} FORCE INDEX (PRIMARY) WHERE ",
-                table.list,
-                table.schema.quoted()
-            )
-            .into_bytes();
+            let mut query = table.query();
+            query.extend_from_slice(b" WHERE ");
             for (place, key) in keys.iter().enumerate() {
                 query.extend_from_slice(if place == 0 { b"" } else { b" OR " });
                 condition::write_equal(&mut query, &table.schema, key_columns(&Key::parse(key)?)?)?;

@@ -238,6 +238,9 @@ async fn keys(flavor: Flavor) {
         for limit in [1, 3] {
             assert_eq!(scan(&mut reader, &table, limit, ALL).await, whole, "{kind}");
         }
+        let (first, last) = (&whole[0].key[..], &whole[whole.len() - 2].key[..]);
+        let within = reader.scan_range(&table, (Some(first), Some(last)), ALL, ALL).await.unwrap();
+        assert_eq!(within.rows, whole[1..whole.len() - 1], "{kind}");
         for row in &whole {
             let found = reader.get(&table, &[&row.key]).await.unwrap();
             assert_eq!(&found, std::slice::from_ref(row), "{kind}");
@@ -290,8 +293,11 @@ async fn a_part_is_bounded_by_its_bytes() {
     for flavor in FLAVORS {
         let server = start(flavor).await;
         let mut conn = conn(&server).await;
-        run(&mut conn, ["create database shop", "create table shop.t (id int primary key, v longblob)"])
-            .await;
+        run(
+            &mut conn,
+            ["create database shop", "create table shop.t (id int primary key, v longblob)"],
+        )
+        .await;
         for id in 0..40 {
             let insert = format!("insert into shop.t values ({id}, repeat('x', 100000))");
             run(&mut conn, [insert.as_str()]).await;
