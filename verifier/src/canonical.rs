@@ -153,12 +153,7 @@ fn write_text(out: &mut Vec<u8>, json: &str, typed: bool) -> Option<()> {
 
 /// Members by their names; the last of two with one name counts, as in MySQL. A string that stands
 /// for a value of an SQL type, its first character escaped without need, is no other string.
-fn write_document(
-    out: &mut Vec<u8>,
-    document: &RawValue,
-    typed: bool,
-    depth: usize,
-) -> Option<()> {
+fn write_document(out: &mut Vec<u8>, document: &RawValue, typed: bool, depth: usize) -> Option<()> {
     let text = document.get();
     if depth > DEPTH_MAX {
         return None;
@@ -238,12 +233,27 @@ mod tests {
             (&DECIMAL, "\"0.0012\"", &Type::Double, "1.2e-3"),
             (&Type::Bit(1), "true", &Type::Bit(9), "\"AQA=\""),
             (&Type::Bit(17), "\"AQEB\"", &INT, "65793"),
-            (&Type::Timestamp(3), "\"2026-01-02T03:04:05.100Z\"", &datetime, "\"2026-01-02T03:04:05.1Z\""),
-            (&Type::Timestamp(3), "\"2026-01-02T03:04:05.000Z\"", &datetime, "\"2026-01-02T03:04:05Z\""),
+            (
+                &Type::Timestamp(3),
+                "\"2026-01-02T03:04:05.100Z\"",
+                &datetime,
+                "\"2026-01-02T03:04:05.1Z\"",
+            ),
+            (
+                &Type::Timestamp(3),
+                "\"2026-01-02T03:04:05.000Z\"",
+                &datetime,
+                "\"2026-01-02T03:04:05Z\"",
+            ),
             (&date, "\"2026-01-02Z\"", &datetime, "\"2026-01-02T00:00:00Z\""),
             (&Type::Vector, "[1.0,-2.5]", &Type::Blob(8), "\"AACAPwAAIMA=\""),
             (&mysql, r#""[\"A\"]""#, &mariadb, r#""[\"\\u0041\"]""#),
-            (&mysql, r#""{\"a\": 1.0, \"b\": [\"é\", {}]}""#, &mariadb, r#""{\"b\" :[\"\\u00e9\",{ }],\"a\":10e-1}""#),
+            (
+                &mysql,
+                r#""{\"a\": 1.0, \"b\": [\"é\", {}]}""#,
+                &mariadb,
+                r#""{\"b\" :[\"\\u00e9\",{ }],\"a\":10e-1}""#,
+            ),
         ] {
             assert!(same((one, a), (other, b)), "{a} {b}");
             assert!(same((other, b), (one, a)), "{a} {b}");

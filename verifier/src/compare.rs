@@ -258,8 +258,7 @@ async fn counterparts(
     for row in reader.get(table, &keys).await? {
         others.insert(pair.identity(end, &columns(&row)?)?, row);
     }
-    let mut found: Vec<_> =
-        entries.iter().map(|entry| others.remove(&entry.identity)).collect();
+    let mut found: Vec<_> = entries.iter().map(|entry| others.remove(&entry.identity)).collect();
     // What is left was found by a key of other bytes.
     for (entry, found) in entries.iter().zip(&mut found) {
         if others.is_empty() {

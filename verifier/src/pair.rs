@@ -73,9 +73,11 @@ impl Pair {
         let key: Vec<_> = keys.iter().filter_map(|place| shared(*place)).collect();
         let places: Vec<_> = key.iter().map(|column| column.target).collect();
         let others = &target.schema.primary_key;
-        let same = places.len() == others.len() && others.iter().all(|place| places.contains(place));
+        let same =
+            places.len() == others.len() && others.iter().all(|place| places.contains(place));
         if keys.is_empty() || key.len() != keys.len() || !same {
-            let what = format!("{}.{} has no primary key, or another at the target", name.0, name.1);
+            let what =
+                format!("{}.{} has no primary key, or another at the target", name.0, name.1);
             return Err(Fault::fatal(Code::Table, what)
                 .hint("give it the same primary key in both units, or exclude it"));
         }

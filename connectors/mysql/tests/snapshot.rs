@@ -262,6 +262,62 @@ async fn keys_of_mariadb_lead_through_a_table() {
     keys(Flavor::Mariadb).await;
 }
 
+/// How many rows the server's engines were asked for by now.
+async fn handled(conn: &mut Conn) -> u64 {
+    let query = "show global status like 'Handler\\_read\\_%'";
+    let counts: Vec<(String, u64)> = conn.query(query).await.unwrap();
+    counts.iter().map(|(_, count)| count).sum()
+}
+
+#[tokio::test]
+async fn a_part_is_read_by_the_primary_key_alone() {
+    for flavor in FLAVORS {
+        let server = start(flavor).await;
+        let mut conn = conn(&server).await;
+        run(&mut conn, ["create database shop"]).await;
+        let mut reader = Reader::open(&store(&server)).await.unwrap();
+        let kinds = ["int", "enum('a','b','c')", "varchar(20) collate utf8mb4_general_ci", "float"];
+        for (number, kind) in kinds.iter().enumerate() {
+            let name = format!("shop.t{number}");
+            let create = format!(
+                "create table {name} (k {kind} not null, n int not null, m int, primary key (k, n), key (m), key (n))"
+            );
+            run(&mut conn, [create.as_str()]).await;
+            let value = if number == 1 { "n mod 3 + 1" } else { "n mod 30" };
+            let insert = format!("insert into {name} values (1, 0, 0), (2, 1, 0), (3, 2, 0)");
+            run(&mut conn, [insert.as_str()]).await;
+            for doubled in 0..13 {
+                let beyond = 3 << doubled;
+                let insert = format!(
+                    "insert into {name} select {value}, n, m from (select n + {beyond} as n, m from {name}) grown"
+                );
+                run(&mut conn, [insert.as_str()]).await;
+            }
+            run(&mut conn, [format!("analyze table {name}").as_str()]).await;
+            let table = table(&mut reader, &name).await;
+            let text = match number {
+                0 => "21".to_owned(),
+                3 => "21.0".to_owned(),
+                1 => "\"a\"".to_owned(),
+                _ => "\"21\"".to_owned(),
+            };
+            let key = format!("[\"shop\",\"t{number}\",{{\"k\":{text},\"n\":20001}}]");
+            let before = handled(&mut conn).await;
+            let asking = handled(&mut conn).await - before;
+            let before = handled(&mut conn).await;
+            let part = reader.scan(&table, Some(key.as_bytes()), 10, ALL).await.unwrap();
+            let got = reader.get(&table, &[key.as_bytes(), &part.rows[5].key]).await.unwrap();
+            let after = handled(&mut conn).await;
+            assert_eq!((part.rows.len(), got.len()), (10, 2), "{kind}");
+            assert!(
+                after - before < asking + 200,
+                "{flavor:?} {kind}: {} rows",
+                after - before - asking
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_state_holds_what_it_says_and_nothing_later() {
     for flavor in FLAVORS {
