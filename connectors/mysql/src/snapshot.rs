@@ -1,13 +1,14 @@
 //! Rows read from tables: each exactly as the log would have shown its insert.
 //!
 //! A [`Reader`] is one connection. Between [`begin`](Reader::begin) and [`end`](Reader::end) it sees
-//! one consistent state of the server, without a lock; outside, each call sees what is committed. Rows come in the order of the
-//! primary key as the server has it, a part of the table at a time: [`scan`](Reader::scan) goes on
-//! behind a key, so that a part can be read again, or a table from where another process stopped.
+//! one consistent state of the server, without a lock; outside, each call sees what is committed.
+//! Rows come in the order of the primary key as the server has it, a part of the table at a time:
+//! [`scan`](Reader::scan) goes on behind a key, so that a part can be read again, or a table from
+//! where another process stopped.
 //!
-//! A row's key and columns are byte for byte those of [`crate::stream`], whatever the type: values come
-//! in the protocol's binary form, texts in their column's own character set. What the server shows
-//! only as text that says less than the log, dates inside JSON documents, is asked for.
+//! A row's key and columns are byte for byte those of [`crate::stream`], whatever the type: values
+//! come in the protocol's binary form, texts in their column's own character set. Where the server's
+//! text says less than its log, as of dates inside JSON documents, it is asked for the rest.
 //!
 //! | file | what happens there |
 //! |---|---|
