@@ -84,12 +84,30 @@ fn head(value: &str) -> &[u8] {
     unitflow_change::form::parts(value.as_bytes()).unwrap().unwrap().head
 }
 
+/// Tables with columns that servers keep for themselves.
+fn hidden(flavor: Flavor) -> &'static [&'static str] {
+    match flavor {
+        Flavor::Mysql9 => &[
+            "create table shop.computed_key (id int primary key, a varchar(9), key ((lower(a))))",
+            "insert into shop.computed_key values (1, 'A'), (2, null)",
+            "set session sql_generate_invisible_primary_key = on",
+            "create table shop.no_key (a varchar(9))",
+            "insert into shop.no_key values ('a'), ('b')",
+        ],
+        Flavor::Mariadb => &[
+            "create table shop.long_key (id int primary key, a longtext, unique (a))",
+            "insert into shop.long_key values (1, repeat('a', 9000)), (2, null)",
+        ],
+    }
+}
+
 /// All types at their edges, in one table and in a table each.
 async fn fill(conn: &mut Conn, flavor: Flavor) {
     run(conn, ["create database shop character set utf8mb4"]).await;
     let cases = cases(flavor);
     run(conn, [create("cases", &cases).as_str()]).await;
     run(conn, inserts("cases", &cases).iter().map(String::as_str)).await;
+    run(conn, hidden(flavor).iter().copied()).await;
     run(conn, ["set session sql_mode='ALLOW_INVALID_DATES'"]).await;
     for cell in CELLS {
         let Some(kind) = kind(cell, flavor) else { continue };
