@@ -1,13 +1,14 @@
 //! Rows read from tables: each exactly as the log would have shown its insert.
 //!
 //! A [`Reader`] is one connection. Between [`begin`](Reader::begin) and [`end`](Reader::end) it sees
-//! one consistent state of the server, without a lock; outside, each call sees what is committed. Rows come in the order of the
-//! primary key as the server has it, a part of the table at a time: [`scan`](Reader::scan) goes on
-//! behind a key, so that a part can be read again, or a table from where another process stopped.
+//! one consistent state of the server, without a lock; outside, each call sees what is committed.
+//! Rows come in the order of the primary key as the server has it, a part of the table at a time:
+//! [`scan`](Reader::scan) goes on behind a key, so that a part can be read again, or a table from
+//! where another process stopped.
 //!
-//! A row's key and columns are byte for byte those of [`crate::stream`], whatever the type: values come
-//! in the protocol's binary form, texts in their column's own character set. What the server shows
-//! only as text that says less than the log, dates inside JSON documents, is asked for.
+//! A row's key and columns are byte for byte those of [`crate::stream`], whatever the type: values
+//! come in the protocol's binary form, texts in their column's own character set. Where the server's
+//! text says less than its log, as of dates inside JSON documents, it is asked for the rest.
 //!
 //! | file | what happens there |
 //! |---|---|
@@ -75,6 +76,12 @@ impl Table {
     /// Records of it carry its schema, whose names begin with the connector's.
     pub fn declare(&mut self, flavor: Flavor, connector_name: &str) {
         self.described.declared = Some(declare(flavor, connector_name, &self.described));
+    }
+
+    /// All rows, by the primary key's index.
+    fn query(&self) -> Vec<u8> {
+        let (list, name) = (&self.list, self.schema.quoted());
+        format!("SELECT {list} FROM {name} FORCE INDEX (PRIMARY)").into_bytes()
     }
 
     fn ensure_key(&self) -> Result<(), Fault> {
@@ -258,13 +265,27 @@ impl Reader {
         limit: usize,
         bytes: usize,
     ) -> Result<Rows, Fault> {
+        self.scan_range(table, (after, None), limit, bytes).await
+    }
+
+    /// As [`scan`](Self::scan), of the rows beyond the first key and up to the second.
+    pub async fn scan_range(
+        &mut self,
+        table: &Table,
+        (after, until): (Option<&[u8]>, Option<&[u8]>),
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Rows, Fault> {
         table.ensure_key()?;
-        let mut query =
-            format!("SELECT {} FROM {} FORCE INDEX (PRIMARY)", table.list, table.schema.quoted())
-                .into_bytes();
+        let mut query = table.query();
+        query.extend_from_slice(b" WHERE TRUE");
         if let Some(after) = after {
-            query.extend_from_slice(b" WHERE ");
+            query.extend_from_slice(b" AND ");
             condition::write_after(&mut query, &table.schema, key_columns(&Key::parse(after)?)?)?;
+        }
+        if let Some(until) = until {
+            query.extend_from_slice(b" AND ");
+            condition::write_until(&mut query, &table.schema, key_columns(&Key::parse(until)?)?)?;
         }
         query.extend_from_slice(b" ORDER BY ");
         condition::write_order(&mut query, &table.schema);
@@ -287,12 +308,8 @@ impl Reader {
         table.ensure_key()?;
         let mut rows = Vec::with_capacity(keys.len());
         for keys in keys.chunks(KEYS_PER_QUERY) {
-            let mut query = format!(
-                "SELECT {} FROM {} FORCE INDEX (PRIMARY) WHERE ",
-                table.list,
-                table.schema.quoted()
-            )
-            .into_bytes();
+            let mut query = table.query();
+            query.extend_from_slice(b" WHERE ");
             for (place, key) in keys.iter().enumerate() {
                 query.extend_from_slice(if place == 0 { b"" } else { b" OR " });
                 condition::write_equal(&mut query, &table.schema, key_columns(&Key::parse(key)?)?)?;

@@ -17,18 +17,38 @@ pub(super) fn write_order(out: &mut Vec<u8>, table: &Table) {
     out.extend_from_slice(names.join(",").as_bytes());
 }
 
-/// Appends a condition that holds for the rows behind this key: `a>1 OR (a=1 AND (b>2))`.
+/// Appends a condition that holds for the rows behind this key: `(a>1 OR (a=1 AND (b>2)))`.
 pub(super) fn write_after(out: &mut Vec<u8>, table: &Table, key: &Row<'_>) -> Result<(), Fault> {
-    let columns: Vec<_> = table.key_columns().collect();
-    for (place, column) in columns.iter().enumerate() {
-        write_side(out, column, b'>', key)?;
-        if place + 1 < columns.len() {
+    write_beyond(out, table, key, ">", ">")
+}
+
+/// Appends a condition that holds for the rows up to this key, and for its own.
+pub(super) fn write_until(out: &mut Vec<u8>, table: &Table, key: &Row<'_>) -> Result<(), Fault> {
+    write_beyond(out, table, key, "<", "<=")
+}
+
+/// `last` compares the last of the key's columns.
+fn write_beyond(
+    out: &mut Vec<u8>,
+    table: &Table,
+    key: &Row<'_>,
+    operator: &str,
+    last: &str,
+) -> Result<(), Fault> {
+    let count = table.primary_key.len();
+    out.push(b'(');
+    for (place, column) in table.key_columns().enumerate() {
+        if place + 1 == count {
+            write_side(out, column, last, key)?;
+        } else {
+            write_side(out, column, operator, key)?;
             out.extend_from_slice(b" OR (");
-            write_side(out, column, b'=', key)?;
+            write_side(out, column, "=", key)?;
             out.extend_from_slice(b" AND (");
         }
     }
-    out.extend_from_slice(&b"))".repeat(columns.len().saturating_sub(1)));
+    out.extend_from_slice(&b"))".repeat(count.saturating_sub(1)));
+    out.push(b')');
     Ok(())
 }
 
@@ -36,7 +56,7 @@ pub(super) fn write_after(out: &mut Vec<u8>, table: &Table, key: &Row<'_>) -> Re
 pub(super) fn write_equal(out: &mut Vec<u8>, table: &Table, key: &Row<'_>) -> Result<(), Fault> {
     for (place, column) in table.key_columns().enumerate() {
         out.extend_from_slice(if place == 0 { b"(" } else { b" AND " });
-        write_side(out, column, b'=', key)?;
+        write_side(out, column, "=", key)?;
     }
     out.push(b')');
     Ok(())
@@ -45,7 +65,7 @@ pub(super) fn write_equal(out: &mut Vec<u8>, table: &Table, key: &Row<'_>) -> Re
 fn write_side(
     out: &mut Vec<u8>,
     column: &Column,
-    operator: u8,
+    operator: &str,
     key: &Row<'_>,
 ) -> Result<(), Fault> {
     let json = key.named(&column.name).ok_or_else(|| {
@@ -53,7 +73,7 @@ fn write_side(
             .hint("compare the primary keys of the table in the two units")
     })?;
     out.extend_from_slice(quoted(&column.name).as_bytes());
-    out.push(operator);
+    out.extend_from_slice(operator.as_bytes());
     match &column.kind {
         Type::Enum(definition) | Type::Set(definition) => {
             let number = number(&column.kind, definition, json).ok_or_else(|| {
@@ -125,6 +145,44 @@ mod tests {
     fn members_of_a_definition() {
         assert_eq!(members(r"enum('a','b''c','','A\\','(,)')"), ["a", "b'c", "", "A\\", "(,)"]);
         assert!(members("int").is_empty());
+    }
+
+    #[test]
+    fn conditions_of_a_key_of_three() {
+        let column = |name: &str| Column {
+            name: name.into(),
+            kind: Type::Integer { bits: 32, unsigned: false },
+            nullable: false,
+            generated: None,
+            invisible: false,
+            counted: false,
+            required: true,
+            length: 0,
+        };
+        let table = Table {
+            database: "shop".into(),
+            name: "t".into(),
+            engine: "InnoDB".into(),
+            versioned: false,
+            columns: ["c", "a", "b"].map(column).to_vec(),
+            primary_key: vec![1, 2, 0],
+            primary_partial: false,
+            unique_keys: Vec::new(),
+            parents: Vec::new(),
+            children: Vec::new(),
+            triggers: Vec::new(),
+        };
+        let key: Row<'_> = serde_json::from_str(r#"{"a":1,"b":2,"C":3}"#).unwrap();
+        let written = |write: fn(&mut Vec<u8>, &Table, &Row<'_>) -> Result<(), Fault>| {
+            let mut out = Vec::new();
+            write(&mut out, &table, &key).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(written(write_after), "(`a`>1 OR (`a`=1 AND (`b`>2 OR (`b`=2 AND (`c`>3)))))");
+        assert_eq!(written(write_until), "(`a`<1 OR (`a`=1 AND (`b`<2 OR (`b`=2 AND (`c`<=3)))))");
+        assert_eq!(written(write_equal), "(`a`=1 AND `b`=2 AND `c`=3)");
+        let short: Row<'_> = serde_json::from_str(r#"{"a":1}"#).unwrap();
+        assert_eq!(write_equal(&mut Vec::new(), &table, &short).unwrap_err().code, Code::Table);
     }
 
     #[test]
