@@ -28,6 +28,7 @@ use unitflow_mysql::literal::quote_string;
 use crate::batch::Batch;
 use crate::lane::{Lane, QUEUE_BYTES};
 use crate::mysql::apply::{End, Part};
+use crate::mysql::ddl::done;
 
 /// The longest reason that is kept, in characters.
 const WHY_CHARACTERS_MAX: usize = 2_000;
@@ -268,7 +269,7 @@ impl Lane<'_> {
             }
             if batch.is_full(&self.way.limits) {
                 let moved = self.moved(table, reached, record.next_offset());
-                self.apply_released(&batch, moved).await?;
+                self.apply_released(&batch, &[moved]).await?;
                 batch.clear();
             }
         }
@@ -277,11 +278,14 @@ impl Lane<'_> {
             "DELETE FROM unitflow.parked WHERE log='{}' AND lane={} AND db={database} AND tbl={name}",
             self.way.log, self.lane
         );
-        self.apply_released(&batch, gone.into_bytes()).await
+        let mut also = vec![gone.into_bytes()];
+        // What a person did instead is done: nobody waits for the statement any more.
+        also.extend(standing.ddl_seq.map(|seq| done(&self.way.log, seq).into_bytes()));
+        self.apply_released(&batch, &also).await
     }
 
-    async fn apply_released(&mut self, batch: &Batch, also: Vec<u8>) -> Result<(), Fault> {
-        self.applier.apply_with(batch, Part::Whole, (self.at, self.at), &[also]).await
+    async fn apply_released(&mut self, batch: &Batch, also: &[Vec<u8>]) -> Result<(), Fault> {
+        self.applier.apply_with(batch, Part::Whole, (self.at, self.at), also).await
     }
 
     /// The statement that moves a parked table's place.

@@ -2,5 +2,6 @@
 
 pub mod apply;
 pub mod ddl;
+mod session;
 pub mod statements;
 pub mod tables;
