@@ -330,7 +330,11 @@ async fn classes(server: &Mysql) -> anyhow::Result<Vec<Class>> {
                 continue;
             }
             let text = fields.nth(2).unwrap_or_default().replace("\\n", "\n");
-            let text = text.strip_prefix("use `shop`; ").unwrap_or(&text);
+            // MariaDB says before it in what session it was run.
+            let of_session = ["use `shop`; ", "set foreign_key_checks=0; ", "use `shop`; "];
+            let text = of_session
+                .into_iter()
+                .fold(text.as_str(), |text, words| text.strip_prefix(words).unwrap_or(text));
             let statement = Statement::new("shop", text, 0);
             if statement.tables().iter().any(|table| table.database == "shop") {
                 found.push(statement.class());

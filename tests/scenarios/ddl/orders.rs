@@ -56,7 +56,17 @@ fn what_cannot_be_followed_stops_until_it_is_skipped() {
             if ddl.contains("uuid") {
                 copy_codes(&mesh).await?;
             }
-            mesh.run(&["skip", "A-to-B.shop", "--seq", &seq, "--why", "done by hand"]).await?;
+            mesh.run(&[
+                "skip",
+                "A-to-B.shop",
+                "--seq",
+                &seq,
+                "--why",
+                "done by hand",
+                "--by",
+                "test",
+            ])
+            .await?;
             mesh.quiesce(ARRIVES_WITHIN).await?;
         }
         ensure_equal(&mesh, "SELECT * FROM shop.wares ORDER BY id").await?;
@@ -144,7 +154,17 @@ fn a_refused_schema_change_waits_for_an_order() {
             wait_for(&mesh, PARKED, "1").await?;
             mesh.quiesce(ARRIVES_WITHIN).await?;
             unlogged(&mesh, mended).await?;
-            mesh.run(&[order, "A-to-B.shop", "--table", "shop.wares", "--why", "mended"]).await?;
+            mesh.run(&[
+                order,
+                "A-to-B.shop",
+                "--table",
+                "shop.wares",
+                "--why",
+                "mended",
+                "--by",
+                "test",
+            ])
+            .await?;
             wait_for(&mesh, PARKED, "0").await?;
             ensure_equal(&mesh, "SELECT * FROM shop.wares ORDER BY id").await?;
             wait_for(&mesh, "SELECT COUNT(*) FROM unitflow.ddl WHERE done_at IS NULL", "0").await?;
@@ -170,7 +190,7 @@ fn rows_of_another_unit_wait_for_the_schema_they_were_written_in() {
             .await?;
         mesh.start_workers()?;
         mesh.quiesce(ARRIVES_WITHIN).await?;
-        mesh.run(&["pause", "A-to-C.shop", "--why", "B is to be first"]).await?;
+        mesh.run(&["pause", "A-to-C.shop", "--why", "B is to be first", "--by", "test"]).await?;
         mesh.server("A").sql("ALTER TABLE shop.wares ADD COLUMN c INT NOT NULL DEFAULT 5").await?;
         mesh.run(&["wait", "--from", "A", "--to", "B", "--timeout-seconds", "60"]).await?;
         mesh.server("B").sql("INSERT INTO shop.wares VALUES (9, 9, 9)").await?;
@@ -180,7 +200,7 @@ fn rows_of_another_unit_wait_for_the_schema_they_were_written_in() {
             "SELECT (SELECT COUNT(*) FROM shop.wares), (SELECT COUNT(*) FROM unitflow.parked)";
         let found = mesh.server("C").sql(held).await?;
         ensure!(found == "3\t0", "C has rows and parked tables: {found}");
-        mesh.run(&["resume", "A-to-C.shop", "--why", "B was first"]).await?;
+        mesh.run(&["resume", "A-to-C.shop", "--why", "B was first", "--by", "test"]).await?;
         mesh.quiesce(ARRIVES_WITHIN).await?;
         for unit in ["A", "B", "C"] {
             let rows = mesh.server(unit).sql("SELECT * FROM shop.wares ORDER BY id").await?;
