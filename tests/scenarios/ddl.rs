@@ -413,7 +413,7 @@ async fn statements(server: &Mysql) -> anyhow::Result<Vec<String>> {
         let tables = ["wares", "slips", "boxes", "crates", "cases"];
         for line in events.lines() {
             let text = line.split('\t').nth(5).unwrap_or_default();
-            let statement = text.split_once("; ").map_or(text, |(_, statement)| statement);
+            let statement = bare(text);
             let upper = statement.trim_start().to_uppercase();
             if words.iter().any(|word| upper.starts_with(word))
                 && tables.iter().any(|table| statement.contains(table))
@@ -423,4 +423,11 @@ async fn statements(server: &Mysql) -> anyhow::Result<Vec<String>> {
         }
     }
     Ok(found)
+}
+
+/// A logged statement without what servers say before it of the session that it was run in.
+fn bare(text: &str) -> &str {
+    ["use `shop`; ", "set foreign_key_checks=0; "]
+        .into_iter()
+        .fold(text, |text, words| text.strip_prefix(words).unwrap_or(text))
 }

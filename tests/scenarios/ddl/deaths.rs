@@ -16,7 +16,7 @@ use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::random::{Random, is_full, seed};
 use unitflow_harness::{Flavor, Load, Mesh, Mysql, Written, serial};
 
-use super::{ARRIVES_WITHIN, DIES_WITHIN, Writer};
+use super::{ARRIVES_WITHIN, DIES_WITHIN, Writer, bare};
 use crate::{LIMIT, QUIET, setup};
 
 /// Which servers run what the owner does.
@@ -330,12 +330,7 @@ async fn classes(server: &Mysql) -> anyhow::Result<Vec<Class>> {
                 continue;
             }
             let text = fields.nth(2).unwrap_or_default().replace("\\n", "\n");
-            // MariaDB says before it in what session it was run.
-            let of_session = ["use `shop`; ", "set foreign_key_checks=0; ", "use `shop`; "];
-            let text = of_session
-                .into_iter()
-                .fold(text.as_str(), |text, words| text.strip_prefix(words).unwrap_or(text));
-            let statement = Statement::new("shop", text, 0);
+            let statement = Statement::new("shop", bare(&text), 0);
             if statement.tables().iter().any(|table| table.database == "shop") {
                 found.push(statement.class());
             }
