@@ -207,7 +207,9 @@ async fn check_store(
         findings.extend(check_incoming(&place, &own, &incoming));
         let packet_bytes = largest_packet(mesh, log).await;
         let applies_ddl = flow.runs_ddl_in(&log.unit);
-        let needs = TargetNeeds { packet_bytes, applies_ddl, ..target_needs(&own, &incoming) };
+        let stored_code = if applies_ddl { flow.stored_code.clone() } else { Vec::new() };
+        let needs = target_needs(&own, &incoming);
+        let needs = TargetNeeds { packet_bytes, applies_ddl, stored_code, ..needs };
         let target = check_target(&mut conn, &needs).await?;
         found = both(found, target, flow.from.contains(&log.unit));
         if ready {
@@ -288,6 +290,7 @@ fn target_needs(tables: &[(Carried, Table)], incoming: &[Incoming]) -> TargetNee
             .collect(),
         packet_bytes: 0,
         applies_ddl: false,
+        stored_code: Vec::new(),
     }
 }
 

@@ -12,12 +12,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::time::timeout;
+use unitflow_change::ddl::Statement;
 use unitflow_change::name::{Log, Name, Stage, Topics};
+use unitflow_change::tag::{HEADER, Kind, Tag};
 use unitflow_change::{Fault, Seq};
+use unitflow_kafka::broker::Broker;
 use unitflow_kafka::control::{self, Action, Heard, Order, Refused};
+use unitflow_kafka::reader::{Item, QUEUE_BYTES, Reader};
 use unitflow_kafka::{members, notes, positions, topics};
 use unitflow_mysql::connect::connect;
-use unitflow_sinks::ledger::{self, Entry};
+use unitflow_sinks::ledger::{self, Entry, Meeting};
 use unitflow_sinks::park;
 
 use crate::Outcome;
@@ -32,6 +36,8 @@ use crate::pipeline::{
 
 /// How long each part may take: at night nobody waits for a Kafka that is away.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Lanes that wait for each other for less than this are on their way.
+const WAITING_FROM: Duration = Duration::from_secs(10);
 /// A fault this old is no longer what the role is doing.
 const FAILING_FOR: Duration = Duration::from_secs(10);
 
@@ -87,6 +93,8 @@ struct FlowStatus {
     flow: String,
     lanes: Vec<LaneStatus>,
     parked: Vec<ParkedStatus>,
+    /// Where its lanes wait for each other.
+    meeting: Option<MeetingStatus>,
     /// The order that holds, if one was ever given.
     order: Option<Order>,
     /// Why a part is missing.
@@ -101,6 +109,17 @@ struct ParkedStatus {
     lanes: usize,
     code: String,
     why: String,
+}
+
+/// A record that all lanes have to pass together and some have not come to.
+#[derive(Debug, Serialize)]
+struct MeetingStatus {
+    seq: u64,
+    /// The lanes that are waited for; none where the first does what the record asks for.
+    missing: Vec<i32>,
+    seconds: f64,
+    /// The schema change, where it is one.
+    ddl: Option<String>,
 }
 
 /// One lane, from its ledger row.
@@ -184,6 +203,18 @@ impl FlowStatus {
     fn waits(&self) -> bool {
         let paused = self.order.as_ref().is_some_and(|order| order.action == Action::Pause);
         paused || !self.parked.is_empty()
+    }
+}
+
+impl MeetingStatus {
+    fn text(&self) -> String {
+        let lanes: Vec<String> = self.missing.iter().map(i32::to_string).collect();
+        let whom = match lanes.as_slice() {
+            [] => "lane 0 to do what is asked for".to_owned(),
+            lanes => format!("lane {} to come", lanes.join(", ")),
+        };
+        let ddl = self.ddl.as_ref().map_or(String::new(), |ddl| format!(": {ddl}"));
+        format!("at record {} since {:.0} s for {whom}{ddl}", self.seq, self.seconds)
     }
 }
 
@@ -341,6 +372,7 @@ async fn read_flow(mesh: &Mesh, log: &Log, to: &Name) -> FlowStatus {
         flow: Topics::flow(log, to),
         lanes: Vec::new(),
         parked: Vec::new(),
+        meeting: None,
         order: None,
         unknown: None,
     };
@@ -359,6 +391,7 @@ async fn read_flow(mesh: &Mesh, log: &Log, to: &Name) -> FlowStatus {
     }
     // Where these can't be had the lanes say why.
     flow.parked = answer(&whose, read_parked(mesh, log, to)).await.unwrap_or_default();
+    flow.meeting = answer(&whose, read_meeting(mesh, log, to)).await.unwrap_or_default();
     flow
 }
 
@@ -376,6 +409,45 @@ async fn read_parked(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<ParkedStat
         }
     }
     Ok(parked)
+}
+
+async fn read_meeting(mesh: &Mesh, log: &Log, to: &Name) -> Result<Option<MeetingStatus>, Fault> {
+    let mut conn = connect(mesh.store(to, &log.store)?).await?;
+    let entries = ledger::read_all(&mut conn, log).await?;
+    let waits = |meeting: &Meeting| meeting.seconds >= WAITING_FROM.as_secs_f64();
+    let Some(meeting) = ledger::meeting(&entries).filter(waits) else { return Ok(None) };
+    let Some(met) = entries.iter().find(|entry| entry.lane == meeting.met) else {
+        return Ok(None);
+    };
+    let broker = &mesh.unit(mesh.read_at(log))?.broker;
+    let topic = mesh.topics.tagged(log);
+    let record = read_statement(broker, &topic, met, meeting.seq);
+    // Without the text there is still the record's number.
+    let ddl = timeout(ANSWER_WITHIN / 2, record).await.ok().and_then(Result::ok).flatten();
+    let Meeting { seq, missing, seconds, .. } = meeting;
+    Ok(Some(MeetingStatus { seq: seq.0, missing, seconds, ddl }))
+}
+
+/// The schema change of this number, from a lane that has come to it.
+async fn read_statement(
+    broker: &Broker,
+    topic: &str,
+    lane: &Entry,
+    seq: Seq,
+) -> Result<Option<String>, Fault> {
+    let start = (lane.topic_offset - 1).max(0);
+    let reader = Reader::open(broker, topic, &[(lane.lane, start)], QUEUE_BYTES).await?;
+    loop {
+        let Item::Record(record) = reader.next().await? else { continue };
+        let tag = Tag::parse(record.header(HEADER).unwrap_or_default())?;
+        if tag.seq == seq && tag.kind == Kind::Ddl {
+            let statement = Statement::parse(record.value().unwrap_or_default())?;
+            return Ok(Some(statement.ddl));
+        }
+        if tag.seq >= seq {
+            return Ok(None);
+        }
+    }
 }
 
 fn missing_lanes(mesh: &Mesh, log: &Log, found: &[LaneStatus]) -> Option<String> {
@@ -611,7 +683,8 @@ fn flows(flows: &[FlowStatus]) -> String {
     columns(["FLOW", "LANE", "TO APPLY", "LAST LAG", "TOPIC LASTS", "LAST APPLIED"], &rows)
 }
 
-/// What waits for a person: flows that were told to stand still, tables that are parked.
+/// What waits: for a person, as flows that were told to stand still and tables that are parked, or
+/// for lanes.
 fn waiting(status: &Status) -> String {
     let mut blocks = Vec::new();
     for NotOrder { unit, flow, refused: Refused { offset, what } } in &status.not_orders {
@@ -624,6 +697,9 @@ fn waiting(status: &Status) -> String {
         let name = &flow.flow;
         if let Some(Order { action: Action::Pause, by, why, .. }) = &flow.order {
             blocks.push(format!("PAUSED {name} by {by}: {why}\n  unitflow resume {name} --why …"));
+        }
+        if let Some(meeting) = &flow.meeting {
+            blocks.push(format!("WAITING {name} {}", meeting.text()));
         }
         for ParkedStatus { table, lanes, code, why } in &flow.parked {
             let why = why.replace('\n', "\n  ");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
-use unitflow_change::ddl::{Applied, Class, Statement, Stored, TableName, Verb};
+use unitflow_change::ddl::{Applied, Class, Statement, Stored, TableName, Verb, quote};
 use unitflow_change::intent::Intent;
 use unitflow_change::name::Log;
 use unitflow_change::seq::Seq;
@@ -21,13 +21,24 @@ use unitflow_mysql::schema;
 use crate::lane::{LONG_WAIT, Lane, OnDdl};
 use crate::ledger;
 use crate::mysql::apply::End;
-use crate::mysql::ddl::{done, run_once};
+use crate::mysql::ddl::{announced, done, run_once};
 use crate::park::{Parked, Reason};
 
 /// How often the ledger is looked at while a lane waits for others.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Why a statement stops that nothing is recognised in.
+const NOT_KNOWN: &str = "it is not known what it does";
 /// The lane that acts for all.
 const FIRST: i32 = 0;
+
+/// Where a lane waits for the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    /// Before a record that it has to act for; its own place does not count.
+    Before,
+    /// On it.
+    Behind,
+}
 
 /// What a statement asks of a sink.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,8 +49,8 @@ enum Act {
     Run,
     /// Park these tables: what follows, or the statement itself, does not fit.
     Park(Vec<TableName>),
-    /// Stop: what it does is not known, or can't be parked.
-    Stop,
+    /// Stop, for this reason: it can't be followed, and nothing that follows it can be parked.
+    Stop(&'static str),
 }
 
 impl Lane<'_> {
@@ -69,24 +80,37 @@ impl Lane<'_> {
 
     /// Waits until all lanes stand at the record or beyond; what they then find may be new.
     pub(crate) async fn meet(&mut self, seq: Seq) -> Result<(), Fault> {
-        self.wait_until_lowest_is(seq, false).await?;
+        self.wait_until_lowest_is(seq, Waits::Behind).await?;
         self.applier.forget_tables();
         self.parked = Parked::load(self.applier.conn(), &self.way.log, self.lane).await?;
         self.metrics.parked(self.parked.count());
         Ok(())
     }
 
-    async fn wait_until_lowest_is(&mut self, seq: Seq, others: bool) -> Result<(), Fault> {
+    async fn wait_until_lowest_is(&mut self, seq: Seq, waits: Waits) -> Result<(), Fault> {
         let begun = Instant::now();
         let mut told = false;
-        while self.applier.lowest(others).await? < seq {
+        while self.applier.lowest(waits == Waits::Before).await? < seq {
             if begun.elapsed() > LONG_WAIT && !told {
                 told = true;
                 warn!(lane = self.lane, seq = seq.0, "waiting for the other lanes at a barrier");
+                if waits == Waits::Before {
+                    self.note_barrier(seq).await?;
+                }
             }
             sleep(LOOK_EVERY).await;
         }
         Ok(())
+    }
+
+    /// Notes in the ledger that this lane has come to a barrier which it can't stand on yet, so
+    /// that it shows for whom all wait.
+    async fn note_barrier(&mut self, seq: Seq) -> Result<(), Fault> {
+        let noted = format!(
+            "UPDATE unitflow.ledger SET barrier={seq} WHERE log='{}' AND lane={}",
+            self.way.log, self.lane
+        );
+        self.applier.step_with(self.at, self.at, false, &[noted.into_bytes()]).await
     }
 
     /// Another unit has run a statement of a third: what it sends from here on expects the schema
@@ -114,14 +138,16 @@ impl Lane<'_> {
     /// Does what a statement asks for, once all other lanes stand at it. Gives what has to be
     /// written together with the ledger's move.
     async fn act(&mut self, statement: Statement, seq: Seq) -> Result<Vec<Vec<u8>>, Fault> {
-        self.wait_until_lowest_is(seq, true).await?;
+        self.wait_until_lowest_is(seq, Waits::Before).await?;
         let shown = statement.ddl.clone();
         match self.decide(&statement).await? {
             Act::Nothing => {
                 info!(seq = seq.0, ddl = shown, "a schema change is passed over");
                 Ok(Vec::new())
             }
-            Act::Park(_) if self.way.whole => Err(self.stopped_by(&shown, seq)),
+            Act::Park(_) if self.way.whole => {
+                Err(self.stopped_by("transactions stay whole, so no table can wait", &shown, seq))
+            }
             Act::Park(tables) => {
                 let why = format!(
                     "a schema change arrived: {shown}; bring the table to the same schema in unit {}",
@@ -130,36 +156,78 @@ impl Lane<'_> {
                 self.park_everywhere(&tables, Reason { code: Code::Ddl, why: &why, ddl: None })
                     .await
             }
-            Act::Stop => Err(self.stopped_by(&shown, seq)),
+            Act::Stop(why) => Err(self.stopped_by(why, &shown, seq)),
             Act::Run => self.run_here(statement, seq).await,
         }
     }
 
     async fn decide(&mut self, statement: &Statement) -> Result<Act, Fault> {
-        let class = statement.class();
-        let act =
-            match (self.way.on_ddl, class) {
-                (OnDdl::Pass, _) | (_, Class::Local) => Act::Nothing,
-                (_, Class::Unknown) => Act::Stop,
-                (OnDdl::Apply, Class::Stored(kind, _)) if self.way.stored_code.contains(&kind) => {
-                    Act::Run
-                }
-                (_, Class::Stored(..)) => Act::Nothing,
-                (OnDdl::Apply, _) => match self.parked.among(&statement.tables()) {
-                    Some(_) => Act::Stop,
-                    None => Act::Run,
-                },
-                (OnDdl::Stop, Class::Tables(Verb::Index | Verb::Extend, _)) => Act::Nothing,
-                (OnDdl::Stop, _) if self.way.renamed => Act::Stop,
-                (OnDdl::Stop, Class::Tables(Verb::Create, tables)) => {
-                    if self.has_all(&tables).await? { Act::Nothing } else { Act::Park(tables) }
-                }
-                (OnDdl::Stop, Class::Tables(_, tables)) => Act::Park(tables),
-                (OnDdl::Stop, Class::Rename(_)) => Act::Park(statement.tables()),
-                (OnDdl::Stop, Class::Database(Verb::Drop, _)) => Act::Stop,
-                (OnDdl::Stop, Class::Database(..)) => Act::Nothing,
-            };
+        let act = match (self.way.on_ddl, statement.class()) {
+            (OnDdl::Pass, _) | (_, Class::Local) => Act::Nothing,
+            (_, Class::Unknown) => Act::Stop(NOT_KNOWN),
+            (_, Class::Database(Verb::Drop, _)) => Act::Stop("it drops a database"),
+            (OnDdl::Apply, Class::Stored(kind, _)) if self.way.stored_code.contains(&kind) => {
+                Act::Run
+            }
+            (_, Class::Stored(..)) => Act::Nothing,
+            (OnDdl::Apply, _) => self.may_run(statement).await?,
+            (OnDdl::Stop, class) => self.without_running(statement, class).await?,
+        };
         Ok(act)
+    }
+
+    /// A statement that is to be run, unless it would not do the same here.
+    async fn may_run(&mut self, statement: &Statement) -> Result<Act, Fault> {
+        let tables = statement.tables();
+        Ok(if self.parked.among(&tables).is_some() {
+            Act::Stop("a table of it is parked")
+        } else if statement.unseen {
+            Act::Park(tables)
+        } else if statement.makes_up_values() {
+            Act::Stop("it makes up values, which would be others here")
+        } else if statement.counts_rows() && self.would_count(&tables).await? {
+            Act::Stop("it numbers the table's rows, which may be others here")
+        } else {
+            Act::Run
+        })
+    }
+
+    /// What a statement means for a target whose schema is in a person's hands.
+    async fn without_running(&mut self, statement: &Statement, class: Class) -> Result<Act, Fault> {
+        Ok(match class {
+            Class::Tables(Verb::Index, _) => Act::Nothing,
+            // Rows of before would lack what the source has made up for them.
+            Class::Tables(Verb::Extend, _)
+                if !statement.makes_up_values() && !statement.counts_rows() =>
+            {
+                Act::Nothing
+            }
+            _ if self.way.renamed => Act::Stop("units have other names for its tables"),
+            Class::Tables(Verb::Create, tables) if self.has_all(&tables).await? => Act::Nothing,
+            Class::Tables(_, tables) => Act::Park(tables),
+            Class::Rename(_) => Act::Park(statement.tables()),
+            Class::Database(..) | Class::Stored(..) | Class::Local => Act::Nothing,
+            Class::Unknown => Act::Stop(NOT_KNOWN),
+        })
+    }
+
+    /// Whether a table here has rows and no column yet that counts them.
+    async fn would_count(&mut self, tables: &[TableName]) -> Result<bool, Fault> {
+        let Some(table) = tables.first() else { return Ok(false) };
+        let counting = "SELECT COUNT(*) FROM information_schema.columns WHERE table_schema = ? \
+                        AND table_name = ? AND extra LIKE '%auto_increment%'";
+        let name = (table.database.as_str(), table.table.as_str());
+        let counts: Option<u64> = self.applier.ask(counting, name).await?;
+        if counts.is_some_and(|count| count > 0) {
+            return Ok(false);
+        }
+        let any = format!("SELECT 1 FROM {} LIMIT 1", quote(table));
+        match self.applier.ask::<u64>(any.as_str(), ()).await {
+            Ok(row) => Ok(row.is_some()),
+            // The statement itself will say what it lacks.
+            Err(fault) if fault.code == Code::Table => Ok(false),
+            Err(fault) => Err(fault),
+        }
     }
 
     async fn has_all(&mut self, tables: &[TableName]) -> Result<bool, Fault> {
@@ -182,7 +250,7 @@ impl Lane<'_> {
         };
         let intent = Intent { log: self.way.log.to_string(), seq, statement };
         match run_once(&mut self.applier, &self.way.store, &intent, self.at).await {
-            Ok(()) => Ok(vec![done(&intent).into_bytes()]),
+            Ok(()) => Ok(vec![done(&intent.log, seq).into_bytes()]),
             Err(fault) if fault.is_retry() || tables.is_empty() || self.way.whole => Err(fault),
             Err(fault) => {
                 let why = format!("{}: {}", fault.what, intent.statement.ddl);
@@ -194,25 +262,20 @@ impl Lane<'_> {
 
     /// Runs a statement that a table was parked for: the first lane does, the others wait.
     pub(crate) async fn run_again(&mut self, seq: Seq) -> Result<(), Fault> {
-        let query = "SELECT db, ddl, sql_mode, done_at IS NOT NULL FROM unitflow.ddl \
-                     WHERE log = ? AND seq = ?";
         let log = self.way.log.to_string();
         loop {
-            let found = self.applier.ask(query, (log.as_str(), seq.0)).await?;
-            let (database, ddl, sql_mode, ran): (String, String, u64, bool) =
-                found.ok_or_else(|| {
-                    let what = format!("unitflow.ddl has no row for {log} {seq}");
-                    Fault::fatal(Code::Parked, what).hint("unitflow resume, once the table fits")
-                })?;
+            let found = announced(&mut self.applier, &log, seq).await?;
+            let (intent, ran) = found.ok_or_else(|| {
+                let what = format!("unitflow.ddl has no row for {log} {seq}");
+                Fault::fatal(Code::Parked, what).hint("unitflow resume, once the table fits")
+            })?;
             if ran {
                 self.applier.forget_tables();
                 return Ok(());
             }
             if self.lane == FIRST {
-                let statement = Statement::new(&database, &ddl, sql_mode);
-                let intent = Intent { log: log.clone(), seq, statement };
                 run_once(&mut self.applier, &self.way.store, &intent, self.at).await?;
-                let noted = [done(&intent).into_bytes()];
+                let noted = [done(&log, seq).into_bytes()];
                 self.applier.step_with(self.at, self.at, false, &noted).await?;
             }
             sleep(LOOK_EVERY).await;
@@ -232,11 +295,14 @@ impl Lane<'_> {
         Ok(tables.iter().map(|table| self.parked_rows(table, reason, None)).collect())
     }
 
-    fn stopped_by(&self, ddl: &str, seq: Seq) -> Fault {
+    fn stopped_by(&self, why: &str, ddl: &str, seq: Seq) -> Fault {
         let Self { way, .. } = self;
         Fault::fatal(
             Code::Ddl,
-            format!("{}: a schema change that can't be followed arrived (record {seq}): {ddl}", way.log),
+            format!(
+                "{}: a schema change that can't be followed arrived (record {seq}), {why}: {ddl}",
+                way.log
+            ),
         )
         .hint(format!(
             "bring unit {} to the same schema, then pass over it: unitflow skip {} --seq {seq} --why …",

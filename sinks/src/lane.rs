@@ -193,7 +193,8 @@ async fn apply_all(
         mirror,
         metrics,
     };
-    if let Some(barrier) = entry.barrier {
+    // One that is only noted comes again.
+    if let Some(barrier) = entry.barrier.filter(|barrier| *barrier <= entry.seq) {
         lane.meet(barrier).await?;
     }
     lane.release().await?;

@@ -41,6 +41,7 @@ pub const SCHEMA: &[(&str, &str)] = &[
   db VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'the session''s database',
   ddl MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
   sql_mode BIGINT UNSIGNED NOT NULL,
+  session TEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL COMMENT 'what else of the session it depends on, as JSON',
   position MEDIUMTEXT CHARACTER SET ascii COLLATE ascii_bin NOT NULL COMMENT 'what this server had executed before it',
   announced_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
   done_at TIMESTAMP(6) NULL,
@@ -131,8 +132,40 @@ pub struct Entry {
     pub idle_seconds: f64,
     /// Seconds between the source's commit of the last change and its commit here.
     pub lag_seconds: Option<f64>,
-    /// The last record that the lane may pass only together with all others.
+    /// The last record that the lane may pass only together with all others; above `seq` where it
+    /// waits for them before it.
     pub barrier: Option<Seq>,
+}
+
+/// A record that some lanes have come to and others have not, though all have to pass it together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Meeting {
+    /// The record.
+    pub seq: Seq,
+    /// The lanes that have not come to it; none where only the first is left, which acts for all.
+    pub missing: Vec<i32>,
+    /// For how long the first to come has stood there.
+    pub seconds: f64,
+    /// A lane that has come to it.
+    pub met: i32,
+}
+
+/// Where a log's lanes wait for each other, if they do.
+#[must_use]
+pub fn meeting(entries: &[Entry]) -> Option<Meeting> {
+    let (seq, met) = entries.iter().filter_map(|entry| Some((entry.barrier?, entry.lane))).max()?;
+    let has_come = |entry: &&Entry| entry.barrier == Some(seq);
+    if entries.iter().all(|entry| entry.seq >= seq) {
+        return None;
+    }
+    let missing = entries.iter().filter(|entry| !has_come(entry) && entry.seq < seq);
+    let mut missing: Vec<i32> = missing.map(|entry| entry.lane).collect();
+    // It can't be told whether the first has come before it has waited for long.
+    if missing == [0] {
+        missing.clear();
+    }
+    let waited = entries.iter().filter(has_come).map(|entry| entry.idle_seconds);
+    Some(Meeting { seq, missing, seconds: waited.fold(0.0, f64::max), met })
 }
 
 const SELECT: &str = "SELECT lane, seq, topic_id, topic_offset, \
@@ -304,4 +337,37 @@ pub async fn create_heartbeats(conn: &mut Conn, units: &[Name]) -> Result<(), Fa
         .map_err(|error| judge(&error).at("unitflow.heartbeat"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(lane: i32, seq: u64, barrier: Option<u64>) -> Entry {
+        Entry {
+            lane,
+            seq: Seq(seq),
+            topic_id: String::new(),
+            topic_offset: 0,
+            idle_seconds: f64::from(lane),
+            lag_seconds: None,
+            barrier: barrier.map(Seq),
+        }
+    }
+
+    #[test]
+    fn lanes_that_wait_for_others_show_for_whom() {
+        let missing = |entries: &[Entry]| meeting(entries).map(|meeting| meeting.missing);
+        let behind = |lane| entry(lane, 4, Some(2));
+        let there = |lane| entry(lane, 8, Some(8));
+        // The first lane has read the record and may not stand on it before the others do.
+        let noted = entry(0, 4, Some(8));
+        assert_eq!(missing(&[there(0), there(1), entry(2, 9, Some(8))]), None);
+        assert_eq!(missing(&[behind(0), behind(1)]), None);
+        assert_eq!(missing(&[behind(0), there(1), behind(2)]), Some(vec![0, 2]));
+        assert_eq!(missing(&[noted.clone(), behind(1)]), Some(vec![1]));
+        assert_eq!(missing(&[behind(0), there(1), there(2)]), Some(vec![]));
+        assert_eq!(missing(&[noted, there(1)]), Some(vec![]));
+        assert_eq!(meeting(&[behind(0), there(1), there(2)]).unwrap().seconds, 2.0);
+    }
 }

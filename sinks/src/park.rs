@@ -29,6 +29,7 @@ use unitflow_mysql::literal::quote_string;
 use crate::batch::Batch;
 use crate::lane::{Lane, QUEUE_BYTES};
 use crate::mysql::apply::{End, Part};
+use crate::mysql::ddl::done;
 
 /// The longest reason that is kept, in characters.
 const WHY_CHARACTERS_MAX: usize = 2_000;
@@ -327,7 +328,7 @@ impl Lane<'_> {
                     if !tag.after.is_empty() {
                         // Others may be waiting for what precedes.
                         let moved = self.moved(table, reached, record.offset());
-                        self.apply_released(&batch, moved).await?;
+                        self.apply_released(&batch, &[moved]).await?;
                         batch.clear();
                         self.follow(tag.after, table).await?;
                     }
@@ -339,12 +340,14 @@ impl Lane<'_> {
             // What was passed over need not be named again by the next order.
             if batch.is_full(&self.way.limits) || std::mem::take(&mut passed) {
                 let moved = self.moved(table, reached, record.next_offset());
-                self.apply_released(&batch, moved).await?;
+                self.apply_released(&batch, &[moved]).await?;
                 batch.clear();
             }
         }
-        let gone = self.unparked(table);
-        self.apply_released(&batch, gone).await
+        let mut also = vec![self.unparked(table)];
+        // What a person did instead is done: nobody waits for the statement any more.
+        also.extend(standing.ddl_seq.map(|seq| done(&self.way.log, seq).into_bytes()));
+        self.apply_released(&batch, &also).await
     }
 
     /// The statement that lets a table go on in this lane.
@@ -357,8 +360,8 @@ impl Lane<'_> {
         .into_bytes()
     }
 
-    async fn apply_released(&mut self, batch: &Batch, also: Vec<u8>) -> Result<(), Fault> {
-        self.applier.apply_with(batch, Part::Whole, (self.at, self.at), &[also]).await
+    async fn apply_released(&mut self, batch: &Batch, also: &[Vec<u8>]) -> Result<(), Fault> {
+        self.applier.apply_with(batch, Part::Whole, (self.at, self.at), also).await
     }
 
     /// The statement that moves a parked table's place.

@@ -8,6 +8,7 @@ use unitflow_change::Fault;
 use unitflow_change::name::Name;
 use unitflow_change::rename::Rename;
 use unitflow_mysql::connect::Store;
+use unitflow_mysql::preflight::code_rights;
 use unitflow_sinks::ledger;
 
 use super::topic_specs;
@@ -86,11 +87,26 @@ fn sql(text: &mut String, mesh: &Mesh, flow: &Flow, place: &Place<'_>) {
     if flow.to.contains(unit) {
         rights.extend(["INSERT", "UPDATE", "DELETE"]);
     }
-    if flow.runs_ddl_in(unit) {
-        rights.extend(["CREATE", "ALTER", "DROP", "INDEX", "REFERENCES"]);
-    }
     // So that `check` sees triggers.
     rights.push("TRIGGER");
+    if flow.runs_ddl_in(unit) {
+        rights.extend(["CREATE", "ALTER", "DROP", "INDEX", "REFERENCES"]);
+        let of_code = flow.stored_code.iter().flat_map(|kind| code_rights(*kind));
+        rights.extend(of_code.copied().filter(|right| *right != "TRIGGER"));
+        if !flow.from.contains(unit) {
+            let _ = writeln!(
+                text,
+                "GRANT REPLICATION SLAVE ON *.* TO {user};   # to see after a crash whether a schema change was run"
+            );
+        }
+        if !flow.stored_code.is_empty() {
+            let _ = writeln!(
+                text,
+                "# MySQL: GRANT SET_ANY_DEFINER ON *.* TO {user};   # SET_USER_ID before 8.2"
+            );
+            let _ = writeln!(text, "# MariaDB: GRANT SET USER ON *.* TO {user};");
+        }
+    }
     for scope in databases(flow, rename) {
         let _ = writeln!(text, "GRANT {} ON {scope} TO {user};", rights.join(", "));
     }

@@ -92,6 +92,10 @@ async fn ensure_sound(mesh: &Mesh, log: &Log, conn: &mut Conn) -> Result<(), Fau
             ledger_tables: Vec::new(), // made by init itself
             packet_bytes: 0,
             applies_ddl: flow.runs_ddl_in(&log.unit),
+            stored_code: match flow.runs_ddl_in(&log.unit) {
+                true => flow.stored_code.clone(),
+                false => Vec::new(),
+            },
         };
         let of_server = |finding: &Finding| matches!(finding.code, Code::Setting | Code::Grant);
         found.extend(check_target(conn, &needs).await?.into_iter().filter(of_server));

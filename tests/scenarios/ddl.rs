@@ -1,5 +1,8 @@
 //! Schema changes while both units write: run once in every unit, through crashes, and never back.
 
+mod deaths;
+mod orders;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +20,8 @@ use unitflow_local::Component;
 
 use crate::{LIMIT, QUIET, setup};
 
+/// Where the tool's client library has its plugins.
+const PLUGINS: &str = "usr/lib/x86_64-linux-gnu/libmariadb3/plugin";
 /// How long a worker that is to die at a point may take to get there.
 const DIES_WITHIN: Duration = Duration::from_secs(40);
 /// How long a schema change may take to arrive.
@@ -64,42 +69,125 @@ fn schema_changes_from_mariadb_to_mysql() {
 /// Both tools alter a copy and swap it in. Elsewhere that arrives as the alteration, so that what
 /// other units write meanwhile is in the table and not in a copy.
 #[test]
-fn online_schema_changes_arrive_as_what_they_mean() {
-    serial("online schema changes", LIMIT, async {
-        let setup = setup(&[Mariadb, Mysql9]).kafka_shared().ddl("{ apply = \"A\" }");
-        let mut mesh = setup.start().await?;
-        mesh.start_workers()?;
-        let create = "CREATE TABLE shop.wares (id BIGINT NOT NULL PRIMARY KEY, n INT NOT NULL, note VARCHAR(40))";
-        mesh.server("A").sql(create).await?;
-        mesh.quiesce(ARRIVES_WITHIN).await?;
-        let writers = [
-            Writer::start_from(mesh.server("A"), 1).await?,
-            Writer::start_from(mesh.server("B"), 1_000_000).await?,
-        ];
-        pt_online_schema_change(mesh.server("A"), "ADD COLUMN by_pt INT NOT NULL DEFAULT 7")
-            .await?;
-        mesh.quiesce(ARRIVES_WITHIN).await?;
-        // The copy is not kept up to date here, so nobody may write to the table meanwhile.
-        for writer in writers {
-            println!("  {} rows written", writer.stop().await?);
+fn online_schema_changes_of_mariadb_arrive_as_what_they_mean() {
+    serial("online schema changes of MariaDB", LIMIT, online_schema_changes(Mariadb, Mysql9));
+}
+
+#[test]
+fn online_schema_changes_of_mysql_arrive_as_what_they_mean() {
+    serial("online schema changes of MySQL", LIMIT, online_schema_changes(Mysql9, Mariadb));
+}
+
+async fn online_schema_changes(owner: Flavor, other: Flavor) -> anyhow::Result<()> {
+    let setup = setup(&[owner, other]).kafka_shared().ddl("{ apply = \"A\" }");
+    let mut mesh = setup.start().await?;
+    mesh.start_workers()?;
+    let create = "CREATE TABLE shop.wares (id BIGINT NOT NULL PRIMARY KEY, n INT NOT NULL, note VARCHAR(40))";
+    mesh.server("A").sql(create).await?;
+    mesh.quiesce(ARRIVES_WITHIN).await?;
+    let writers = [
+        Writer::start_from(mesh.server("A"), 1).await?,
+        Writer::start_from(mesh.server("B"), 1_000_000).await?,
+    ];
+    pt_online_schema_change(mesh.server("A"), "ADD COLUMN by_pt INT NOT NULL DEFAULT 7").await?;
+    mesh.quiesce(ARRIVES_WITHIN).await?;
+    // The copy is not kept up to date here, so nobody may write to the table meanwhile.
+    for writer in writers {
+        println!("  {} rows written", writer.stop().await?);
+    }
+    mesh.quiesce(ARRIVES_WITHIN).await?;
+    mesh.server("A").sql(include_str!("gh-ost.sql")).await?;
+    mesh.server("B").sql("UPDATE shop.wares SET n = -1 WHERE id = 1").await?;
+    mesh.quiesce(ARRIVES_WITHIN).await?;
+    ensure_same(&mesh, "wares").await?;
+    for unit in ["A", "B"] {
+        let parked = mesh.server(unit).sql("SELECT * FROM unitflow.parked").await?;
+        ensure!(parked.is_empty(), "unit {unit} parked a table: {parked}");
+    }
+    let ran = statements(mesh.server("B")).await?;
+    ensure!(ran.len() == 3, "B ran other statements than three:\n{}", ran.join("\n"));
+    for column in ["by_pt", "by_gho"] {
+        let altered = ran.iter().any(|ran| ran.contains("ALTER TABLE") && ran.contains(column));
+        ensure!(altered, "B did not alter the table by {column}:\n{}", ran.join("\n"));
+    }
+    mesh.ensure_still().await?;
+    mesh.finish();
+    Ok(())
+}
+
+/// Each is run by a session of its own kind; what it does to the rows that are there depends on it.
+const SESSIONS: &[(&str, &str)] = &[
+    (
+        "SET timestamp = 1700000000.123456",
+        "ALTER TABLE shop.wares ADD COLUMN made TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)",
+    ),
+    (
+        "SET time_zone = '+07:30'",
+        "ALTER TABLE shop.wares ADD COLUMN since TIMESTAMP NOT NULL DEFAULT '2026-01-02 03:04:05'",
+    ),
+    ("SET time_zone = '-05:00'", "ALTER TABLE shop.wares MODIFY since DATETIME NOT NULL"),
+    ("SET sql_mode = 'ANSI_QUOTES'", "ALTER TABLE \"shop\".\"wares\" ADD COLUMN \"odd name\" INT"),
+    (
+        "SET sql_mode = 'NO_BACKSLASH_ESCAPES'",
+        "ALTER TABLE shop.wares ADD COLUMN path VARCHAR(9) NOT NULL DEFAULT 'a\\b'",
+    ),
+    (
+        "SET NAMES latin1",
+        "ALTER TABLE shop.wares ADD COLUMN word VARCHAR(9) NOT NULL DEFAULT 'Gr\u{fc}n'",
+    ),
+    (
+        "SET timestamp = 1700000000",
+        "/* by hand */ ALTER /* of */ TABLE shop.wares /*!50000 ADD COLUMN day DATE NOT NULL DEFAULT (CURRENT_DATE) */ -- now",
+    ),
+    (
+        "SET explicit_defaults_for_timestamp = 0, sql_mode = ''",
+        "ALTER TABLE shop.wares ADD COLUMN touched TIMESTAMP",
+    ),
+];
+
+/// What the servers say of the columns that the sessions made.
+const MADE: &[&str] = &[
+    "SELECT * FROM shop.wares ORDER BY id",
+    "SELECT column_name, is_nullable, data_type, datetime_precision, character_set_name FROM information_schema.columns \
+     WHERE table_schema = 'shop' AND table_name = 'wares' ORDER BY ordinal_position",
+];
+
+#[test]
+fn a_schema_change_is_run_as_its_session_was() {
+    serial("a schema change as its session was", LIMIT, async {
+        for pairing in [[Mysql9, Mariadb], [Mariadb, Mysql9]] {
+            let mut mesh = setup(&pairing)
+                .kafka_shared()
+                .ddl("{ apply = \"A\" }")
+                .tables(
+                    "CREATE TABLE wares (id INT PRIMARY KEY); INSERT INTO wares VALUES (1), (2);",
+                )
+                .start()
+                .await?;
+            mesh.start_workers()?;
+            for (session, ddl) in SESSIONS {
+                let mut conn = connect(mesh.server("A")).await?;
+                conn.query_drop(*session).await?;
+                let ddl: Vec<u8> = match session.contains("latin1") {
+                    true => ddl
+                        .chars()
+                        .map(|letter| u8::try_from(u32::from(letter)))
+                        .collect::<Result<_, _>>()?,
+                    false => ddl.as_bytes().to_vec(),
+                };
+                conn.query_drop(ddl).await.with_context(|| *session)?;
+                conn.disconnect().await?;
+            }
+            mesh.quiesce(ARRIVES_WITHIN).await?;
+            let parked = mesh.server("B").sql("SELECT why FROM unitflow.parked").await?;
+            ensure!(parked.is_empty(), "B parked a table: {parked}");
+            for query in MADE {
+                let (a, b) =
+                    (mesh.server("A").sql(query).await?, mesh.server("B").sql(query).await?);
+                ensure!(a == b, "{query}\nat A:\n{a}\nat B:\n{b}");
+            }
+            mesh.finish();
         }
-        mesh.quiesce(ARRIVES_WITHIN).await?;
-        mesh.server("A").sql(include_str!("gh-ost.sql")).await?;
-        mesh.server("B").sql("UPDATE shop.wares SET n = -1 WHERE id = 1").await?;
-        mesh.quiesce(ARRIVES_WITHIN).await?;
-        ensure_same(&mesh, "wares").await?;
-        for unit in ["A", "B"] {
-            let parked = mesh.server(unit).sql("SELECT * FROM unitflow.parked").await?;
-            ensure!(parked.is_empty(), "unit {unit} parked a table: {parked}");
-        }
-        let ran = statements(mesh.server("B")).await?;
-        ensure!(ran.len() == 3, "B ran other statements than three:\n{}", ran.join("\n"));
-        for column in ["by_pt", "by_gho"] {
-            let altered = ran.iter().any(|ran| ran.contains("ALTER TABLE") && ran.contains(column));
-            ensure!(altered, "B did not alter the table by {column}:\n{}", ran.join("\n"));
-        }
-        mesh.ensure_still().await?;
-        mesh.finish();
         Ok(())
     });
 }
@@ -147,9 +235,11 @@ fn stored_code_comes_along_where_it_is_named() {
 /// Runs the tool itself.
 async fn pt_online_schema_change(server: &Mysql, alteration: &str) -> anyhow::Result<()> {
     unitflow_local::ensure(&[Component::Percona], |line| println!("  {line}")).await?;
-    let tool = Component::Percona.home()?.program("pt-online-schema-change")?;
+    let home = Component::Percona.home()?;
     let port = server.port();
-    let run = Command::new(tool)
+    let run = Command::new(home.program("pt-online-schema-change")?)
+        // Its client library looks for what MySQL's log-in needs where a package would put it.
+        .env("MARIADB_PLUGIN_DIR", home.folder().join(PLUGINS))
         .args(["--execute", "--recursion-method=none", "--no-version-check", "--chunk-size=200"])
         .args(["--alter", alteration, &format!("h=127.0.0.1,P={port},u=root,D=shop,t=wares")])
         .kill_on_drop(true)
@@ -189,7 +279,7 @@ async fn schema_changes(owner: Flavor, other: Flavor) -> anyhow::Result<()> {
     ran.extend(SCRIPT.iter().filter(|statement| !statement.starts_with("INSERT")));
     mesh.quiesce(ARRIVES_WITHIN).await?;
     for (point, statement) in DEATHS {
-        die_at(&mut mesh, point, statement).await?;
+        die_at(&mut mesh, "B", point, statement).await?;
         ran.push(statement);
     }
     println!("  {} rows written at A meanwhile", writer.stop().await?);
@@ -204,14 +294,14 @@ async fn schema_changes(owner: Flavor, other: Flavor) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The sink of B dies at this point of the statement, and another takes its place.
-async fn die_at(mesh: &mut Mesh, point: &str, statement: &str) -> anyhow::Result<()> {
-    mesh.worker("B", "sink")?.stop(QUIET).await?;
-    mesh.start_worker("B", "sink", point)?;
+/// The sink of a unit dies at this point of the statement, and another takes its place.
+async fn die_at(mesh: &mut Mesh, unit: &str, point: &str, statement: &str) -> anyhow::Result<()> {
+    mesh.worker(unit, "sink")?.stop(QUIET).await?;
+    mesh.start_worker(unit, "sink", point)?;
     mesh.server("A").sql(statement).await?;
-    let status = mesh.worker("B", "sink")?.wait(DIES_WITHIN).await?;
+    let status = mesh.worker(unit, "sink")?.wait(DIES_WITHIN).await?;
     ensure!(status.code().is_none(), "the sink ended with {status}, not at {point}");
-    mesh.start_worker("B", "sink", "")?;
+    mesh.start_worker(unit, "sink", "")?;
     let begin = Instant::now();
     mesh.quiesce(ARRIVES_WITHIN).await?;
     println!("  died at {point} of {statement:.40}…, there after {:.1?}", begin.elapsed());
@@ -323,7 +413,7 @@ async fn statements(server: &Mysql) -> anyhow::Result<Vec<String>> {
         let tables = ["wares", "slips", "boxes", "crates", "cases"];
         for line in events.lines() {
             let text = line.split('\t').nth(5).unwrap_or_default();
-            let statement = text.split_once("; ").map_or(text, |(_, statement)| statement);
+            let statement = bare(text);
             let upper = statement.trim_start().to_uppercase();
             if words.iter().any(|word| upper.starts_with(word))
                 && tables.iter().any(|table| statement.contains(table))
@@ -333,4 +423,11 @@ async fn statements(server: &Mysql) -> anyhow::Result<Vec<String>> {
         }
     }
     Ok(found)
+}
+
+/// A logged statement without what servers say before it of the session that it was run in.
+fn bare(text: &str) -> &str {
+    ["use `shop`; ", "set foreign_key_checks=0; "]
+        .into_iter()
+        .fold(text, |text, words| text.strip_prefix(words).unwrap_or(text))
 }

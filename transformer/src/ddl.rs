@@ -9,7 +9,9 @@
 //!   alteration that the copy went through. A table is a shadow from its creation on, if its name
 //!   is made from that of a carried table: `_t_new`, `_t_gho`, `_t_ghc`; also what the swap leaves
 //!   behind: `_t_old`, `_t_del`.
-//! * **Carried.** What names only tables that the routing leaves out does not travel.
+//! * **Carried.** What names only tables that the routing leaves out does not travel. Where such a
+//!   table hands rows to a carried one, by a new name or a partition, the statement says so: no
+//!   other unit has these rows.
 //!
 //! What is not recognised travels: whoever is to act on it stops, which loses nothing.
 
@@ -106,7 +108,7 @@ impl Memory {
                 ..statement
             });
         }
-        if statement.is_internal() {
+        if statement.is_marked() {
             return Verdict::Stays;
         }
         match class {
@@ -142,7 +144,9 @@ impl Memory {
         if carried.len() == tables.len() {
             return Verdict::Travels;
         }
-        // Only a DROP names several tables.
+        if verb != Verb::Drop {
+            return Verdict::TravelsAs(Statement { unseen: true, ..statement.clone() });
+        }
         let names: Vec<String> = carried.into_iter().map(quote).collect();
         let ddl = format!("DROP TABLE IF EXISTS {}", names.join(","));
         Verdict::TravelsAs(Statement { ddl, ..statement.clone() })
@@ -196,7 +200,7 @@ impl Memory {
                 None if aside => left_behind.push((to.clone(), from.clone())),
                 // A shadow that takes another name than that of its table is moved aside.
                 Some(_) if !carries(routing, to) => {}
-                _ => return rename_plainly(pairs, routing),
+                _ => return rename_plainly(statement, pairs, routing),
             }
         }
         for (from, to) in pairs {
@@ -220,8 +224,16 @@ impl Memory {
     }
 }
 
-fn rename_plainly(pairs: &[(TableName, TableName)], routing: &Routing) -> Verdict {
-    let concerned = pairs.iter().any(|(from, to)| carries(routing, from) || carries(routing, to));
+fn rename_plainly(
+    statement: &Statement,
+    pairs: &[(TableName, TableName)],
+    routing: &Routing,
+) -> Verdict {
+    let carried = || pairs.iter().map(|(from, to)| (carries(routing, from), carries(routing, to)));
+    if carried().any(|ends| ends == (false, true)) {
+        return Verdict::TravelsAs(Statement { unseen: true, ..statement.clone() });
+    }
+    let concerned = carried().any(|(from, to)| from || to);
     if concerned { Verdict::Travels } else { Verdict::Stays }
 }
 
@@ -273,6 +285,8 @@ mod tests {
             ("DROP DATABASE shop", Verdict::Travels),
             ("RENAME TABLE orders TO archive.orders", Verdict::Travels),
             ("RENAME TABLE sessions TO archive.sessions", Verdict::Stays),
+            ("ALTER TABLE orders EXCHANGE PARTITION p WITH TABLE items", Verdict::Travels),
+            ("ALTER TABLE other.t EXCHANGE PARTITION p WITH TABLE sessions", Verdict::Stays),
             (
                 "DROP TABLE orders, sessions, items",
                 Verdict::TravelsAs(statement(
@@ -283,6 +297,21 @@ mod tests {
             assert_eq!(judge(memory, ddl), verdict, "{ddl}");
         }
         assert!(memory.is_empty());
+    }
+
+    #[test]
+    fn what_brings_rows_of_a_table_that_is_left_out_says_so() {
+        for ddl in [
+            "RENAME TABLE archive.orders TO orders",
+            "RENAME TABLE orders TO archive.orders, sessions TO orders",
+            "ALTER TABLE sessions RENAME TO orders",
+            "ALTER TABLE orders EXCHANGE PARTITION p WITH TABLE sessions",
+            "ALTER TABLE sessions EXCHANGE PARTITION p WITH TABLE orders",
+            "ALTER TABLE orders CONVERT TABLE sessions TO PARTITION p VALUES LESS THAN (9)",
+        ] {
+            let unseen = Verdict::TravelsAs(Statement { unseen: true, ..statement(ddl) });
+            assert_eq!(judge(&mut Memory::default(), ddl), unseen, "{ddl}");
+        }
     }
 
     #[test]
@@ -336,7 +365,7 @@ mod tests {
         let memory = &mut Memory::default();
         let row = |ddl: &str| {
             format!(
-                r#"{{"before":null,"after":{{"log":"A.shop","seq":281474976710662,"db":"shop","ddl":{ddl:?},"sql_mode":0,"done":0}},"op":"c"}}"#
+                r#"{{"before":null,"after":{{"log":"A.shop","seq":281474976710662,"db":"shop","ddl":{ddl:?},"sql_mode":0,"session":"{{}}","done":0}},"op":"c"}}"#
             )
         };
         memory.note(row("DROP TABLE orders").as_bytes()).unwrap();
@@ -352,6 +381,7 @@ mod tests {
         memory.note(row("ALTER TABLE orders ADD x INT").as_bytes()).unwrap();
         let marked = "ALTER TABLE orders ADD x INT /* unitflow A.shop 281474976710662 */";
         assert_eq!(judge(memory, marked), applied("ALTER TABLE orders ADD x INT"));
-        assert_eq!(judge(memory, marked), Verdict::Travels);
+        // Run twice after all: still nobody else's business.
+        assert_eq!(judge(memory, marked), Verdict::Stays);
     }
 }

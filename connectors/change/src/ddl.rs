@@ -8,7 +8,7 @@
 //! <https://mariadb.com/kb/en/data-definition/>.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::{fmt, iter};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,9 @@ use crate::seq::Seq;
 
 /// Stands in each statement that Unitflow itself executes on a store for itself.
 pub const INTERNAL_COMMENT: &str = "/* unitflow internal */";
+
+/// Begins the comment that stands in each statement of another unit that Unitflow executes.
+pub const MARK: &str = "/* unitflow ";
 
 /// A statement as it stands in a record's value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,10 +33,46 @@ pub struct Statement {
     /// bits for what they both know.
     #[serde(default)]
     pub sql_mode: u64,
+    /// What else of the session the statement depends on.
+    #[serde(default)]
+    pub session: Session,
+    /// Whether it may bring rows that never travelled, out of a table that the routing leaves out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unseen: bool,
     /// Where another unit's statement was run in this one: its record. It is not run again; what
     /// follows expects the schema that it made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied: Option<Applied>,
+}
+
+/// A session's settings that a statement's outcome depends on, as far as the server logged them.
+/// Collations go by their numbers, which mean the same in both servers where both know them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Session {
+    /// When the statement began by the session's clock, in µs since 1970; 0 if unknown.
+    pub at_us: u64,
+    /// `time_zone`, where the statement looked at it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+    /// The server's own time zone, where `time_zone` is `SYSTEM`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_zone: Option<String>,
+    /// `collation_connection`: what literals are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collation: Option<u16>,
+    /// `collation_server`: what new databases have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collation_server: Option<u16>,
+    /// MySQL's `default_collation_for_utf8mb4`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collation_utf8mb4: Option<u16>,
+    /// `auto_increment_increment` and `auto_increment_offset`, where they are not both 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_increment: Option<(u16, u16)>,
+    /// `explicit_defaults_for_timestamp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explicit_timestamps: Option<bool>,
 }
 
 /// The record of a statement that one unit took over from another.
@@ -102,6 +141,19 @@ pub enum Class {
     Unknown,
 }
 
+impl Class {
+    /// Whether servers write such statements into their logs in other words, without comments.
+    #[must_use]
+    pub fn is_written_anew(&self) -> bool {
+        matches!(
+            self,
+            Self::Tables(Verb::Create | Verb::Drop, _)
+                | Self::Database(Verb::Drop, _)
+                | Self::Stored(..)
+        )
+    }
+}
+
 /// Code that a server stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
@@ -115,14 +167,60 @@ pub enum Stored {
     Event,
 }
 
+/// Functions whose value is another each time, or in each session. What a clock says is not among
+/// them: it stands still for a statement.
+const VOLATILE: &[&str] = &[
+    "UUID",
+    "UUID_SHORT",
+    "UUID_V4",
+    "UUID_V7",
+    "SYS_GUID",
+    "RAND",
+    "RANDOM_BYTES",
+    "SYSDATE",
+    "CONNECTION_ID",
+    "LAST_INSERT_ID",
+    "FOUND_ROWS",
+    "ROW_COUNT",
+    "USER",
+    "SESSION_USER",
+    "SYSTEM_USER",
+    "DATABASE",
+    "SCHEMA",
+    "VERSION",
+    "NEXTVAL",
+    "LASTVAL",
+    "SETVAL",
+    "LOAD_FILE",
+];
+
 /// Bit of `sql_mode` under which double quotes enclose names.
 const ANSI_QUOTES: u64 = 1 << 2;
+/// Bit of `sql_mode` under which a backslash in a string is only a backslash.
+const NO_BACKSLASH_ESCAPES: u64 = 1 << 20;
+
+impl Session {
+    /// Reads what [`to_json`](Self::to_json) wrote.
+    pub fn parse(text: &str) -> Result<Self, Fault> {
+        serde_json::from_str(text).map_err(|error| {
+            Fault::fatal(Code::Record, format!("a statement's session can't be read: {error}"))
+        })
+    }
+
+    /// One line of text.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self)
+            .unwrap_or_else(|error| unreachable!("strings and numbers only: {error}"))
+    }
+}
 
 impl Statement {
     /// A statement of a session.
     #[must_use]
     pub fn new(database: &str, ddl: &str, sql_mode: u64) -> Self {
-        Self { database: database.to_owned(), ddl: ddl.to_owned(), sql_mode, applied: None }
+        let (database, ddl) = (database.to_owned(), ddl.to_owned());
+        Self { database, ddl, sql_mode, session: Session::default(), unseen: false, applied: None }
     }
 
     /// Reads a record's value.
@@ -142,14 +240,44 @@ impl Statement {
     /// What the statement is about.
     #[must_use]
     pub fn class(&self) -> Class {
-        let words = Words::new(&self.ddl, self.sql_mode & ANSI_QUOTES != 0);
-        classify(words, &self.database).unwrap_or(Class::Unknown)
+        classify(self.words(), &self.database).unwrap_or(Class::Unknown)
     }
 
-    /// Whether Unitflow executed it on this store for itself.
+    /// Whether Unitflow executed it, for itself or for another unit.
     #[must_use]
-    pub fn is_internal(&self) -> bool {
-        self.ddl.contains(INTERNAL_COMMENT)
+    pub fn is_marked(&self) -> bool {
+        self.ddl.contains(MARK)
+    }
+
+    /// Whether both are the same but for blanks, comments and the case of bare words.
+    #[must_use]
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        let mut both = [self.words(), other.words()];
+        loop {
+            let [one, another] = both.each_mut().map(|words| {
+                words.skip_blanks();
+                let start = words.at;
+                let token = words.next();
+                token.map(|token| (token, words.text.get(start..words.at).unwrap_or_default()))
+            });
+            match (one, another) {
+                (None, None) => return both.iter().all(|words| words.rest().is_empty()),
+                (Some((Token::Word(one), _)), Some((Token::Word(another), _)))
+                    if one.eq_ignore_ascii_case(another) => {}
+                (Some(one), Some(another)) if one == another => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// Whether both begin with the same word.
+    #[must_use]
+    pub fn begins_like(&self, other: &Self) -> bool {
+        self.words().keyword() == other.words().keyword()
+    }
+
+    fn words(&self) -> Words<'_> {
+        Words { text: &self.ddl, at: 0, sql_mode: self.sql_mode }
     }
 
     /// The tables that it names, in order.
@@ -162,10 +290,38 @@ impl Statement {
         }
     }
 
+    /// The text as the server that logged it has read it. What stands in an executable comment was
+    /// executed there, for a server unmarks the others in its log; another may not do the same.
+    #[must_use]
+    pub fn as_read(&self) -> String {
+        let mut words = self.words();
+        let mut text = String::with_capacity(self.ddl.len());
+        loop {
+            let start = words.at;
+            let blanks = words.rest().len() - words.rest().trim_start().len();
+            words.at += blanks;
+            if let Some(length) = words.mark() {
+                text.push_str(&words.text[start..words.at]);
+                text.push(' ');
+                words.at += length;
+                continue;
+            }
+            match words.comment() {
+                Some(length) => words.at += length,
+                None if words.next().is_some() => {}
+                None => words.at = words.text.len(),
+            }
+            match words.text.get(start..words.at) {
+                None | Some("") => return text,
+                Some(piece) => text.push_str(piece),
+            }
+        }
+    }
+
     /// The same with the event that it makes or enables disabled: it is to run in one unit only.
     #[must_use]
     pub fn with_event_disabled(self) -> Self {
-        let mut words = Words::new(&self.ddl, self.sql_mode & ANSI_QUOTES != 0);
+        let mut words = self.words();
         loop {
             words.skip_blanks();
             let start = words.at;
@@ -186,13 +342,35 @@ impl Statement {
     /// What an `ALTER TABLE` does: all behind the table's name.
     #[must_use]
     pub fn alteration(&self) -> Option<&str> {
-        let mut words = Words::new(&self.ddl, self.sql_mode & ANSI_QUOTES != 0);
+        Some(self.altering()?.1.rest().trim())
+    }
+
+    /// Whether it may make other rows of the same ones where it is run again: it fills a column
+    /// with values that are made up on the way, or drops rows that come second.
+    #[must_use]
+    pub fn makes_up_values(&self) -> bool {
+        let Some((ignore, words)) = self.altering() else { return false };
+        let parts = words.parts();
+        ignore || parts.iter().any(|part| part.adds_a_column() && part.makes_up_a_value())
+    }
+
+    /// Whether it has a column count the rows that are there, in their order.
+    #[must_use]
+    pub fn counts_rows(&self) -> bool {
+        self.altering().is_some_and(|(_, words)| words.parts().iter().any(Words::counts))
+    }
+
+    /// An `ALTER TABLE`: whether rows that do not fit are dropped, and all behind the table's name.
+    fn altering(&self) -> Option<(bool, Words<'_>)> {
+        let mut words = self.words();
         words.expect("ALTER")?;
-        words.skip_any(&["ONLINE", "IGNORE"]);
+        words.skip("ONLINE");
+        let ignore = words.skip("IGNORE");
         words.expect("TABLE")?;
         words.skip_if_exists();
         words.table("")?;
-        Some(words.rest().trim())
+        words.skip_wait();
+        Some((ignore, words))
     }
 }
 
@@ -252,6 +430,7 @@ fn alter(mut words: Words<'_>, database: &str) -> Option<Class> {
         "TABLE" => {
             words.skip_if_exists();
             let table = words.table(database)?;
+            words.skip_wait();
             let parts = words.parts();
             let verb = match () {
                 () if parts.iter().all(Words::is_about_indexes) => Verb::Index,
@@ -262,7 +441,10 @@ fn alter(mut words: Words<'_>, database: &str) -> Option<Class> {
             };
             match parts.iter().find_map(|part| part.new_name(database)) {
                 Some(to) => Class::Rename(vec![(table, to)]),
-                None => Class::Tables(verb, vec![table]),
+                None => {
+                    let partners = parts.iter().filter_map(|part| part.partner(database));
+                    Class::Tables(verb, iter::once(table).chain(partners).collect())
+                }
             }
         }
         "DATABASE" | "SCHEMA" => {
@@ -360,14 +542,10 @@ enum Token<'a> {
 struct Words<'a> {
     text: &'a str,
     at: usize,
-    ansi_quotes: bool,
+    sql_mode: u64,
 }
 
 impl<'a> Words<'a> {
-    fn new(text: &'a str, ansi_quotes: bool) -> Self {
-        Self { text, at: 0, ansi_quotes }
-    }
-
     fn rest(&self) -> &'a str {
         self.text.get(self.at..).unwrap_or_default()
     }
@@ -376,26 +554,33 @@ impl<'a> Words<'a> {
     fn skip_blanks(&mut self) {
         loop {
             let rest = self.rest();
-            let trimmed = rest.trim_start();
-            self.at += rest.len() - trimmed.len();
-            let skipped = if let Some(inside) = trimmed.strip_prefix("/*") {
-                match inside.strip_prefix("M!").or_else(|| inside.strip_prefix('!')) {
-                    // The end of an executable comment is passed over where it comes.
-                    Some(executable) => {
-                        let digits = executable.bytes().take_while(u8::is_ascii_digit).count();
-                        trimmed.len() - executable.len() + digits
-                    }
-                    None => inside.find("*/").map_or(trimmed.len(), |end| end + 4),
-                }
-            } else if trimmed.starts_with("*/") {
-                2
-            } else if trimmed.starts_with('#') || is_dashed_comment(trimmed) {
-                trimmed.find('\n').unwrap_or(trimmed.len())
-            } else {
-                return;
-            };
-            self.at += skipped;
+            self.at += rest.len() - rest.trim_start().len();
+            match self.mark().or_else(|| self.comment()) {
+                Some(length) => self.at += length,
+                None => return,
+            }
         }
+    }
+
+    /// The length of a comment that stands here.
+    fn comment(&self) -> Option<usize> {
+        let rest = self.rest();
+        if let Some(inside) = rest.strip_prefix("/*") {
+            return Some(inside.find("*/").map_or(rest.len(), |end| end + 4));
+        }
+        let to_the_end_of_the_line = rest.starts_with('#') || is_dashed_comment(rest);
+        to_the_end_of_the_line.then(|| rest.find('\n').unwrap_or(rest.len()))
+    }
+
+    /// The length of what begins or ends an executable comment here.
+    fn mark(&self) -> Option<usize> {
+        let rest = self.rest();
+        if rest.starts_with("*/") {
+            return Some(2);
+        }
+        let inside = rest.strip_prefix("/*M!").or_else(|| rest.strip_prefix("/*!"))?;
+        let digits = inside.bytes().take_while(u8::is_ascii_digit).count();
+        Some(rest.len() - inside.len() + digits)
     }
 
     fn next(&mut self) -> Option<Token<'a>> {
@@ -404,7 +589,7 @@ impl<'a> Words<'a> {
         let first = rest.bytes().next()?;
         match first {
             b'`' => self.quoted(b'`').map(Token::Name),
-            b'"' if self.ansi_quotes => self.quoted(b'"').map(Token::Name),
+            b'"' if self.sql_mode & ANSI_QUOTES != 0 => self.quoted(b'"').map(Token::Name),
             b'"' | b'\'' => {
                 self.string(first)?;
                 Some(Token::Literal)
@@ -444,10 +629,11 @@ impl<'a> Words<'a> {
 
     fn string(&mut self, quote: u8) -> Option<()> {
         let bytes = self.text.as_bytes();
+        let escapes = self.sql_mode & NO_BACKSLASH_ESCAPES == 0;
         let mut at = self.at + 1;
         loop {
             match *bytes.get(at)? {
-                b'\\' => at += 2,
+                b'\\' if escapes => at += 2,
                 byte if byte == quote && bytes.get(at + 1) == Some(&quote) => at += 2,
                 byte if byte == quote => break,
                 _ => at += 1,
@@ -561,7 +747,7 @@ impl<'a> Words<'a> {
         let (mut parts, mut depth, mut start) = (Vec::new(), 0_u32, self.at);
         let mut push = |from: usize, to: usize| {
             if let Some(text) = self.text.get(..to) {
-                parts.push(Words { text, at: from, ansi_quotes: self.ansi_quotes });
+                parts.push(Words { text, at: from, sql_mode: self.sql_mode });
             }
         };
         while let Some(token) = reader.next() {
@@ -597,6 +783,70 @@ impl<'a> Words<'a> {
         let mut words = self.clone();
         let others = ["PARTITION", "CONSTRAINT", "PRIMARY", "FOREIGN", "CHECK", "PERIOD", "SYSTEM"];
         words.skip("ADD") && !others.iter().any(|other| words.at(other))
+    }
+
+    /// Whether it names anything that differs from run to run, or from session to session.
+    fn makes_up_a_value(&self) -> bool {
+        let mut words = self.clone();
+        while let Some(token) = words.next() {
+            match token {
+                Token::Punctuation(b'@') => return true,
+                Token::Word(word) => {
+                    let is = |name: &&str| word.eq_ignore_ascii_case(name);
+                    let called = words.peek() == Some(Token::Punctuation(b'('));
+                    let bare = ["CURRENT_USER", "CURRENT_ROLE"].iter().any(is);
+                    let next = is(&"NEXT") && words.at("VALUE");
+                    if bare || next || called && VOLATILE.iter().any(is) {
+                        return true;
+                    }
+                }
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// Whether this part of an `ALTER TABLE` makes a column count; the option `AUTO_INCREMENT = n`
+    /// only says where counting goes on.
+    fn counts(&self) -> bool {
+        let mut words = self.clone();
+        let mut before = String::new();
+        while let Some(token) = words.next() {
+            let Token::Word(word) = token else {
+                before.clear();
+                before.push_str(if matches!(token, Token::Name(_)) { "a name" } else { "," });
+                continue;
+            };
+            let word = word.to_ascii_uppercase();
+            let is_option = match words.peek() {
+                Some(Token::Punctuation(byte)) => byte == b'=',
+                Some(Token::Word(next)) => next.starts_with(|c: char| c.is_ascii_digit()),
+                _ => false,
+            };
+            let is_column = matches!(before.as_str(), "" | "ADD" | "COLUMN" | "EXISTS" | ",");
+            match word.as_str() {
+                "AUTO_INCREMENT" if !is_option => return true,
+                // A type, where a column's name stands before it.
+                "SERIAL" if !is_column => return true,
+                _ => before = word,
+            }
+        }
+        false
+    }
+
+    /// The table that gives a partition to the altered one, or takes one: `EXCHANGE PARTITION p WITH
+    /// TABLE name`, `CONVERT PARTITION p TO TABLE name`, `CONVERT TABLE name TO PARTITION p …`.
+    fn partner(&self, database: &str) -> Option<TableName> {
+        let mut words = self.clone();
+        if !words.skip("EXCHANGE") && !words.skip("CONVERT") {
+            return None;
+        }
+        if words.skip("PARTITION") {
+            words.name()?;
+            words.skip_any(&["WITH", "TO"]);
+        }
+        words.expect("TABLE")?;
+        words.table(database)
     }
 
     /// The name that `RENAME [TO|AS] name` in an `ALTER TABLE` gives.
@@ -662,6 +912,32 @@ mod tests {
                 "ALTER TABLE t RENAME TO u.v",
                 Class::Rename(vec![(name("shop", "t"), name("u", "v"))]),
             ),
+            (
+                "ALTER TABLE t WAIT 5 RENAME TO u",
+                Class::Rename(vec![(name("shop", "t"), name("shop", "u"))]),
+            ),
+            (
+                "ALTER TABLE IF EXISTS x.t NOWAIT ADD b INT, RENAME u",
+                Class::Rename(vec![(name("x", "t"), name("shop", "u"))]),
+            ),
+            ("ALTER TABLE t WAIT 1 ADD INDEX (a)", tables(Verb::Index, &[("shop", "t")])),
+            ("ALTER TABLE `wait` NOWAIT ADD b INT", tables(Verb::Extend, &[("shop", "wait")])),
+            (
+                "ALTER TABLE t EXCHANGE PARTITION p WITH TABLE x.u WITHOUT VALIDATION",
+                tables(Verb::Alter, &[("shop", "t"), ("x", "u")]),
+            ),
+            (
+                "ALTER TABLE x.t CONVERT PARTITION `p` TO TABLE u",
+                tables(Verb::Alter, &[("x", "t"), ("shop", "u")]),
+            ),
+            (
+                "ALTER TABLE t CONVERT TABLE u TO PARTITION p VALUES LESS THAN (9)",
+                tables(Verb::Alter, &[("shop", "t"), ("shop", "u")]),
+            ),
+            (
+                "ALTER TABLE t CONVERT TO CHARACTER SET utf8mb4",
+                tables(Verb::Alter, &[("shop", "t")]),
+            ),
             ("ALTER TABLE t RENAME COLUMN a TO b", tables(Verb::Alter, &[("shop", "t")])),
             ("ALTER TABLE t COMMENT 'a, rename to x'", tables(Verb::Index, &[("shop", "t")])),
             ("CREATE UNIQUE INDEX i ON t (a)", tables(Verb::Index, &[("shop", "t")])),
@@ -719,11 +995,72 @@ mod tests {
     }
 
     #[test]
+    fn statements_in_comments_are_read_as_the_server_reads_them() {
+        for (ddl, read, class) in [
+            (
+                "/*!50000 ALTER TABLE t ADD e INT */",
+                "  ALTER TABLE t ADD e INT  ",
+                tables(Verb::Extend, &[("shop", "t")]),
+            ),
+            (
+                "ALTER TABLE t ADD f INT /*!80023 INVISIBLE */ /* a 'word' /*! */",
+                "ALTER TABLE t ADD f INT   INVISIBLE   /* a 'word' /*! */",
+                tables(Verb::Extend, &[("shop", "t")]),
+            ),
+            (
+                "-- by hand\nTRUNCATE /*M!100100 TABLE */ `/*!t*/` -- now",
+                "-- by hand\nTRUNCATE   TABLE   `/*!t*/` -- now",
+                tables(Verb::Truncate, &[("shop", "/*!t*/")]),
+            ),
+            (
+                "/* a */ CREATE /* b */ INDEX i /* c */ ON t (a) COMMENT '/*! */' # d",
+                "/* a */ CREATE /* b */ INDEX i /* c */ ON t (a) COMMENT '/*! */' # d",
+                tables(Verb::Index, &[("shop", "t")]),
+            ),
+            ("DROP TABLE 'never ended", "DROP TABLE 'never ended", Class::Unknown),
+        ] {
+            assert_eq!(statement(ddl).as_read(), read);
+            assert_eq!(statement(ddl).class(), class, "{ddl}");
+        }
+    }
+
+    #[test]
+    fn what_differs_from_run_to_run_is_seen() {
+        for (ddl, made_up, counted) in [
+            ("ALTER TABLE t ADD c CHAR(36) DEFAULT (uuid())", true, false),
+            ("ALTER TABLE t ADD COLUMN (a INT, b DOUBLE DEFAULT ( 1 + RAND ( ) ))", true, false),
+            ("ALTER TABLE t ADD c VARCHAR(9) DEFAULT CURRENT_USER", true, false),
+            ("ALTER TABLE t ADD c INT DEFAULT NEXT VALUE FOR s", true, false),
+            ("ALTER TABLE t ADD c INT DEFAULT @@pseudo_thread_id", true, false),
+            ("ALTER IGNORE TABLE t ADD UNIQUE (a)", true, false),
+            ("ALTER TABLE t ADD c TIMESTAMP(6) DEFAULT now(6)", false, false),
+            ("ALTER TABLE t ADD rand INT, ADD uuid CHAR(36) COMMENT 'uuid()'", false, false),
+            ("ALTER TABLE t ALTER c SET DEFAULT (uuid())", false, false),
+            ("ALTER TABLE t ADD CHECK (a > rand())", false, false),
+            ("CREATE TABLE t (c CHAR(36) DEFAULT (uuid()))", false, false),
+            ("ALTER TABLE t ADD id BIGINT AUTO_INCREMENT UNIQUE", false, true),
+            ("ALTER TABLE t ADD (a INT, `id` SERIAL)", false, true),
+            ("ALTER TABLE t MODIFY id INT NOT NULL AUTO_INCREMENT", false, true),
+            ("ALTER TABLE t ADD a INT, AUTO_INCREMENT = 5", false, false),
+            ("ALTER TABLE t ENGINE=InnoDB auto_increment 5", false, false),
+            ("ALTER TABLE t ADD serial INT, ADD COLUMN (serial INT)", false, false),
+        ] {
+            let statement = statement(ddl);
+            assert_eq!(statement.makes_up_values(), made_up, "{ddl}");
+            assert_eq!(statement.counts_rows(), counted, "{ddl}");
+        }
+    }
+
+    #[test]
     fn double_quotes_are_names_where_the_session_says_so() {
         let mut quoted = statement("DROP TABLE \"a b\"");
         assert_eq!(quoted.class(), Class::Unknown);
         quoted.sql_mode = ANSI_QUOTES;
         assert_eq!(quoted.class(), tables(Verb::Drop, &[("shop", "a b")]));
+        let mut escaped = statement("ALTER TABLE t COMMENT 'a\\', DROP COLUMN b");
+        assert_eq!(escaped.class(), tables(Verb::Index, &[("shop", "t")]));
+        escaped.sql_mode = NO_BACKSLASH_ESCAPES;
+        assert_eq!(escaped.class(), tables(Verb::Alter, &[("shop", "t")]));
     }
 
     #[test]
@@ -760,6 +1097,7 @@ mod tests {
         fn no_text_panics(ddl in "(CREATE|ALTER|DROP|RENAME) ?(TABLE|INDEX|VIEW|DEFINER)?[ a`'\"/*!,.()é#-]{0,30}") {
             let _ = statement(&ddl).class();
             let _ = statement(&ddl).alteration();
+            let _ = statement(&ddl).as_read();
         }
 
         #[test]

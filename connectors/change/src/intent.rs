@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ddl::{Class, Statement};
+use crate::ddl::{Class, MARK, Session, Statement};
 use crate::envelope::Row;
 use crate::fault::{Code, Fault};
 use crate::seq::Seq;
@@ -31,17 +31,20 @@ impl Intent {
     /// The comment that ends the statement where it is run.
     #[must_use]
     pub fn comment(&self) -> String {
-        format!("/* unitflow {} {} */", self.log, self.seq)
+        format!("{MARK}{} {} */", self.log, self.seq)
     }
 
-    /// Whether a statement of the store's log is this one: by the comment or, since servers write
-    /// some statements anew, by doing the same to the same tables.
+    /// Whether a statement of the store's log is this one: by the comment; or by doing the same to
+    /// the same tables where servers write statements anew; or by being the same word for word, as
+    /// by the hand of a person.
     #[must_use]
     pub fn is(&self, statement: &Statement, class: &Class) -> bool {
-        if statement.ddl.contains("/* unitflow ") {
+        if statement.is_marked() {
             return statement.ddl.contains(&self.comment());
         }
-        !matches!(class, Class::Unknown | Class::Local) && *class == self.statement.class()
+        let known = &self.statement;
+        let anew = class.is_written_anew() && statement.begins_like(known);
+        *class == known.class() && (anew || statement.says_the_same_as(known))
     }
 
     /// Reads a row of the table.
@@ -58,7 +61,43 @@ impl Intent {
         Ok(Self {
             log: text("log")?,
             seq: Seq(number("seq")?),
-            statement: Statement::new(&text("db")?, &text("ddl")?, number("sql_mode")?),
+            statement: Statement {
+                session: Session::parse(&text("session")?)?,
+                ..Statement::new(&text("db")?, &text("ddl")?, number("sql_mode")?)
+            },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is(announced: &str, found: &str) -> bool {
+        let statement = |ddl| Statement::new("shop", ddl, 0);
+        let intent =
+            Intent { log: "A.shop".into(), seq: Seq(1 << 48), statement: statement(announced) };
+        let found = statement(found);
+        intent.is(&found, &found.class())
+    }
+
+    #[test]
+    fn only_what_servers_write_anew_is_known_by_what_it_does() {
+        for (announced, found, same) in [
+            ("DROP TABLE IF EXISTS t, u", "DROP TABLE IF EXISTS `t`,`u` /* generated */", true),
+            ("DROP TABLE t", "DROP TABLE u", false),
+            ("CREATE TABLE t SELECT 1 AS a", "CREATE TABLE `t` (`a` int)", true),
+            ("CREATE VIEW v AS SELECT 1", "CREATE DEFINER=`a`@`%` VIEW `v` AS SELECT 1", true),
+            ("CREATE VIEW v AS SELECT 1", "DROP VIEW v", false),
+            // Somebody's own, at the same time.
+            ("ALTER TABLE t DROP b", "ALTER TABLE t MODIFY a BIGINT", false),
+            ("CREATE INDEX i ON t (a)", "CREATE INDEX j ON t (b)", false),
+            ("ALTER TABLE t DROP b", "alter  table t /* by hand */ DROP b", true),
+            ("ALTER TABLE t COMMENT 'a'", "ALTER TABLE t COMMENT 'b'", false),
+            ("TRUNCATE t", "TRUNCATE t /* unitflow A.shop 281474976710656 */", true),
+            ("TRUNCATE t", "TRUNCATE t /* unitflow A.shop 281474976710658 */", false),
+        ] {
+            assert_eq!(is(announced, found), same, "{announced}: {found}");
+        }
     }
 }

@@ -98,6 +98,8 @@ pub struct Server {
     pub uuid: Option<Uuid>,
     /// `server_id`.
     pub server_id: u32,
+    /// `system_time_zone`, which its clock was in when it started.
+    pub zone: String,
     /// What stands in its log: MySQL's `gtid_executed`, MariaDB's `gtid_binlog_pos`. A capture
     /// that starts now starts after this.
     pub executed: GtidSet,
@@ -111,8 +113,8 @@ pub struct Server {
 impl Server {
     /// Asks the server.
     pub async fn read(conn: &mut Conn) -> Result<Self, Fault> {
-        let query = "SELECT VERSION(), @@global.server_id";
-        let (version, server_id): (String, u32) = first(conn, query).await?;
+        let query = "SELECT VERSION(), @@global.server_id, @@global.system_time_zone";
+        let (version, server_id, zone): (String, u32, String) = first(conn, query).await?;
         let flavor = match version.to_ascii_lowercase().contains("mariadb") {
             true => Flavor::Mariadb,
             false => Flavor::Mysql,
@@ -122,6 +124,7 @@ impl Server {
             version: parse_version(&version),
             uuid: None,
             server_id,
+            zone,
             executed: GtidSet::mysql(),
             purged: GtidSet::mysql(),
             state: Vec::new(),

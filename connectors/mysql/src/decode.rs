@@ -116,6 +116,10 @@ pub(crate) struct Decoder {
     packed: u64,
     rows: Option<Rows>,
     ddl: Statement,
+    /// The server's own time zone.
+    system_zone: String,
+    /// Of the current event's header.
+    timestamp: u32,
     /// The name of the XA transaction that the current one is a part of; empty where it is none.
     xid: String,
     /// The name under which rows are written, where it is not that of their transaction.
@@ -149,11 +153,18 @@ impl Decoder {
             packed: 0,
             rows: None,
             ddl: Statement::new("", "", 0),
+            system_zone: String::new(),
+            timestamp: 0,
             xid: String::new(),
             renamed: None,
             unpacked: Vec::new(),
             record: Record::new(flavor, connector_name),
         }
+    }
+
+    /// The server's own time zone has this name.
+    pub fn in_zone(self, zone: &str) -> Self {
+        Self { system_zone: zone.to_owned(), ..self }
     }
 
     /// The transaction of what was returned last.
@@ -267,6 +278,7 @@ impl Decoder {
 
     fn step(&mut self, raw: &Raw<'_>) -> Parsed<Step> {
         let Raw { header, body, .. } = raw;
+        self.timestamp = header.timestamp;
         if self.packed > 0 {
             self.unpack(header)?;
         }
@@ -504,7 +516,11 @@ impl Decoder {
         }
         self.count += 1;
         self.digest.add(0, STATEMENT, b"");
-        self.ddl = Statement::new(query.database, statement, query.sql_mode);
+        let (sql_mode, mut session) = query.session(self.timestamp);
+        if session.time_zone.as_deref() == Some("SYSTEM") {
+            session.system_zone = Some(self.system_zone.clone());
+        }
+        self.ddl = Statement { session, ..Statement::new(query.database, statement, sql_mode) };
         self.disguises.clear();
         Ok(Step::Ddl)
     }

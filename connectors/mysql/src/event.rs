@@ -3,6 +3,7 @@
 //! Formats: <https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_replication_binlog_event.html>
 //! and <https://mariadb.com/kb/en/replication-protocol/>.
 
+use unitflow_change::ddl::Session;
 use unitflow_change::gtid::{Gtid, Source, Uuid};
 
 use crate::bytes::{Broken, Bytes, Parsed};
@@ -407,24 +408,25 @@ pub(crate) fn parse_xid(text: &str) -> Parsed<String> {
     }
 }
 
-/// `QUERY`: the session's default database and mode, and the statement.
+/// `QUERY`: a statement and what of its session it depends on.
 pub(crate) struct Query<'a> {
     /// The session that it ran in.
     pub thread: u32,
     pub database: &'a str,
-    pub sql_mode: u64,
     pub statement: std::borrow::Cow<'a, str>,
+    variables: Variables<'a>,
 }
 
 pub(crate) fn parse_query<'a>(flavor: Flavor, body: &'a [u8]) -> Parsed<Query<'a>> {
     let mut bytes = Bytes::new(body);
     let (thread, database, variables) = read_query_head(&mut bytes)?;
+    let variables = Variables { flavor, bytes: Bytes::new(variables) };
     let offset = bytes.at();
     let text = bytes.rest();
     let statement = if text.is_ascii() {
         String::from_utf8_lossy(text)
     } else {
-        let charset = client_charset(flavor, variables).ok_or_else(|| {
+        let charset = variables.clone().client_charset().ok_or_else(|| {
             Broken::unknown("a statement in a character set that the decoder does not know", offset)
         })?;
         let mut statement = String::with_capacity(text.len());
@@ -433,7 +435,125 @@ pub(crate) fn parse_query<'a>(flavor: Flavor, body: &'a [u8]) -> Parsed<Query<'a
         })?;
         statement.into()
     };
-    Ok(Query { thread, database, sql_mode: sql_mode(variables).unwrap_or(0), statement })
+    Ok(Query { thread, database, statement, variables })
+}
+
+impl Query<'_> {
+    /// The session's `sql_mode` and the rest of what the server logged of it. `seconds`: when the
+    /// statement began.
+    pub fn session(&self, seconds: u32) -> (u64, Session) {
+        let at_us = u64::from(seconds) * 1_000_000;
+        let mut session = Session { at_us, ..Session::default() };
+        let mut sql_mode = 0;
+        for (number, value) in self.variables.clone() {
+            let mut value = Bytes::new(value);
+            let mut short = || value.u16().ok();
+            match number {
+                variable::FLAGS if self.variables.flavor == Flavor::Mariadb => {
+                    let flags = value.u32().unwrap_or(0);
+                    session.explicit_timestamps = Some(flags & FLAG_EXPLICIT_DEFAULTS != 0);
+                }
+                variable::AUTO_INCREMENT => session.auto_increment = short().zip(short()),
+                variable::SQL_MODE => sql_mode = value.u64().unwrap_or(0),
+                variable::CHARSET => {
+                    short();
+                    (session.collation, session.collation_server) = (short(), short());
+                }
+                variable::TIME_ZONE => {
+                    session.time_zone = Some(String::from_utf8_lossy(value.rest()).into_owned());
+                }
+                variable::MICROSECONDS | variable::MARIADB_MICROSECONDS => {
+                    session.at_us += value.unsigned(3).unwrap_or(0);
+                }
+                variable::EXPLICIT_DEFAULTS => {
+                    session.explicit_timestamps = value.u8().ok().map(|flag| flag != 0);
+                }
+                variable::COLLATION_FOR_UTF8MB4 => session.collation_utf8mb4 = short(),
+                _ => {}
+            }
+        }
+        (sql_mode, session)
+    }
+}
+
+/// The numbers of a statement's status variables.
+mod variable {
+    pub const FLAGS: u8 = 0;
+    pub const SQL_MODE: u8 = 1;
+    pub const AUTO_INCREMENT: u8 = 3;
+    pub const CHARSET: u8 = 4;
+    pub const TIME_ZONE: u8 = 5;
+    pub const INVOKER: u8 = 11;
+    pub const DATABASES: u8 = 12;
+    pub const MICROSECONDS: u8 = 13;
+    pub const EXPLICIT_DEFAULTS: u8 = 16;
+    pub const COLLATION_FOR_UTF8MB4: u8 = 18;
+    pub const MARIADB_MICROSECONDS: u8 = 128;
+}
+
+/// MariaDB's flag for `explicit_defaults_for_timestamp`.
+const FLAG_EXPLICIT_DEFAULTS: u32 = 1 << 24;
+
+/// A statement's status variables: number and value, up to the first that is not known. Servers
+/// write newer ones behind older ones.
+#[derive(Clone)]
+struct Variables<'a> {
+    flavor: Flavor,
+    bytes: Bytes<'a>,
+}
+
+impl<'a> Variables<'a> {
+    /// The client's character set.
+    fn client_charset(mut self) -> Option<Charset> {
+        let (_, value) = self.find(|(number, _)| *number == variable::CHARSET)?;
+        Charset::of_collation(Bytes::new(value).u16().ok()?.into())
+    }
+
+    fn read(&mut self) -> Parsed<Option<(u8, &'a [u8])>> {
+        let number = self.bytes.u8()?;
+        let start = self.bytes.at();
+        let length = match (number, self.flavor) {
+            (0 | 3 | 10, _) => 4,
+            (1 | 9 | 17, _) => 8,
+            (4, _) => 6,
+            (variable::TIME_ZONE | 6, _) => usize::from(self.bytes.u8()?),
+            (7 | 8 | 18, _) => 2,
+            (variable::INVOKER, _) => {
+                for _ in ["user", "host"] {
+                    let length = usize::from(self.bytes.u8()?);
+                    self.bytes.take(length)?;
+                }
+                return Ok(Some((number, self.bytes.since(start))));
+            }
+            (variable::DATABASES, _) => {
+                self.skip_databases()?;
+                return Ok(Some((number, self.bytes.since(start))));
+            }
+            (13, _) | (128, Flavor::Mariadb) => 3,
+            (16 | 19 | 20, _) => 1,
+            (129, Flavor::Mariadb) => 8,
+            _ => return Ok(None),
+        };
+        Ok(Some((number, self.bytes.take(length)?)))
+    }
+
+    /// Names that end with a zero; more of them than this are not named.
+    fn skip_databases(&mut self) -> Parsed<()> {
+        const OVER_MAX: u8 = 254;
+        let count = self.bytes.u8()?;
+        for _ in 0..if count == OVER_MAX { 0 } else { count } {
+            while self.bytes.u8()? != 0 {}
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Iterator for Variables<'a> {
+    type Item = (u8, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().ok().flatten()
+    }
 }
 
 /// The session, the default database and the status variables, which stand before the statement.
@@ -478,40 +598,6 @@ pub(crate) fn unpack_rows(
     bytes.take(columns.div_ceil(8).saturating_mul(images))?;
     out.extend_from_slice(bytes.since(0));
     unpack_event(&mut bytes, out)
-}
-
-/// The session's `sql_mode`; of the status variables only the session's flags stand before it.
-fn sql_mode(variables: &[u8]) -> Option<u64> {
-    let mut bytes = Bytes::new(variables);
-    loop {
-        match bytes.u8().ok()? {
-            0 => bytes.take(4).ok()?,
-            1 => return bytes.u64().ok(),
-            _ => return None,
-        };
-    }
-}
-
-/// The client's character set, from a statement's status variables.
-fn client_charset(flavor: Flavor, variables: &[u8]) -> Option<Charset> {
-    let mut bytes = Bytes::new(variables);
-    while !bytes.is_empty() {
-        match (bytes.u8().ok()?, flavor) {
-            (0 | 3 | 10, _) => bytes.take(4).ok()?,
-            (1 | 9 | 17, _) => bytes.take(8).ok()?,
-            (4, _) => return Charset::of_collation(bytes.u16().ok()?.into()),
-            (5 | 6, _) => {
-                let length = bytes.u8().ok()?;
-                bytes.take(length.into()).ok()?
-            }
-            (7 | 8 | 18, _) => bytes.take(2).ok()?,
-            (13, _) | (128, Flavor::Mariadb) => bytes.take(3).ok()?,
-            (16 | 19 | 20, _) => bytes.take(1).ok()?,
-            (129, Flavor::Mariadb) => bytes.take(8).ok()?,
-            _ => return None,
-        };
-    }
-    None
 }
 
 /// `ROTATE`: the file that follows, and where in it.
@@ -590,6 +676,38 @@ mod tests {
             flipped[at / 8] ^= 1 << (at % 8);
             let noticed = Raw::parse(&flipped, true).and_then(|raw| raw.verify());
             assert!(noticed.is_err(), "bit {at}");
+        }
+    }
+
+    #[test]
+    fn a_statement_comes_with_what_it_depends_on() {
+        let mut variables = vec![0, 0, 0, 0, 0, 1];
+        variables.extend_from_slice(&4_u64.to_le_bytes());
+        variables.extend_from_slice(b"\x06\x03std\x03\x02\0\x01\0\x04\x2d\0\x08\0\xff\0");
+        variables
+            .extend_from_slice(b"\x05\x06+05:00\x0b\x01u\x01h\x0c\x02shop\0x\0\x0d\x40\xe2\x01");
+        variables.extend_from_slice(b"\x10\x01\x12\xff\0");
+        let mut body = vec![7, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0];
+        body.extend_from_slice(&(variables.len() as u16).to_le_bytes());
+        body.extend_from_slice(&variables);
+        body.extend_from_slice(b"shop\0TRUNCATE t");
+        let query = parse_query(Flavor::Mysql, &body).unwrap();
+        let expected = Session {
+            at_us: 1_700_000_000_123_456,
+            time_zone: Some("+05:00".into()),
+            system_zone: None,
+            collation: Some(8),
+            collation_server: Some(255),
+            collation_utf8mb4: Some(255),
+            auto_increment: Some((2, 1)),
+            explicit_timestamps: Some(true),
+        };
+        assert_eq!((query.database, &*query.statement), ("shop", "TRUNCATE t"));
+        assert_eq!(query.session(1_700_000_000), (4, expected));
+        // What is not known ends the list, wherever the bytes are cut.
+        for cut in 0..variables.len() {
+            let bytes = Bytes::new(&variables[..cut]);
+            assert!(Variables { flavor: Flavor::Mysql, bytes }.count() < 10);
         }
     }
 

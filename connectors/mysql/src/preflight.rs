@@ -12,11 +12,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use unitflow_change::ddl::Stored;
 use unitflow_change::fault::{Code, Fault};
 use unitflow_change::routing::PartitionBy;
 
 pub use fit::check_fit;
 pub use grants::Grants;
+pub use target::code_rights;
 
 use crate::connect::{Flavor, Server, fault, first};
 
@@ -73,6 +75,8 @@ pub struct TargetNeeds {
     pub packet_bytes: u64,
     /// Schema changes of another unit are run here.
     pub applies_ddl: bool,
+    /// And so is code of these kinds that it stores.
+    pub stored_code: Vec<Stored>,
 }
 
 /// Checks a server that is captured from, as the user of this connection.

@@ -186,7 +186,7 @@ impl Stream {
             None => position.done.clone(),
         };
         info!(store = store.name, server = %server.flavor, version = ?server.version, "reading the binlog");
-        let source = Source::start(store, conn, server.flavor, &start, &options).await?;
+        let source = Source::start(store, conn, &server, &start, &options).await?;
         let mut stream = Self {
             store: store.clone(),
             server: identity,

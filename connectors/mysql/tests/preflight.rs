@@ -6,6 +6,7 @@ mod support;
 use mysql_async::Conn;
 use secrecy::SecretString;
 use support::{FLAVORS, run, store};
+use unitflow_change::ddl::Stored;
 use unitflow_change::fault::Code;
 use unitflow_change::routing::PartitionBy;
 use unitflow_local::{Flavor, Mysql};
@@ -44,6 +45,7 @@ fn target_needs(together: &[&str]) -> TargetNeeds {
         ledger_tables: vec!["ledger".into()],
         packet_bytes: 0,
         applies_ddl: false,
+        stored_code: vec![],
     }
 }
 
@@ -352,6 +354,29 @@ async fn targets_are_guarded() {
             );
         }
         assert_eq!(check_target(&mut as_user(&server, "apply").await, &needs).await.unwrap(), []);
+
+        let of_ddl = TargetNeeds {
+            applies_ddl: true,
+            stored_code: vec![Stored::View, Stored::Routine, Stored::Event],
+            ..needs.clone()
+        };
+        let found = check_target(&mut as_user(&server, "apply").await, &of_ddl).await.unwrap();
+        let said: Vec<&str> = found.iter().map(|finding| finding.remedy.as_str()).collect();
+        let definer = if flavor == Flavor::Mysql9 { "SET_ANY_DEFINER" } else { "SET USER" };
+        for remedy in [
+            "GRANT REPLICATION SLAVE ON *.* TO 'apply'@'%'",
+            "GRANT ALTER ROUTINE, CREATE ROUTINE, CREATE VIEW, EVENT ON `shop`.* TO 'apply'@'%'",
+            &format!("GRANT {definer} ON *.* TO 'apply'@'%'"),
+            "SET GLOBAL log_bin_trust_function_creators=ON",
+        ] {
+            assert!(said.iter().any(|said| said.starts_with(remedy)), "no {remedy} in {said:#?}");
+        }
+        for remedy in said {
+            run(&mut root, [remedy.split(", and in").next().unwrap()]).await;
+        }
+        let of_all = check_target(&mut as_user(&server, "apply").await, &of_ddl).await.unwrap();
+        assert_eq!(of_all, [], "{flavor:?}");
+        run(&mut root, ["revoke replication slave on *.* from apply@'%'"]).await;
 
         for (packet, code, severity) in
             [("4194304", Code::Setting, Error), ("67108864", Code::TooLarge, Warning)]

@@ -6,14 +6,18 @@
 //! crash the target's own log, read from where the announcement stands, tells whether the
 //! statement was run.
 
+use std::fmt::Display;
 use std::time::Duration;
 
+use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
+use unitflow_change::ddl::{Session, Statement};
 use unitflow_change::gtid::GtidSet;
 use unitflow_change::intent::Intent;
 use unitflow_change::position::Position;
+use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault, inject};
 use unitflow_mysql::connect::{Server, Store, connect_to_write, fault as judge};
 use unitflow_mysql::literal::{quote_identifier, quote_string};
@@ -21,35 +25,20 @@ use unitflow_mysql::stream::{Event, Options, Stream};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::apply::{Applier, End};
+use super::session;
 
 /// How often the lane's own connection shows that it is alive while a statement runs.
 const PING_EVERY: Duration = Duration::from_secs(20);
 /// Heartbeats without an event after which the log's end can't be made out.
 const BEATS_MAX: u32 = 5;
 
-/// What the session needs besides the statement's own mode. A statement that waits for a table
+/// How long an attempt of before, whose worker is gone, may still run before this one gives up.
+const HELD_SECONDS: u64 = 10;
+
+/// What the session needs besides what the statement's own had. A statement that waits for a table
 /// makes all others wait behind it, so it gives up soon and is tried again. The source has checked
 /// foreign keys.
 const SESSION: &str = "SET SESSION lock_wait_timeout=10, SESSION foreign_key_checks=0";
-
-/// The modes that both servers know, by their bits.
-const MODES: [(u32, &str); 15] = [
-    (0, "REAL_AS_FLOAT"),
-    (1, "PIPES_AS_CONCAT"),
-    (2, "ANSI_QUOTES"),
-    (3, "IGNORE_SPACE"),
-    (6, "NO_UNSIGNED_SUBTRACTION"),
-    (19, "NO_AUTO_VALUE_ON_ZERO"),
-    (20, "NO_BACKSLASH_ESCAPES"),
-    (21, "STRICT_TRANS_TABLES"),
-    (22, "STRICT_ALL_TABLES"),
-    (23, "NO_ZERO_IN_DATE"),
-    (24, "NO_ZERO_DATE"),
-    (25, "ALLOW_INVALID_DATES"),
-    (26, "ERROR_FOR_DIVISION_BY_ZERO"),
-    (29, "HIGH_NOT_PRECEDENCE"),
-    (30, "NO_ENGINE_SUBSTITUTION"),
-];
 
 /// Runs the announced statement unless it was run before. The ledger stands at `at` and stays
 /// there; who calls moves it, together with [`done`].
@@ -61,9 +50,11 @@ pub async fn run_once(
     intent: &Intent,
     at: End,
 ) -> Result<(), Fault> {
+    let mut conn = connect_to_write(store).await?;
+    hold(&mut conn, intent).await?;
     match position(applier, intent).await? {
         None => {
-            announce(applier, store, intent, at).await?;
+            announce(applier, &mut conn, intent, at).await?;
             inject::die_at("die_after_intent");
         }
         Some(before) if was_run(store, intent, &before).await? => {
@@ -73,7 +64,7 @@ pub async fn run_once(
         Some(_) => {}
     }
     info!(log = intent.log, seq = intent.seq.0, ddl = intent.statement.ddl, "schema change");
-    let run = execute(store, intent);
+    let run = execute(&mut conn, intent);
     tokio::pin!(run);
     let outcome = loop {
         tokio::select! {
@@ -82,22 +73,46 @@ pub async fn run_once(
         }
     };
     inject::die_at("die_after_ddl");
-    match outcome {
-        Err(refused) if !refused.is_retry() => {
-            // An attempt whose answer was lost may have come through meanwhile.
-            let before = position(applier, intent).await?.unwrap_or_default();
-            if was_run(store, intent, &before).await? { Ok(()) } else { Err(refused) }
+    outcome
+}
+
+/// A server goes on with the statement of a client that is gone, and logs it only at its end. The
+/// lock is its connection's, so whoever gets it finds in the log what was run before.
+async fn hold(conn: &mut Conn, intent: &Intent) -> Result<(), Fault> {
+    let name = format!("unitflow ddl {:016x}", xxh3_64(intent.log.as_bytes()));
+    let query = format!("SELECT GET_LOCK('{name}', {HELD_SECONDS})");
+    match conn.query_first::<Option<i64>, _>(query).await {
+        Ok(Some(Some(1))) => Ok(()),
+        Ok(_) => {
+            let what = "an earlier attempt at a schema change still runs at the target";
+            Err(Fault::retry(Code::Timeout, what))
         }
-        outcome => outcome,
+        Err(error) => Err(judge(&error)),
     }
 }
 
-/// The statement that notes that the announced one was run; it changes one row.
+/// An announcement that stands in the target, and whether it was seen to be done.
+pub async fn announced(
+    applier: &mut Applier,
+    log: &str,
+    seq: Seq,
+) -> Result<Option<(Intent, bool)>, Fault> {
+    let query = "SELECT db, ddl, sql_mode, session, done_at IS NOT NULL FROM unitflow.ddl \
+                 WHERE log = ? AND seq = ?";
+    let found: Option<(String, String, u64, String, bool)> =
+        applier.ask(query, (log, seq.0)).await?;
+    let Some((database, ddl, sql_mode, session, ran)) = found else { return Ok(None) };
+    let session = Session::parse(&session)?;
+    let statement = Statement { session, ..Statement::new(&database, &ddl, sql_mode) };
+    Ok(Some((Intent { log: log.to_owned(), seq, statement }, ran)))
+}
+
+/// The statement that notes that the announced one was run, by whomever; it changes one row, once.
 #[must_use]
-pub fn done(intent: &Intent) -> String {
+pub fn done(log: impl Display, seq: Seq) -> String {
     format!(
-        "UPDATE unitflow.ddl SET done_at=CURRENT_TIMESTAMP(6) WHERE log='{}' AND seq={}",
-        intent.log, intent.seq
+        "UPDATE unitflow.ddl SET done_at=CURRENT_TIMESTAMP(6) \
+         WHERE log='{log}' AND seq={seq} AND done_at IS NULL"
     )
 }
 
@@ -110,38 +125,30 @@ async fn position(applier: &mut Applier, intent: &Intent) -> Result<Option<Strin
 
 async fn announce(
     applier: &mut Applier,
-    store: &Store,
+    conn: &mut Conn,
     intent: &Intent,
     at: End,
 ) -> Result<(), Fault> {
-    let mut conn = connect_to_write(store).await?;
-    let executed = Server::read(&mut conn).await?.executed.to_string();
+    let executed = Server::read(conn).await?.executed.to_string();
+    let Intent { log, seq, statement } = intent;
+    let session = statement.session.to_json();
     let mut row = format!(
-        "INSERT INTO unitflow.ddl (log,seq,db,ddl,sql_mode,position) VALUES ('{}',{},",
-        intent.log, intent.seq
+        "INSERT INTO unitflow.ddl (log,seq,sql_mode,db,ddl,session,position) VALUES ('{log}',{seq},{}",
+        statement.sql_mode
     )
     .into_bytes();
-    quote_string(&mut row, &intent.statement.database);
-    row.push(b',');
-    quote_string(&mut row, &intent.statement.ddl);
-    row.extend_from_slice(format!(",{},", intent.statement.sql_mode).as_bytes());
-    quote_string(&mut row, &executed);
+    for text in [&statement.database, &statement.ddl, &session, &executed] {
+        row.push(b',');
+        quote_string(&mut row, text);
+    }
     row.push(b')');
     applier.step_with(at, at, false, &[row]).await
 }
 
-async fn execute(store: &Store, intent: &Intent) -> Result<(), Fault> {
-    let mut conn = connect_to_write(store).await?;
+async fn execute(conn: &mut Conn, intent: &Intent) -> Result<(), Fault> {
     let statement = &intent.statement;
-    let modes: Vec<&str> = MODES
-        .iter()
-        .filter(|(bit, _)| statement.sql_mode >> bit & 1 == 1)
-        .map(|(_, name)| *name)
-        .collect();
-    let modes = format!("SET SESSION sql_mode='{}'", modes.join(","));
-    for setting in [SESSION, &modes] {
-        conn.query_drop(setting).await.map_err(|error| judge(&error))?;
-    }
+    session::enter(conn, statement).await?;
+    conn.query_drop(SESSION).await.map_err(|error| judge(&error))?;
     if !statement.database.is_empty() {
         let mut name = b"USE ".to_vec();
         quote_identifier(&mut name, &statement.database);
@@ -154,7 +161,8 @@ async fn execute(store: &Store, intent: &Intent) -> Result<(), Fault> {
         }
     }
     // MySQL logs CREATE TABLE … SELECT with the start of the transaction that its rows are in.
-    let text = statement.ddl.strip_suffix("START TRANSACTION").unwrap_or(&statement.ddl);
+    let text = statement.as_read();
+    let text = text.strip_suffix("START TRANSACTION").unwrap_or(&text);
     let text = format!("{text}\n{}", intent.comment());
     conn.query_drop(text).await.map_err(|error| judge(&error))
 }
@@ -165,6 +173,9 @@ fn is_unknown_database(error: &mysql_async::Error) -> bool {
 
 /// Whether the target's log, behind what it had executed, holds the statement.
 async fn was_run(store: &Store, intent: &Intent, before: &str) -> Result<bool, Fault> {
+    if inject::on("forget_ddl") {
+        return Ok(false);
+    }
     let before: GtidSet = before.parse().map_err(|error| {
         Fault::fatal(
             Code::PositionUnreadable,

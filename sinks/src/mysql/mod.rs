@@ -3,5 +3,6 @@
 pub mod apply;
 pub mod copies;
 pub mod ddl;
+mod session;
 pub mod statements;
 pub mod tables;

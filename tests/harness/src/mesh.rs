@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,6 +22,8 @@ use crate::load::{Written, connect};
 use crate::schema::{self, DATABASE, TABLES};
 use crate::worker::{Launch, Worker, log_end};
 
+/// What the user of [`MeshSetup::least_rights`] logs in with.
+const PASSWORD: &str = "not a secret";
 /// A command of the binary takes no longer.
 const COMMAND: Duration = Duration::from_secs(60);
 /// How long a log must stand still to count as quiet.
@@ -58,6 +61,7 @@ pub struct MeshSetup {
     tables: String,
     prepared_by_kind: Vec<(Flavor, String)>,
     settings_at: Vec<(usize, &'static str, String)>,
+    least_rights: bool,
 }
 
 /// One unit.
@@ -119,6 +123,7 @@ impl MeshSetup {
             tables: String::new(),
             prepared_by_kind: Vec::new(),
             settings_at: Vec::new(),
+            least_rights: false,
         }
     }
 
@@ -126,6 +131,13 @@ impl MeshSetup {
     #[must_use]
     pub fn ddl(mut self, policy: &str) -> Self {
         self.ddl = format!("ddl = {policy}\n");
+        self
+    }
+
+    /// Workers log in as a user with no rights but those that `init --print` names.
+    #[must_use]
+    pub fn least_rights(mut self) -> Self {
+        self.least_rights = true;
         self
     }
 
@@ -300,6 +312,9 @@ impl MeshSetup {
             mesh.server(unit).sql(statements).await.with_context(|| format!("prepare {unit}"))?;
         }
         fs::write(mesh.config(), mesh.toml()?)?;
+        if mesh.setup.least_rights {
+            mesh.create_users().await?;
+        }
         mesh.run(&["init"]).await.context("unitflow init")?;
         println!("  initialised after {:.1?}", begin.elapsed());
         Ok(mesh)
@@ -388,7 +403,13 @@ impl Mesh {
             writeln!(text, "\n[units.{name}]")?;
             writeln!(text, "kafka = {{ bootstrap = \"{bootstrap}\", replication = 1 }}")?;
             writeln!(text, "[units.{name}.stores.shop]\nkind = \"mysql\"")?;
-            writeln!(text, "endpoints = {endpoints:?}\nuser = \"root\"\ntls = {tls}")?;
+            writeln!(text, "endpoints = {endpoints:?}\ntls = {tls}")?;
+            if self.setup.least_rights {
+                let password = self.password_file();
+                writeln!(text, "user = \"unitflow\"\npassword = {{ file = {password:?} }}")?;
+            } else {
+                writeln!(text, "user = \"root\"")?;
+            }
             for (_, lines) in self.setup.store_lines.iter().filter(|(unit, _)| unit == name) {
                 writeln!(text, "{lines}")?;
             }
@@ -404,6 +425,34 @@ impl Mesh {
         }
         text.push_str(&self.setup.ddl);
         Ok(text)
+    }
+
+    fn password_file(&self) -> PathBuf {
+        self.folder.path().join("password")
+    }
+
+    /// Creates the users as an administrator would who reads what `init --print` says.
+    async fn create_users(&self) -> anyhow::Result<()> {
+        fs::write(self.password_file(), format!("{PASSWORD}\n"))?;
+        fs::set_permissions(self.password_file(), fs::Permissions::from_mode(0o600))?;
+        for Unit { name, server, .. } in &self.units {
+            let printed = self.run(&["init", "--print", "--unit", name]).await?;
+            let flavor = match server.flavor() {
+                Flavor::Mysql9 => "# MySQL: ",
+                Flavor::Mariadb => "# MariaDB: ",
+            };
+            // Also what lets `init` create the schema itself.
+            let lines = printed.lines().map(|line| {
+                let bare = line.strip_prefix(flavor).or_else(|| line.strip_prefix("# "));
+                bare.filter(|bare| bare.starts_with("GRANT ")).unwrap_or(line)
+            });
+            let statements: Vec<&str> = lines
+                .filter(|line| line.starts_with("GRANT ") || line.starts_with("CREATE USER "))
+                .collect();
+            let sql = statements.join("\n").replace("<password>", PASSWORD);
+            server.sql(&format!("SET SESSION sql_log_bin = 0;\n{sql}")).await?;
+        }
+        Ok(())
     }
 
     /// Runs a command of the binary to its end, and returns what it printed. Any exit code but 0

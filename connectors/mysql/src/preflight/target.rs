@@ -1,12 +1,15 @@
 //! Guards of a server that is written to.
 
+use std::collections::BTreeSet;
+
 use mysql_async::Conn;
+use unitflow_change::ddl::Stored;
 use unitflow_change::fault::{Code, Fault};
 use unitflow_change::routing::PartitionBy;
 
 use super::grants::excess;
 use super::source::ensure_version;
-use super::{Facts, Finding, Severity, TargetNeeds};
+use super::{Facts, Finding, Severity, TargetNeeds, setting};
 use crate::schema::{self, Table, Type};
 
 /// What a sink does with tables.
@@ -14,6 +17,9 @@ const RIGHTS: &[&str] = &["SELECT", "INSERT", "UPDATE", "DELETE"];
 
 /// And with their schema, where it applies another unit's changes.
 const DDL_RIGHTS: &[&str] = &["CREATE", "ALTER", "DROP", "INDEX", "REFERENCES"];
+
+/// By which a sink sees after a crash whether it has run a schema change.
+const READ_LOG: &str = "REPLICATION SLAVE";
 
 /// Rights that no sink needs.
 const EXCESSIVE: &[&str] = &[
@@ -26,7 +32,7 @@ const EXCESSIVE: &[&str] = &[
     "SYSTEM_VARIABLES_ADMIN",
     "BINLOG_ADMIN",
     "BINLOG ADMIN",
-    "REPLICATION SLAVE",
+    READ_LOG,
 ];
 
 /// Twice what a sink sends at once while rows are of ordinary size.
@@ -41,7 +47,13 @@ pub(super) async fn guards(
     findings.extend(ensure_version(facts));
     findings.extend(ensure_writable(facts));
     findings.extend(ensure_packets(facts, needs));
-    let needed = |right: &&&str| !(needs.applies_ddl && DDL_RIGHTS.contains(*right));
+    if needs.applies_ddl {
+        findings.extend(ensure_reads_own_log(facts));
+        findings.extend(ensure_stores_code(facts, needs));
+    }
+    let needed = |right: &&&str| {
+        !(needs.applies_ddl && (DDL_RIGHTS.contains(*right) || **right == READ_LOG))
+    };
     let excessive: Vec<&str> = EXCESSIVE.iter().filter(needed).copied().collect();
     findings.extend(excess(&facts.grants, &facts.user, &excessive, "apply"));
     let rights = if needs.applies_ddl { [RIGHTS, DDL_RIGHTS].concat() } else { RIGHTS.to_vec() };
@@ -154,15 +166,85 @@ fn ensure_rights(facts: &Facts, name: &(String, String), rights: &[&str]) -> Opt
         .collect();
     (!missing.is_empty()).then(|| {
         let scope = format!("`{}`.`{}`", name.0.replace('`', "``"), name.1.replace('`', "``"));
-        Finding {
-            code: Code::Grant,
-            severity: Severity::Error,
-            subject: facts.user.clone(),
-            expected: format!("{} ON {scope}", rights.join(", ")),
-            actual: format!("missing: {}", missing.join(", ")),
-            remedy: format!("GRANT {} ON {scope} TO {}", missing.join(", "), facts.user),
-        }
+        lacking(facts, &scope, rights, &missing)
     })
+}
+
+fn ensure_global(facts: &Facts, any_of: &[&str], why: &str) -> Option<Finding> {
+    let has = any_of.iter().any(|right| facts.grants.has_global(right));
+    (!has).then(|| Finding {
+        code: Code::Grant,
+        severity: Severity::Error,
+        subject: facts.user.clone(),
+        expected: format!("{} ON *.*, {why}", any_of.join(" or ")),
+        actual: "missing".into(),
+        remedy: format!("GRANT {} ON *.* TO {}", any_of[0], facts.user),
+    })
+}
+
+fn ensure_reads_own_log(facts: &Facts) -> Option<Finding> {
+    ensure_global(facts, &[READ_LOG], "to see after a crash whether a schema change was run")
+}
+
+/// What the server asks of whoever stores code in the name of others.
+fn ensure_stores_code(facts: &Facts, needs: &TargetNeeds) -> Vec<Finding> {
+    let mut rights: Vec<&str> =
+        needs.stored_code.iter().flat_map(|kind| code_rights(*kind)).copied().collect();
+    rights.sort_unstable();
+    let databases: BTreeSet<&String> = needs.tables.iter().map(|(database, _)| database).collect();
+    let mut findings: Vec<Finding> = databases
+        .into_iter()
+        .filter_map(|database| ensure_rights_on_database(facts, database, &rights))
+        .collect();
+    if !needs.stored_code.is_empty() {
+        let definer: &[&str] = match facts.is_mysql() {
+            true if facts.server.at_least(8, 2) => &["SET_ANY_DEFINER"],
+            true => &["SET_USER_ID", "SUPER"],
+            false => &["SET USER", "SUPER"],
+        };
+        findings.extend(ensure_global(facts, definer, "to store code for its definer"));
+    }
+    let may_change = |kind: &Stored| matches!(kind, Stored::Routine | Stored::Trigger);
+    if needs.stored_code.iter().any(may_change) && !facts.grants.has_global("SUPER") {
+        let remedy =
+            "SET GLOBAL log_bin_trust_function_creators=ON, and in the server's configuration";
+        findings.extend(setting(facts, "log_bin_trust_function_creators", "ON", remedy));
+    }
+    findings
+}
+
+/// The rights on a database that it takes to store code of this kind in it.
+#[must_use]
+pub fn code_rights(kind: Stored) -> &'static [&'static str] {
+    match kind {
+        Stored::View => &["CREATE VIEW"],
+        Stored::Trigger => &["TRIGGER"],
+        Stored::Routine => &["ALTER ROUTINE", "CREATE ROUTINE"],
+        Stored::Event => &["EVENT"],
+    }
+}
+
+fn ensure_rights_on_database(facts: &Facts, database: &str, rights: &[&str]) -> Option<Finding> {
+    let missing: Vec<&str> = rights
+        .iter()
+        .filter(|right| !facts.grants.has_on_database(right, database))
+        .copied()
+        .collect();
+    (!missing.is_empty()).then(|| {
+        let scope = format!("`{}`.*", database.replace('`', "``"));
+        lacking(facts, &scope, rights, &missing)
+    })
+}
+
+fn lacking(facts: &Facts, scope: &str, rights: &[&str], missing: &[&str]) -> Finding {
+    Finding {
+        code: Code::Grant,
+        severity: Severity::Error,
+        subject: facts.user.clone(),
+        expected: format!("{} ON {scope}", rights.join(", ")),
+        actual: format!("missing: {}", missing.join(", ")),
+        remedy: format!("GRANT {} ON {scope} TO {}", missing.join(", "), facts.user),
+    }
 }
 
 fn of_table(table: &Table, code: Code, expected: &str, actual: String, remedy: &str) -> Finding {

@@ -64,8 +64,8 @@ impl Place {
         let (start, committing) = (self.start.clone(), self.committing.clone());
         Reading::Connecting(AbortOnDropHandle::new(tokio::spawn(async move {
             let mut conn = connect::connect(&store).await?;
-            let flavor = Server::read(&mut conn).await?.flavor;
-            let mut source = Source::start(&store, conn, flavor, &start, &options).await?;
+            let server = Server::read(&mut conn).await?;
+            let mut source = Source::start(&store, conn, &server, &start, &options).await?;
             source.decoder.rename(committing);
             Ok(source)
         })))

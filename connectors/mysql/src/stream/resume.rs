@@ -147,8 +147,7 @@ impl Stream {
         let server = Server::read(&mut conn).await?;
         check(&server, &self.position)?;
         self.source =
-            Source::start(&self.store, conn, server.flavor, &self.position.done, &self.options)
-                .await?;
+            Source::start(&self.store, conn, &server, &self.position.done, &self.options).await?;
         self.behind = false;
         Ok(())
     }

@@ -14,7 +14,7 @@ use unitflow_change::gtid::{GtidSet, Uuid};
 
 use super::Options;
 use super::resume::{other_kind, purged};
-use crate::connect::{self, Flavor, Store};
+use crate::connect::{self, Flavor, Server, Store};
 use crate::decode::{Decoder, Step};
 use crate::event::Raw;
 use crate::table::{Disguised, Disguises};
@@ -80,7 +80,7 @@ impl Source {
     pub(super) async fn start(
         store: &Store,
         mut conn: Conn,
-        flavor: Flavor,
+        server: &Server,
         done: &GtidSet,
         options: &Options,
     ) -> Result<Self, Fault> {
@@ -92,7 +92,7 @@ impl Source {
              @slave_uuid='{uuid}', @replica_uuid='{uuid}', SESSION net_write_timeout={WRITE_SECONDS_MAX}"
         );
         let mut request = BinlogStreamRequest::new(options.server_id);
-        match flavor {
+        match server.flavor {
             Flavor::Mysql => request = request.with_gtid().with_gtid_set(sids(done)?),
             // The set's text holds digits, hyphens and commas only.
             Flavor::Mariadb => setup.push_str(&format!(
@@ -109,7 +109,8 @@ impl Source {
         Ok(Self {
             store_name: store.name.clone(),
             binlog,
-            decoder: Decoder::new(flavor, &options.connector_name, options.form),
+            decoder: Decoder::new(server.flavor, &options.connector_name, options.form)
+                .in_zone(&server.zone),
             event: None,
             silence: (options.heartbeat * HEARTBEATS_MISSED_MAX).max(SILENCE_MIN),
             waited: Duration::ZERO,
