@@ -181,16 +181,16 @@ fn a_target_that_fails_over_to_its_replica() {
         let primary = mesh.server("B");
         primary.sql("SET GLOBAL super_read_only = ON").await?;
         let executed = primary.sql("SELECT REPLACE(@@global.gtid_executed, '\n', '')").await?;
-        let executed = executed.replace("\\n", "");
         let wait = format!("SELECT WAIT_FOR_EXECUTED_GTID_SET('{executed}', 30)");
         ensure!(replica.sql(&wait).await? == "0", "the replica lags");
-        let own = "SELECT GTID_SUBTRACT(@@global.gtid_executed, '{executed}')";
-        let own = replica.sql(&own.replace("{executed}", &executed)).await?;
+        let own = format!("SELECT GTID_SUBTRACT(@@global.gtid_executed, '{executed}')");
+        let own = replica.sql(&own).await?;
         ensure!(own.is_empty(), "the replica was written to: {own}");
         primary.kill().await?;
         replica.sql("STOP REPLICA; SET GLOBAL read_only = OFF").await?;
-        sleep(Duration::from_secs(2)).await;
 
+        let more = u64::from(RATE) + mesh.pulses("A", "A").await?;
+        mesh.wait_for_pulses("A", "A", more, CAUGHT_UP).await?;
         let written = running.stop().await?;
         ensure!(written.commits > 2 * u64::from(RATE), "{} commits", written.commits);
         mesh.quiesce(QUIET).await?;

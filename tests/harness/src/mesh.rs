@@ -258,8 +258,8 @@ impl MeshSetup {
         let brokers = if self.kafka_shared { 1 } else { self.flavors.len() };
         let mut starting_kafkas = tokio::task::JoinSet::new();
         for _ in 0..brokers {
-            let kafka = Kafka::setup();
-            starting_kafkas.spawn(if self.kafka_own { kafka.own() } else { kafka }.start());
+            let kafka = if self.kafka_own { Kafka::setup().own() } else { Kafka::setup() };
+            starting_kafkas.spawn(kafka.start());
         }
         let mut starting_servers = tokio::task::JoinSet::new();
         for (place, &flavor) in self.flavors.iter().enumerate() {
