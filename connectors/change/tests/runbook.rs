@@ -1,5 +1,6 @@
 //! Every code that an operator may meet has its section in the runbook, in the same order, and
 //! wherever one is written it is one of them.
+#![allow(clippy::unwrap_used, reason = "a fault of the test itself")]
 
 use std::path::{Path, PathBuf};
 
@@ -74,7 +75,7 @@ fn find(folder: &Path, files: &mut Vec<PathBuf>) {
 /// What stands in brackets behind the words that codes stand behind, in strings.
 fn shown(text: &str) -> impl Iterator<Item = &str> {
     const BEFORE: [&str; 5] = ["\"", "\"error ", "\"warning ", " lane ", " lanes "];
-    text.match_indices('[').filter_map(|(at, _)| {
+    text.match_indices('[').filter_map(move |(at, _)| {
         let (before, behind) = (&text[..at], &text[at + 1..]);
         let (code, rest) = behind.split_once(']')?;
         let is_word =
