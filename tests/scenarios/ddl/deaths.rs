@@ -3,7 +3,7 @@
 //!
 //! A cell is a kind of statement and a number. A statement's sinks die in two units at once, one of
 //! MySQL and one of MariaDB, at points that follow from the number. By default one kind of owner and
-//! a twelfth of the cells are run, others with each seed; with `UNITFLOW_FULL=1` all of them from
+//! an eighteenth of the cells are run, others with each seed; with `UNITFLOW_FULL=1` all of them from
 //! both.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use crate::{LIMIT, QUIET, setup};
 /// Which servers run what the owner does.
 const TARGETS: [(&str, Flavor); 2] = [("B", Mysql9), ("C", Mariadb)];
 /// By default one cell in so many is run.
-const APART: usize = 12;
+const APART: usize = 18;
 
 /// Where the sink dies: the statement is read and all lanes stand at it; it is announced; it is run
 /// and the ledger does not know.
