@@ -71,8 +71,11 @@ fn own(mesh: &Mesh, unit: &Name) -> Vec<Log> {
     mesh.logs().map(|(log, _)| log).filter(|log| log.unit == *unit).collect()
 }
 
+/// Logs, each with a unit that it flows to.
+type Ways = Vec<(Log, Name)>;
+
 /// The ways out of a unit and into it.
-fn ways(mesh: &Mesh, unit: &Name) -> (Vec<(Log, Name)>, Vec<(Log, Name)>) {
+fn ways(mesh: &Mesh, unit: &Name) -> (Ways, Ways) {
     let all = mesh.ways().map(|(log, to, _)| (log, to));
     let (out, rest): (Vec<_>, Vec<_>) = all.partition(|(log, _)| log.unit == *unit);
     (out, rest.into_iter().filter(|(_, to)| to == unit).collect())

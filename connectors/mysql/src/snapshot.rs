@@ -295,8 +295,8 @@ impl Reader {
         query.extend_from_slice(format!(" LIMIT {asked}").as_bytes());
         let (answers, size) = self.select(query, table.width, bytes).await?;
         let count = answers.len();
-        if count > 0 {
-            self.row_bytes.insert(name, size / count);
+        if let Some(each) = size.checked_div(count) {
+            self.row_bytes.insert(name, each);
         }
         let rows = self.rows(table, answers).await?;
         Ok(Rows { rows, done: count < asked && size < bytes })

@@ -158,6 +158,7 @@ mod tests {
             counted: false,
             required: true,
             length: 0,
+            bytes: 0,
         };
         let table = Table {
             database: "shop".into(),
