@@ -266,6 +266,10 @@ pub struct ResyncFullArgs {
     /// Read no faster than this.
     #[arg(long, value_name = "ROWS")]
     pub rows_per_second: Option<u32>,
+    /// Change nothing: compare, and say what would be written or removed. Rows that are under way
+    /// at that moment show too. Exit code 1 if anything differs.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -278,6 +282,10 @@ pub struct ResyncKeysArgs {
     /// A file with one such key a line.
     #[arg(long, value_name = "FILE")]
     pub keys_file: Option<PathBuf>,
+    /// Change nothing: compare, and say what would be written or removed. Exit code 1 if anything
+    /// differs.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

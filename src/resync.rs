@@ -3,6 +3,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `plan` | from the arguments to a flow, tables and units |
+//! | `dry` | compares and says what would be done |
 //! | `copy` | orders a copy and follows it to its end |
 //! | `settle` | has rows read again until none is in doubt, and removes what the authority lacks |
 //! | `join` | fills a new unit |
@@ -11,6 +12,7 @@
 //! run again at any moment; what it left under way is gone on with.
 
 mod copy;
+mod dry;
 mod join;
 mod plan;
 mod settle;
@@ -51,6 +53,9 @@ pub async fn run(mesh: &Mesh, command: &ResyncCommand) -> Result<Outcome, Fault>
 
 async fn full(mesh: &Mesh, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
     let plan = Plan::of_tables(mesh, &args.ways, &args.table).await?;
+    if args.dry_run {
+        return dry::run(&plan, None).await;
+    }
     let filled = plan.filled_before().await?;
     plan.begin().await?;
     copy::tables(&plan, args.rows_per_second).await?;
@@ -60,6 +65,9 @@ async fn full(mesh: &Mesh, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
 async fn keys(mesh: &Mesh, args: &ResyncKeysArgs) -> Result<Outcome, Fault> {
     let keys = plan::read_keys(args)?;
     let plan = Plan::of_keys(mesh, &args.ways, &keys).await?;
+    if args.dry_run {
+        return dry::run(&plan, Some(&keys)).await;
+    }
     plan.begin().await?;
     copy::keys(&plan, keys.into_iter().collect()).await?;
     finish(&plan, &[]).await

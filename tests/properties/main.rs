@@ -17,6 +17,7 @@ use crate::log::{Entry, Log, Record, build, items, shapes};
 use crate::sinks::{Outcome, Target};
 
 mod broker;
+mod copies;
 mod log;
 mod sinks;
 
@@ -327,4 +328,32 @@ fn nothing_of_an_applied_transaction_is_put_out() {
         }
         Ok(())
     });
+}
+
+/// Schedules of three units; in the full run more of them.
+fn schedules() -> u64 {
+    if std::env::var_os("UNITFLOW_FULL").is_some() { 200_000 } else { 20_000 }
+}
+
+#[test]
+fn no_copy_undoes_a_write_in_three_units() {
+    let mut written = 0;
+    for seed in 0..schedules() {
+        match copies::run(seed, 120, true) {
+            Ok(rows) => written += rows,
+            Err(what) => panic!("seed {seed}: {what}"),
+        }
+    }
+    // A guard that refuses everything keeps every row too.
+    assert!(written as u64 > schedules(), "only {written} copied rows were written");
+    let undone = (0..1_000).filter(|seed| copies::run(*seed, 120, false).is_err()).count();
+    assert!(undone > 100, "without the guard only {undone} schedules of 1000 go wrong");
+    println!("{written} copied rows written; without the guard {undone} of 1000 schedules go wrong");
+}
+
+proptest! {
+    #[test]
+    fn no_copy_undoes_a_write_in_any_schedule(seed: u64, steps in 1..400_usize) {
+        prop_assert_eq!(copies::run(seed, steps, true).err(), None);
+    }
 }
