@@ -27,9 +27,8 @@ pub async fn run(plan: &Plan<'_>, keys: Option<&BTreeSet<String>>) -> Result<Out
     for unit in &plan.to {
         for table in &plan.tables {
             let found = compare(plan, unit, table, keys).await?;
-            let count = |finding| {
-                found.iter().filter(|one| one.finding == finding).count().to_string()
-            };
+            let count =
+                |finding| found.iter().filter(|one| one.finding == finding).count().to_string();
             rows.push([
                 unit.to_string(),
                 table.to_string(),

@@ -62,6 +62,70 @@ fn a_table_is_brought_back_in_line_while_all_write() {
 }
 
 #[test]
+fn a_unit_joins_while_the_others_write() {
+    serial("a unit joins", LIMIT, join());
+}
+
+/// C comes to A and B, which hold equal rows and go on writing. A worker of each kind is killed.
+async fn join() -> anyhow::Result<()> {
+    let random = Random::new(seed("filling"));
+    let mut mesh = MeshSetup::new(BINARY, &[Mysql9, Mariadb, Mysql9])
+        .late("C")
+        .tables(GOODS)
+        .prepare("A", &fill())
+        .prepare("B", &fill())
+        .start()
+        .await?;
+    mesh.server("C").sql("DROP TABLE shop.goods").await?;
+    mesh.start_workers()?;
+    let mut own = Writers::none();
+    for (place, unit) in [(0, "A"), (1, "B")] {
+        let rows = 0..CLASHING.start;
+        own.own(mesh.server(unit), (place, 3), rows, random.branch(place)).await?;
+    }
+    mesh.admit()?;
+    let command = mesh.spawn(&[
+        "resync",
+        "join",
+        "C",
+        "--from",
+        "A",
+        "--why",
+        "test",
+        "--by",
+        "test",
+        "--rows-per-second",
+        ROWS_PER_SECOND,
+    ])?;
+    let prepared = "SELECT COUNT(*) > 4 FROM unitflow.ledger";
+    for waited in 0.. {
+        ensure!(waited < 300, "C is not prepared:\n{}", said(&mesh)?);
+        if mesh.server("C").sql(prepared).await.is_ok_and(|rows| rows.trim() == "1") {
+            break;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    for worker in mesh.workers() {
+        worker.kill()?;
+    }
+    mesh.start_workers()?;
+    own.own(mesh.server("C"), (2, 3), 0..CLASHING.start, random.branch(2)).await?;
+    for name in ["sink C", "connector A"] {
+        sleep(Duration::from_millis(2_500)).await;
+        let (role, unit) = name.split_once(' ').context("role and unit")?;
+        mesh.worker(unit, role)?.kill()?;
+        mesh.start_worker(unit, role, "")?;
+    }
+    ensure_well(&mesh, command).await?;
+    let last = own.stop().await?;
+    mesh.quiesce(QUIET).await?;
+    ensure_kept(&mesh, &last).await?;
+    mesh.ensure_still().await?;
+    mesh.finish();
+    Ok(())
+}
+
+#[test]
 fn chunks_that_overwrite_are_found_out() {
     serial("a resync that overwrites", LIMIT, async {
         match scene(both(), "copy_overwrites", &[]).await {
@@ -123,17 +187,29 @@ async fn scene(setup: MeshSetup, inject: &str, kills: &[&str]) -> anyhow::Result
     sleep(Duration::from_secs(3)).await;
     // Rows that several units write never come to rest while they do.
     clashing.stop().await?;
-    let said = timeout(LIMIT, command.wait_with_output()).await.context("the resync hangs")??;
-    let text = String::from_utf8_lossy(&said.stdout).into_owned();
-    let errors = std::fs::read_to_string(mesh.folder().join("command.log"))?;
-    ensure!(said.status.success(), "resync: {}\n{text}{errors}", said.status);
-    println!("  {}", text.trim());
+    ensure_well(&mesh, command).await?;
     let last = own.stop().await?;
     mesh.quiesce(QUIET).await?;
     ensure_kept(&mesh, &last).await?;
     mesh.ensure_still().await?;
     mesh.finish();
     Ok(())
+}
+
+/// Whether the command comes to its end and has done what it shall.
+async fn ensure_well(mesh: &Mesh, command: tokio::process::Child) -> anyhow::Result<()> {
+    let ended = timeout(LIMIT, command.wait_with_output()).await;
+    let ended = ended
+        .with_context(|| format!("the resync hangs:\n{}", said(mesh).unwrap_or_default()))??;
+    let text = String::from_utf8_lossy(&ended.stdout).into_owned();
+    ensure!(ended.status.success(), "resync: {}\n{text}{}", ended.status, said(mesh)?);
+    println!("  {}", text.trim());
+    Ok(())
+}
+
+/// What the command said besides its result.
+fn said(mesh: &Mesh) -> anyhow::Result<String> {
+    Ok(std::fs::read_to_string(mesh.folder().join("command.log"))?)
 }
 
 /// Whether all units are equal, and rows of one writer hold what it wrote last.

@@ -64,7 +64,9 @@ impl World {
     fn step(&mut self, random: &mut impl FnMut(u64) -> u64) -> Result<(), String> {
         match random(10) {
             0..=3 => self.write(random(ROWS)),
-            4..=6 => return self.apply(random(UNITS as u64) as usize, random(UNITS as u64) as usize),
+            4..=6 => {
+                return self.apply(random(UNITS as u64) as usize, random(UNITS as u64) as usize);
+            }
             7 => self.read_chunk(),
             8 => self.put_chunk(),
             _ => self.begin_index(),
@@ -79,7 +81,9 @@ impl World {
         self.units[unit].rows.insert(row, version);
         self.units[unit].log.push(Record::Write { row, version });
         let at = seq(self.units[unit].log.len());
-        if unit == TO && let Some(index) = &mut self.index {
+        if unit == TO
+            && let Some(index) = &mut self.index
+        {
             index.note(identity(row), &Writer::Own(at));
         }
         self.touched(unit, row);
@@ -97,7 +101,10 @@ impl World {
             Record::Write { row, version } => {
                 self.put(to, row, version)?;
                 self.touched(to, row);
-                if to == TO && from != FROM && let Some(index) = &mut self.index {
+                if to == TO
+                    && from != FROM
+                    && let Some(index) = &mut self.index
+                {
                     let lane = Lane { log: log_of(from), lane: 0 };
                     index.note(identity(row), &Writer::Other(lane, seq(place + 1)));
                 }
@@ -136,9 +143,9 @@ impl World {
 
     fn may_be_written(&self, row: u64, chunk: &Chunk) -> bool {
         let third = (0..UNITS).filter(|unit| *unit != FROM && *unit != TO);
-        let caught_up = third.into_iter().all(|unit| {
-            seq(self.units[TO].applied[unit]) >= chunk.applied(&log_of(unit), 0)
-        });
+        let caught_up = third
+            .into_iter()
+            .all(|unit| seq(self.units[TO].applied[unit]) >= chunk.applied(&log_of(unit), 0));
         let Some(index) = &self.index else { return false };
         caught_up && index.covers(chunk) && !index.is_beyond(identity(row), chunk)
     }
@@ -173,7 +180,9 @@ impl World {
     }
 
     fn touched(&mut self, unit: usize, row: u64) {
-        if unit == FROM && let Some((_, _, touched)) = &mut self.read {
+        if unit == FROM
+            && let Some((_, _, touched)) = &mut self.read
+        {
             touched.insert(row);
         }
     }

@@ -348,7 +348,9 @@ fn no_copy_undoes_a_write_in_three_units() {
     assert!(written as u64 > schedules(), "only {written} copied rows were written");
     let undone = (0..1_000).filter(|seed| copies::run(*seed, 120, false).is_err()).count();
     assert!(undone > 100, "without the guard only {undone} schedules of 1000 go wrong");
-    println!("{written} copied rows written; without the guard {undone} of 1000 schedules go wrong");
+    println!(
+        "{written} copied rows written; without the guard {undone} of 1000 schedules go wrong"
+    );
 }
 
 proptest! {

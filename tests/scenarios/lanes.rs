@@ -100,7 +100,9 @@ fn users_apart() -> anyhow::Result<((i32, i32), (i32, i32))> {
 async fn hold(mesh: &Mesh, (_, lane): (i32, i32)) -> anyhow::Result<Conn> {
     let mut conn = connect(mesh.server("B")).await?;
     conn.query_drop("BEGIN").await?;
-    let row = format!("SELECT seq FROM unitflow.ledger WHERE log = 'A.shop' AND lane = {lane} FOR UPDATE");
+    let row = format!(
+        "SELECT seq FROM unitflow.ledger WHERE log = 'A.shop' AND lane = {lane} FOR UPDATE"
+    );
     conn.query_drop(row).await?;
     Ok(conn)
 }

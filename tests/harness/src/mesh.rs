@@ -62,6 +62,8 @@ pub struct MeshSetup {
     prepared_by_kind: Vec<(Flavor, String)>,
     settings_at: Vec<(usize, &'static str, String)>,
     least_rights: bool,
+    /// A unit that is not named in the configuration yet.
+    late: Option<String>,
 }
 
 /// One unit.
@@ -112,6 +114,7 @@ impl MeshSetup {
             heartbeat: false,
             with_schema: false,
             one_way: None,
+            late: None,
             reached: ("127.0.0.1".into(), "\"off\"".into()),
             ddl: String::new(),
             prepared: Vec::new(),
@@ -213,6 +216,13 @@ impl MeshSetup {
     #[must_use]
     pub fn reached(mut self, host: &str, tls: &str) -> Self {
         self.reached = (host.into(), tls.into());
+        self
+    }
+
+    /// This unit's server and Kafka run, but nobody knows of it until [`Mesh::admit`].
+    #[must_use]
+    pub fn late(mut self, unit: &str) -> Self {
+        self.late = Some(unit.into());
         self
     }
 
@@ -380,7 +390,7 @@ impl Mesh {
         if let Some((from, to)) = &self.setup.one_way {
             return vec![(from, to)];
         }
-        let names = || self.units.iter().map(|unit| unit.name.as_str());
+        let names = || self.named_units().map(|unit| unit.name.as_str());
         names().flat_map(|from| names().map(move |to| (from, to))).filter(|(a, b)| a != b).collect()
     }
 
@@ -392,7 +402,7 @@ impl Mesh {
         // Each worker takes a free port.
         writeln!(text, "[telemetry]\nprometheus = \"127.0.0.1:0\"")?;
         let (host, tls) = &self.setup.reached;
-        for Unit { name, server, kafka, standby } in &self.units {
+        for Unit { name, server, kafka, standby } in self.named_units() {
             let bootstrap = self.kafkas[*kafka].bootstrap();
             let ports =
                 self.endpoints.get(name).cloned().unwrap_or_else(|| {
@@ -479,6 +489,17 @@ impl Mesh {
             text(&output.stderr)
         );
         Ok(text(&output.stdout))
+    }
+
+    /// From now on the unit that was late is in the configuration. Workers read it at their start.
+    pub fn admit(&mut self) -> anyhow::Result<()> {
+        self.setup.late = None;
+        fs::write(self.config(), self.toml()?)?;
+        Ok(())
+    }
+
+    fn named_units(&self) -> impl Iterator<Item = &Unit> {
+        self.units.iter().filter(|unit| self.setup.late.as_ref() != Some(&unit.name))
     }
 
     /// Starts a command of the binary. Its result is the child's output; what else it says is
