@@ -209,7 +209,11 @@ pub fn judge_code(code: RDKafkaErrorCode, place: impl fmt::Display, detail: &str
              transaction.timeout.ms ends in the same way",
         ),
 
-        E::UnknownTopicOrPartition | E::UnknownTopic | E::UnknownPartition | E::UnknownTopicId => {
+        // The client's own word: a topic that was created a moment ago may not have all its partitions
+        // in what a busy broker told it. Whether the topic is there is asked of the broker.
+        E::UnknownPartition => (Kind::Retry, Code::TopicMissing, "create it with `unitflow init`"),
+
+        E::UnknownTopicOrPartition | E::UnknownTopic | E::UnknownTopicId => {
             (Kind::Fatal, Code::TopicMissing, "create it with `unitflow init`")
         }
 
@@ -353,6 +357,7 @@ mod tests {
             (E::InvalidProducerEpoch, Kind::Fatal, Code::Fenced),
             (E::BrokerTransportFailure, Kind::Retry, Code::Unreachable),
             (E::UnknownTopicOrPartition, Kind::Fatal, Code::TopicMissing),
+            (E::UnknownPartition, Kind::Retry, Code::TopicMissing),
             (E::AutoOffsetReset, Kind::Fatal, Code::OffsetGone),
             (E::SaslAuthenticationFailed, Kind::Fatal, Code::Denied),
             (E::SSL, Kind::Fatal, Code::Tls),
