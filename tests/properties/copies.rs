@@ -62,14 +62,16 @@ impl World {
     }
 
     fn step(&mut self, random: &mut impl FnMut(u64) -> u64) -> Result<(), String> {
-        match random(10) {
-            0..=3 => self.write(random(ROWS)),
-            4..=6 => {
-                return self.apply(random(UNITS as u64) as usize, random(UNITS as u64) as usize);
+        match random(12) {
+            0..=2 => self.write(random(ROWS)),
+            3..=9 => {
+                let from = random(UNITS as u64) as usize;
+                return self.apply(from, (from + 1 + random(2) as usize) % UNITS);
             }
-            7 => self.read_chunk(),
-            8 => self.put_chunk(),
-            _ => self.begin_index(),
+            10 if self.read.is_none() => self.read_chunk(),
+            10 => self.put_chunk(),
+            _ if self.index.is_none() || random(20) == 0 => self.begin_index(),
+            _ => self.put_chunk(),
         }
         Ok(())
     }
@@ -91,9 +93,6 @@ impl World {
 
     /// One record of a unit's log is applied in another.
     fn apply(&mut self, from: usize, to: usize) -> Result<(), String> {
-        if from == to {
-            return Ok(());
-        }
         let place = self.units[to].applied[from];
         let Some(record) = self.units[from].log.get(place).cloned() else { return Ok(()) };
         self.units[to].applied[from] = place + 1;
