@@ -17,7 +17,7 @@ use writers::{Last, Writers};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
 /// No test takes longer.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(300);
 /// Nor does what was written take longer to arrive.
 const QUIET: Duration = Duration::from_secs(60);
 /// Rows that several units write.
