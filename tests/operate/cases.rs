@@ -407,10 +407,10 @@ pub const IN_ORDER: &[Case] = &[
     case("status for programs", &[],
         "status --json", 0, &["\"role\": \"sink A.shop\"", "\"state\": \"started\"", "\"unknown\": null"]),
     case("a wait that is in vain", &[Freeze("B"), Sql("A", "INSERT INTO shop.orders (note) VALUES ('late')")],
-        "wait --from A --to B --timeout-seconds 1", 1, &["A.shop to B: not yet after 1 s; the sink is behind"]),
+        "wait --from A --to B --timeout-seconds 5", 1, &["A.shop to B: not yet after 5 s; the sink is behind"]),
     case("a drain that is in vain", &[],
-        "pause A-to-B.shop --drain --timeout-seconds 1 --why maintenance --by anna", 1, &[
-            "A.shop to B: not yet after 1 s; the sink is behind", "A-to-B.shop: not paused, it goes on",
+        "pause A-to-B.shop --drain --timeout-seconds 5 --why maintenance --by anna", 1, &[
+            "A.shop to B: not yet after 5 s; the sink is behind", "A-to-B.shop: not paused, it goes on",
         ])
         .mending(&[Thaw("B"), Arrives("A", "B")]),
     case("drained and paused", &[Sql("A", "INSERT INTO shop.orders (note) VALUES ('before the pause')")],
