@@ -530,7 +530,10 @@ pub const IN_ORDER: &[Case] = &[
     ],
         "wait --from A --to B", 0, &["applied"])
         .mending(&[Equal, Stop("B")]),
-    case("workers that were killed", &[Start("B"), Arrives("A", "B"), Kill("B")],
+    // What arrives tells that they had begun.
+    case("workers that were killed", &[
+        Start("B"), Sql("A", "INSERT INTO shop.orders (note) VALUES ('begun')"), Arrives("A", "B"), Kill("B"),
+    ],
         "status", 1, &[
             "B     connector B.shop    started", "SILENT for", "B     sink A.shop         started", "SILENT: not in its group", "no faults",
         ]),
