@@ -474,8 +474,8 @@ impl Records {
     }
 
     /// Key and value of the record of a row, read at `at_us` (µs since 1970, by the server's
-    /// clock) as number `number` of those read with it. The operation is [`Op::Read`]
-    /// (`unitflow_change::envelope::Op::Read`), the source has no GTID and no place in a file.
+    /// clock) as number `number` of those read with it. The operation is
+    /// [`Op::Read`](unitflow_change::envelope::Op::Read), the source has no GTID and no place in a file.
     pub fn write(
         &mut self,
         table: &Table,
