@@ -34,7 +34,7 @@ fn a_rolling_upgrade() {
         let ended = mesh.worker("B", "sink")?.wait(QUIET).await?;
         ensure!(ended.code() == Some(3), "the older sink ended with {ended}");
         let status = mesh.wait_for_fault("record", QUIET).await?;
-        for text in ["record format 2 is newer than this build's 1", "sinks before transformers"] {
+        for text in ["record format 3 is newer than this build's 2", "sinks before transformers"] {
             ensure!(status.contains(text), "it does not say {text:?}: {status}");
         }
         upgrade(&mut mesh, "B", "sink").await?;
@@ -158,7 +158,7 @@ fn a_unit_that_leaves() {
         // Now it can: in words, killed in the middle, and again.
         let (code, text) = leave(&mesh, "--dry-run --topics", "").await?;
         ensure!(code == Some(0) && text.contains("would go  A.shop: 4 lanes of C.shop"), "{text}");
-        ensure!(text.contains("topic unitflow.C.shop.tagged"), "{text}");
+        ensure!(text.contains(".C.shop.tagged"), "{text}");
         ensure_traces(&mesh, (8, 4, 6)).await?;
         let (code, text) = leave(&mesh, "--topics", "die_leaving").await?;
         ensure!(code.is_none(), "it was not killed: {text}");
@@ -229,9 +229,11 @@ async fn ensure_traces(mesh: &Mesh, wanted: (usize, usize, usize)) -> anyhow::Re
     }
     let kafka = mesh.kafka("A");
     let groups = kafka.run_tool("kafka-consumer-groups", ["--list"]).await?;
-    let groups = groups.lines().filter(|name| name.contains("-to-C.") || name.contains(".C-to-"));
+    // The broker may serve other meshes too.
+    let groups = groups.lines().filter(|name| name.starts_with(&mesh.topic("")));
+    let groups = groups.filter(|name| name.contains("-to-C.") || name.contains(".C-to-"));
     let topics = kafka.run_tool("kafka-topics", ["--list"]).await?;
-    let topics = topics.lines().filter(|name| name.starts_with("unitflow.C."));
+    let topics = topics.lines().filter(|name| name.starts_with(&mesh.topic("C.")));
     let found = (rows, groups.count(), topics.count());
     ensure!(found == wanted, "of C there are {found:?} rows, groups and topics, not {wanted:?}");
     Ok(())
