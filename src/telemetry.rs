@@ -60,7 +60,9 @@ async fn listen(address: &str) -> Result<Option<TcpListener>, Fault> {
     let addresses: Vec<_> = lookup_host(address).await.map_err(unknown)?.collect();
     match TcpListener::bind(addresses.as_slice()).await {
         Ok(listener) => {
-            info!("metrics at http://{address}/metrics");
+            // Port 0 is any that is free: where it is says the listener.
+            let bound = listener.local_addr().map_or(address.to_owned(), |bound| bound.to_string());
+            info!("metrics at http://{bound}/metrics");
             Ok(Some(listener))
         }
         Err(error) => {
