@@ -50,7 +50,8 @@ const BUSY_FOR: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(1);
 /// Changed rows that are remembered beside a chunk; with more, it is read again.
 const TOUCHED_MAX: usize = 1 << 20;
-/// How often the changed rows of a chunk are read again before they are left to a later job.
+/// How often the changed rows of a chunk are read again before they are left out. The change that kept
+/// them out follows in the log: a target that it does not fit notes the row, and it is asked for by key.
 const ROUNDS_MAX: u32 = 100;
 
 /// How far a log's copies have come; stored with the log's records.

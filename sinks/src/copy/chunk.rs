@@ -254,7 +254,7 @@ impl Lane<'_> {
         filling::settled(&keys, chunk, (&self.way.log, seq))
     }
 
-    /// The tables of the batch that are being filled, of all tables if it is not told yet.
+    /// The tables that are being filled in this unit.
     pub(crate) async fn filled(&mut self) -> Result<BTreeSet<TableName>, Fault> {
         filling::tables(self.applier.conn()).await
     }
