@@ -52,7 +52,7 @@ pub enum Command {
     Status(StatusArgs),
     /// Wait until a unit has applied all that another has committed by now.
     ///
-    /// Exit code 0 once it has, 1 if it has not in time.
+    /// Exit code 0 once it has, 1 if it has not in time or if tables are parked there.
     Wait(WaitArgs),
     /// Take away what the other units hold about a unit that leaves the mesh.
     ///

@@ -2,8 +2,10 @@
 //!
 //! Followed through the stages' durable positions, never through what a worker says of itself:
 //! the source's executed GTIDs, the connector's position that holds them, the transformer's that
-//! has passed the connector's last record, and the ledger rows that have reached every lane's end.
+//! has passed the connector's last record, the ledger rows that have reached every lane's end, and no
+//! table left parked: its changes came to the lane's end and were not applied.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -11,7 +13,7 @@ use unitflow_change::gtid::GtidSet;
 use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::{Code, Fault};
 use unitflow_mysql::connect::{Flavor, Server, connect};
-use unitflow_sinks::ledger;
+use unitflow_sinks::{ledger, park};
 
 use crate::Outcome;
 use crate::cli::WaitArgs;
@@ -76,10 +78,10 @@ pub async fn arrives(
     Within { begun, seconds }: Within,
 ) -> Result<bool, Fault> {
     let until = begun + Duration::from_secs(seconds);
-    let mut stage = "connector";
-    let Ok(result) = timeout_at(until, follow(mesh, log, to, gtid, &mut stage)).await else {
+    let mut missing = behind("connector");
+    let Ok(result) = timeout_at(until, follow(mesh, log, to, gtid, &mut missing)).await else {
         say(&format!(
-            "{log} to {to}: not yet after {seconds} s; the {stage} is behind, unitflow status shows more"
+            "{log} to {to}: not yet after {seconds} s; {missing}, unitflow status shows more"
         ));
         return Ok(false);
     };
@@ -89,12 +91,17 @@ pub async fn arrives(
     Ok(true)
 }
 
+fn behind(stage: &str) -> String {
+    format!("the {stage} is behind")
+}
+
+/// Returns once nothing is missing, and says meanwhile what is.
 async fn follow(
     mesh: &Mesh,
     log: &Log,
     to: &Name,
     gtid: Option<&str>,
-    stage: &mut &str,
+    missing: &mut String,
 ) -> Result<(), Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
     let goal = goal(mesh, log, gtid).await?;
@@ -106,7 +113,7 @@ async fn follow(
         }
         sleep(LOOK_EVERY).await;
     };
-    *stage = "transformer";
+    *missing = behind("transformer");
     let tails = loop {
         let state: Option<TransformerState> =
             load_state(broker, &mesh.topics, log, Stage::Transformer).await?;
@@ -115,12 +122,19 @@ async fn follow(
         }
         sleep(LOOK_EVERY).await;
     };
-    *stage = "sink";
+    *missing = behind("sink");
     let mut conn = connect(mesh.store(to, &log.store)?).await?;
     loop {
         let entries = ledger::read_all(&mut conn, log).await?;
         if ledger::reached(&entries, &tails) {
-            return Ok(());
+            let parked = park::read_all(&mut conn, log).await?;
+            if parked.is_empty() {
+                return Ok(());
+            }
+            let tables: BTreeSet<String> =
+                parked.into_iter().map(|(table, _)| table.to_string()).collect();
+            let tables = Vec::from_iter(tables).join(", ");
+            *missing = format!("all is applied but the changes of parked tables: {tables}");
         }
         sleep(LOOK_EVERY).await;
     }

@@ -201,11 +201,16 @@ impl<'m> Plan<'m> {
         for (log, to, _) in self.mesh.ways().filter(|(log, ..)| log.store == self.log.store) {
             let flow = Topics::flow(&log, &to);
             let (broker, topic) = (&self.mesh.unit(&to)?.broker, self.mesh.topics.control(&to));
-            if control::last(broker, &topic, &flow).await?.pauses() {
+            let last = control::last(broker, &topic, &flow).await?;
+            if last.pauses() {
                 return Err(Fault::fatal(Code::Control, format!("the flow {flow} is paused"))
                     .hint(format!("unitflow resume {flow} --why …, then this again")));
             }
-            let wake = Action::Resume { tables: vec!["unitflow.none".to_owned()] };
+            // Any new order lets lanes go on. Records that were passed over stay so; no other table goes on.
+            let wake = match last.order.map(|order| order.action) {
+                Some(skip @ Action::Skip { .. }) => skip,
+                _ => Action::Resume { tables: vec!["unitflow.none".to_owned()] },
+            };
             let order = Order::new(wake, &self.by, &self.why);
             control::send(broker, &topic, &flow, &order).await?;
         }

@@ -512,9 +512,11 @@ pub const IN_ORDER: &[Case] = &[
         .mending(&[Topic("{prefix}.B.quarantine", r#""key":"[\"shop\",\"small\",{\"id\":2}]","code":"table""#, 1)]),
     case("the same again is in vain", &[],
         "retry A-to-B.shop --table shop.small --why perhaps --by anna", 0, &["A-to-B.shop: trying again"]),
-    case("a table that stays parked", &[Sql("A", "UPDATE shop.orders SET more = 5 WHERE id = 3"), Arrives("A", "B"), Equal],
+    case("a table that stays parked", &[Sql("A", "UPDATE shop.orders SET more = 5 WHERE id = 3"), Equal],
         "status", 1, &["PARKED shop.small in A-to-B.shop, 1 lane [table]"])
         .mending(&[KeepRecord]),
+    case("waiting for what is parked", &[], "wait --from A --to B --timeout-seconds 3", 1,
+        &["A.shop to B: not yet after 3 s; all is applied but the changes of parked tables: shop.small"]),
     case("the record is passed over", &[],
         "skip A-to-B.shop --seq {record} --why wrong --by anna", 0, &["A-to-B.shop: passed over"]),
     case("the table went on without it", &[Arrives("A", "B")], "status", 0, &["no faults", "!PARKED"])

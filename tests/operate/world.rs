@@ -271,7 +271,7 @@ impl World {
         Ok(())
     }
 
-    /// A table that was parked catches up behind its lane, whose place says nothing of it.
+    /// Where another table is parked, no command waits for the rest.
     async fn come_to_be_equal(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + SHOWS_WITHIN;
         loop {

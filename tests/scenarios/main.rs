@@ -235,9 +235,9 @@ fn a_target_that_takes_no_such_row_says_so() {
             ensure!(status.contains(part), "no {part} in {status}");
         }
         mesh.server("B").sql("SET GLOBAL max_allowed_packet = 1073741824").await?;
-        mesh.quiesce(QUIET).await?;
+        mesh.quiesce_but_parked("A", "B", QUIET).await?;
         mesh.run(&["retry", "A-to-B.shop", "--why", "larger packets", "--by", "test"]).await?;
-        tables::wait_for(&mesh, "SELECT COUNT(*) = 0 FROM unitflow.parked").await?;
+        mesh.quiesce(QUIET).await?;
         let found = mesh.server("B").sql("SELECT LENGTH(body) FROM shop.large").await?;
         ensure!(found == "10485760", "B has {found}");
         mesh.finish();

@@ -696,6 +696,28 @@ impl Mesh {
         Ok(())
     }
 
+    /// The same where tables are parked at `to`: all else that `from` has committed is applied there.
+    pub async fn quiesce_but_parked(
+        &mut self,
+        from: &str,
+        to: &str,
+        patience: Duration,
+    ) -> anyhow::Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let arguments = ["wait", "--from", from, "--to", to, "--timeout-seconds", "1"];
+            let waited = self.run(&arguments).await;
+            self.ensure_alive()?;
+            match waited {
+                Ok(_) => bail!("nothing is parked at {to}"),
+                Err(error) if error.to_string().contains("the changes of parked tables") => {
+                    return Ok(());
+                }
+                Err(error) => ensure!(Instant::now() < deadline, "{error}"),
+            }
+        }
+    }
+
     /// Whether all units hold the same rows, by the servers' own clients.
     pub async fn ensure_equal(&self) -> anyhow::Result<()> {
         for table in TABLES {

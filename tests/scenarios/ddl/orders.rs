@@ -152,7 +152,7 @@ fn a_refused_schema_change_waits_for_an_order() {
                 .await?;
             mesh.server("A").sql("UPDATE shop.wares SET n = n + 1").await?;
             wait_for(&mesh, PARKED, "1").await?;
-            mesh.quiesce(ARRIVES_WITHIN).await?;
+            mesh.quiesce_but_parked("A", "B", ARRIVES_WITHIN).await?;
             unlogged(&mesh, mended).await?;
             mesh.run(&[
                 order,
