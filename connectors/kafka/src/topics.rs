@@ -216,7 +216,8 @@ async fn wait_until_usable(broker: &Broker, names: &[&str]) -> Result<(), Fault>
 fn is_usable(client: &BaseConsumer<Quiet>, name: &str) -> Result<bool, Fault> {
     use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition, UnknownTopicOrPartition};
     let place = || format!("topic {name}");
-    let metadata = client.fetch_metadata(Some(name), ASK).map_err(|error| judge(&error, place()))?;
+    let metadata =
+        client.fetch_metadata(Some(name), ASK).map_err(|error| judge(&error, place()))?;
     let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
     let mut any = false;
     for partition in partitions {
