@@ -9,6 +9,7 @@
 mod plan;
 mod possible;
 
+use futures_util::future::join_all;
 use tokio::task::block_in_place;
 use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::position::Position;
@@ -46,39 +47,60 @@ pub async fn run(mesh: &Mesh, args: &InitArgs) -> Result<Outcome, Fault> {
         return Ok(Outcome::Fine);
     }
     ensure_possible(mesh, &units).await?;
-    let mut done = Vec::new();
     // In this order, so that a position is never older than what it stands on, and a sink's first
     // place never older than the log.
-    for unit in &units {
-        let created = create_topics(mesh, unit).await?;
-        done.extend(created.iter().map(|topic| format!("{unit}: topic {topic}")));
-        for (name, store) in &mesh.unit(unit)?.stores {
-            let created = create_schema(mesh, store).await?;
-            done.extend(created.iter().map(|object| format!("{unit}.{name}: {object}")));
-        }
-    }
-    for (log, _) in mesh.logs().filter(|(log, _)| units.contains(&log.unit)) {
-        if let Some((position, bound)) = start_log(mesh, &log).await? {
-            done.push(format!("{log}: captured from {position} on"));
-            done.extend(bound.iter().map(|(table, by)| match by {
-                PartitionBy::Columns(columns) => {
-                    format!("{log}: {table} spread over lanes by {}", columns.join(", "))
-                }
-                _ => format!("{log}: all of {table} in one lane"),
-            }));
-        }
-    }
-    let mut waiting = Vec::new();
+    let mut done = all(units.iter().map(|unit| prepare(mesh, unit))).await?;
+    let logs = mesh.logs().filter(|(log, _)| units.contains(&log.unit));
+    done.extend(all(logs.map(|(log, _)| begin(mesh, log))).await?);
+    let (mut waiting, mut ready) = (Vec::new(), Vec::new());
     for (log, to, flow) in mesh.ways().filter(|(_, to, _)| units.contains(to)) {
         let place = mesh.read_at(&log);
-        if !units.contains(place) && !has_topic(mesh, &log).await? {
+        if units.contains(place) || has_topic(mesh, &log).await? {
+            ready.push((log, to, flow));
+        } else {
             waiting.push(format!("{log} to {to}: unit {place} has no topics yet"));
-            continue;
         }
-        let lanes = create_lanes(mesh, &log, &to, flow).await?;
-        done.extend((lanes > 0).then(|| format!("{log} to {to}: {lanes} lanes in the ledger")));
     }
+    let lanes = ready.into_iter().map(async |(log, to, flow)| {
+        let lanes = create_lanes(mesh, &log, &to, flow).await?;
+        Ok((lanes > 0).then(|| format!("{log} to {to}: {lanes} lanes in the ledger")))
+    });
+    let lanes = all(lanes).await?;
+    let done: Vec<String> = done.into_iter().flatten().chain(lanes.into_iter().flatten()).collect();
     Ok(report(&units, &done, &waiting))
+}
+
+/// Side by side, since most of it is waiting for brokers. All come to their end before the first
+/// fault is told.
+async fn all<T>(
+    parts: impl Iterator<Item = impl Future<Output = Result<T, Fault>>>,
+) -> Result<Vec<T>, Fault> {
+    join_all(parts).await.into_iter().collect()
+}
+
+/// What has to be in a unit's Kafka and stores; says what was created.
+async fn prepare(mesh: &Mesh, unit: &Name) -> Result<Vec<String>, Fault> {
+    let topics = create_topics(mesh, unit).await?;
+    let mut done: Vec<String> =
+        topics.iter().map(|topic| format!("{unit}: topic {topic}")).collect();
+    for (name, store) in &mesh.unit(unit)?.stores {
+        let created = create_schema(mesh, store).await?;
+        done.extend(created.iter().map(|object| format!("{unit}.{name}: {object}")));
+    }
+    Ok(done)
+}
+
+/// Starts a log; says where it begins.
+async fn begin(mesh: &Mesh, log: Log) -> Result<Vec<String>, Fault> {
+    let Some((position, bound)) = start_log(mesh, &log).await? else { return Ok(Vec::new()) };
+    let mut done = vec![format!("{log}: captured from {position} on")];
+    done.extend(bound.iter().map(|(table, by)| match by {
+        PartitionBy::Columns(columns) => {
+            format!("{log}: {table} spread over lanes by {}", columns.join(", "))
+        }
+        _ => format!("{log}: all of {table} in one lane"),
+    }));
+    Ok(done)
 }
 
 fn report(units: &[Name], done: &[String], waiting: &[String]) -> Outcome {

@@ -46,6 +46,8 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 const OPEN_FOR: Duration = Duration::from_secs(3);
 /// How often another lane's ledger row is looked at while this one waits for it.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How often a lane that another worker may have is looked up in the ledger.
+const LOOK_ELSEWHERE: Duration = Duration::from_millis(50);
 /// After how long such a wait is worth a line in the log.
 pub(crate) const LONG_WAIT: Duration = Duration::from_secs(10);
 /// How long a lane that a test makes dawdle holds a batch before it begins the transaction.
@@ -494,7 +496,9 @@ impl Lane<'_> {
                     let (other, seq) = (after.lane, after.seq.0);
                     warn!(lane = self.lane, other, seq, "waiting for another lane");
                 }
+                // A released table catches up behind its lane's place.
                 tokio::time::sleep(LOOK_EVERY).await;
+                self.mirror.reached(after.lane, after.seq, LOOK_ELSEWHERE).await;
             }
         }
         Ok(())

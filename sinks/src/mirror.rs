@@ -5,7 +5,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::time::timeout;
 use unitflow_change::seq::Seq;
 
 /// The note beside a mirrored offset.
@@ -34,6 +37,8 @@ impl Mark {
 #[derive(Debug, Default)]
 pub struct Mirror {
     lanes: Mutex<HashMap<i32, Standing>>,
+    /// Told at each commit.
+    moved: watch::Sender<()>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +53,21 @@ impl Mirror {
     pub fn applied(&self, lane: i32, offset: i64, seq: Seq) {
         let standing = Standing { offset, seq, told: false };
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner).insert(lane, standing);
+        self.moved.send_replace(());
+    }
+
+    /// Returns once this worker has committed `seq` for a lane, at the latest after `patience`:
+    /// the lane may be another worker's.
+    pub async fn reached(&self, lane: i32, seq: Seq, patience: Duration) {
+        let mut moved = self.moved.subscribe();
+        let reached = async {
+            while self.believed(lane).is_none_or(|at| at < seq) {
+                if moved.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _in_time = timeout(patience, reached).await;
     }
 
     /// The last `seq` this worker committed for a lane, if it worked on it before.
@@ -85,6 +105,25 @@ mod tests {
         assert_eq!(Mark::parse(&mark.text()), Some(mark));
         assert_eq!(Mark::parse(""), None);
         assert_eq!(Mark::parse("unitflow seq=x"), None);
+    }
+
+    #[tokio::test]
+    async fn a_lane_is_waited_for_until_it_is_there_or_for_as_long_as_one_is_patient() {
+        let mirror = Mirror::default();
+        let forever = Duration::from_secs(3600);
+        let moves = async {
+            for (lane, seq) in [(2, 8), (1, 4), (1, 6)] {
+                tokio::task::yield_now().await;
+                mirror.applied(lane, 0, Seq(seq));
+            }
+        };
+        let waits = async {
+            mirror.reached(1, Seq(5), forever).await;
+            mirror.believed(1)
+        };
+        let (seen, ()) = tokio::join!(waits, moves);
+        assert_eq!(seen, Some(Seq(6)));
+        mirror.reached(3, Seq(1), Duration::from_millis(1)).await;
     }
 
     #[test]

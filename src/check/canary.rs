@@ -13,8 +13,8 @@ use unitflow_mysql::stream::{Event, Options, Stream};
 
 use super::finding::Finding;
 
-/// How long the canary may take to appear in the store's log.
-const CANARY_WITHIN: Duration = Duration::from_secs(5);
+/// How long the store's log may take to be read to its end.
+const CANARY_WITHIN: Duration = Duration::from_secs(30);
 /// How often the server says meanwhile that it has nothing to send.
 const CANARY_BEAT: Duration = Duration::from_millis(200);
 /// The canary's log and lane in the ledger; no real ones.
@@ -28,10 +28,6 @@ pub(super) async fn canary(
     place: &str,
 ) -> Result<Option<Finding>, Fault> {
     let server = Server::read(conn).await?;
-    // An id that no worker has, so that none is displaced.
-    let id = 0x6000_0000 | (std::process::id() & 0x0fff_ffff);
-    let options = Options { heartbeat: CANARY_BEAT, ..Options::new(id, place) };
-    let mut stream = Stream::open(store, Position::after(server.executed), options).await?;
     let insert = "INSERT INTO unitflow.ledger (log, lane, seq, topic_id, topic_offset, origin) VALUES (?, ?, 0, '', 0, '')";
     let delete = "DELETE FROM unitflow.ledger WHERE log = ? AND lane = ?";
     let written = async {
@@ -40,13 +36,16 @@ pub(super) async fn canary(
         conn.exec_drop(delete, CANARY).await?;
         conn.query_drop("COMMIT").await
     };
-    if let Err(error) = written.await {
-        stream.close().await;
-        return Err(fault(&error).at("unitflow.ledger"));
-    }
+    written.await.map_err(|error| fault(&error).at("unitflow.ledger"))?;
+    // Read from before it, and only now: so a pause means that the log holds no more.
+    // An id that no worker has, so that none is displaced.
+    let id = 0x6000_0000 | (std::process::id() & 0x0fff_ffff);
+    let options = Options { heartbeat: CANARY_BEAT, ..Options::new(id, place) };
+    let mut stream = Stream::open(store, Position::after(server.executed), options).await?;
     let seen = tokio::time::timeout(CANARY_WITHIN, sees_ledger(&mut stream)).await;
     stream.close().await;
-    if seen.unwrap_or(Ok(false))? {
+    let late = |_| Fault::retry(Code::Timeout, "the store's log was not read to its end in time");
+    if seen.map_err(late)?? {
         return Ok(None);
     }
     Ok(Some(
@@ -61,7 +60,7 @@ pub(super) async fn canary(
     ))
 }
 
-/// Whether a change to the ledger comes before the server has twice had nothing to send.
+/// Whether a change to the ledger comes before the server has twice nothing more to send.
 async fn sees_ledger(stream: &mut Stream) -> Result<bool, Fault> {
     let mut pauses = 0;
     while pauses < 2 {

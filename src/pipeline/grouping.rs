@@ -1,11 +1,18 @@
-//! When to commit to Kafka: at once when nothing more is at hand, but never for each record of a
-//! stream that does not pause.
+//! When a stage commits to Kafka: at once when nothing more is at hand, but never for each record of
+//! a stream that does not pause.
 
 use std::time::{Duration, Instant};
 
+use unitflow_change::Fault;
 use unitflow_kafka::Writer;
+use unitflow_kafka::reader::{Item, Reader, Record};
 
 use super::stand_by::ALIVE_EVERY;
+
+/// How many records are taken before the clock is looked at.
+const RECORDS_BETWEEN_LOOKS: u32 = 256;
+/// How often a stage that has nothing to do looks whether its writer still lives.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The shortest time between two commits. One costs the broker about as much as 300 rows.
 const COMMIT_EVERY: Duration = Duration::from_millis(10);
@@ -60,4 +67,60 @@ impl Grouping {
         self.committed = Instant::now();
         self.pending_since = None;
     }
+}
+
+/// A stage that reads one topic and writes another, in groups.
+///
+/// [`Grouped::commit`] makes what came of all records taken so far visible, together with the place
+/// behind the last of them, or nothing of it.
+pub trait Grouped {
+    /// Takes one record.
+    fn take(&mut self, record: &Record<'_>) -> Result<(), Fault>;
+    /// Commits what is pending.
+    fn commit(&mut self) -> Result<(), Fault>;
+    /// When it does.
+    fn grouping(&self) -> &Grouping;
+    /// Where to.
+    fn writer(&self) -> &Writer;
+}
+
+/// Feeds a stage until it fails.
+pub async fn feed(stage: &mut impl Grouped, reader: &Reader) -> Result<(), Fault> {
+    loop {
+        if take_what_is_at_hand(stage, reader)? {
+            // A backlog never pauses, and others have to run too.
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let pause = stage.grouping().pause();
+        tokio::select! {
+            biased;
+            item = reader.next() => take(stage, &item?)?,
+            () = tokio::time::sleep(pause.unwrap_or(LOOK_EVERY)) => {
+                if pause.is_some() || stage.grouping().is_silent() {
+                    stage.commit()?;
+                }
+            },
+        }
+    }
+}
+
+/// Takes records as long as there are some, and commits when that is due. `false`: none is left.
+fn take_what_is_at_hand(stage: &mut impl Grouped, reader: &Reader) -> Result<bool, Fault> {
+    for _ in 0..RECORDS_BETWEEN_LOOKS {
+        let Some(item) = reader.try_next()? else { return Ok(false) };
+        take(stage, &item)?;
+        if stage.grouping().is_full(stage.writer()) {
+            break;
+        }
+    }
+    if stage.grouping().is_due(stage.writer()) {
+        stage.commit()?;
+    }
+    Ok(true)
+}
+
+fn take(stage: &mut impl Grouped, item: &Item<'_>) -> Result<(), Fault> {
+    let Item::Record(record) = item else { return Ok(()) };
+    stage.take(record)
 }

@@ -4,7 +4,6 @@
 //! a sink can't tell the copy from the original.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
@@ -13,20 +12,15 @@ use unitflow_change::name::{Log, Stage};
 use unitflow_change::seq::{Seq, Step, step};
 use unitflow_change::tag::{HEADER, Tag};
 use unitflow_change::{Code, Fault};
-use unitflow_kafka::reader::{Item, QUEUE_BYTES, Reader, Record};
+use unitflow_kafka::reader::{QUEUE_BYTES, Reader, Record};
 use unitflow_kafka::{Writer, positions, topics};
 
-use super::grouping::Grouping;
+use super::grouping::{Grouped, Grouping, feed};
 use super::state::{RelayState, ensure_same_topic, ensure_tail, load};
 use crate::bridge::{mended_by_resync, targets};
 use crate::config::Mesh;
 use crate::supervisor::Begin;
 use crate::telemetry::{Meters, RelayMeters};
-
-/// How many records are taken before the clock is looked at.
-const RECORDS_BETWEEN_LOOKS: u32 = 256;
-/// How often a stage that has nothing to do looks whether its writer still lives.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Copies one log to the hub until it is cancelled or fails.
 pub async fn run(
@@ -49,7 +43,7 @@ pub async fn run(
         }
         let reader = Reader::open(source, &tagged, &starts, QUEUE_BYTES).await?;
         info!(%log, "relaying");
-        copy.run(&reader).await
+        feed(&mut copy, &reader).await
     };
     tokio::select! {
         () = cancel.cancelled() => Ok(()),
@@ -102,58 +96,6 @@ impl Copy {
         })
     }
 
-    async fn run(&mut self, reader: &Reader) -> Result<(), Fault> {
-        loop {
-            if self.take_what_is_at_hand(reader)? {
-                // A backlog never pauses, and others have to run too.
-                tokio::task::yield_now().await;
-                continue;
-            }
-            let pause = self.grouping.pause();
-            tokio::select! {
-                biased;
-                item = reader.next() => self.take(&item?)?,
-                () = tokio::time::sleep(pause.unwrap_or(LOOK_EVERY)) => match pause {
-                    Some(_) => self.commit()?,
-                    None if self.grouping.is_silent() => self.commit()?,
-                    None => {},
-                },
-            }
-        }
-    }
-
-    fn take_what_is_at_hand(&mut self, reader: &Reader) -> Result<bool, Fault> {
-        for _ in 0..RECORDS_BETWEEN_LOOKS {
-            let Some(item) = reader.try_next()? else { return Ok(false) };
-            self.take(&item)?;
-            if self.grouping.is_full(&self.writer) {
-                break;
-            }
-        }
-        if self.grouping.is_due(&self.writer) {
-            self.commit()?;
-        }
-        Ok(true)
-    }
-
-    fn take(&mut self, item: &Item<'_>) -> Result<(), Fault> {
-        let Item::Record(record) = item else { return Ok(()) };
-        let place = usize::try_from(record.partition()).unwrap_or(usize::MAX);
-        let tag = Tag::parse(record.header(HEADER).unwrap_or_default())
-            .map_err(|fault| fault.at(format!("{} offset {}", self.topic, record.offset())))?;
-        match step(self.state.tails[place], tag.seq, tag.prev) {
-            Step::Seen => {}
-            Step::Next => {
-                self.put(record)?;
-                self.state.tails[place] = tag.seq;
-            }
-            Step::Gap => return Err(self.gap(record, &tag, self.state.tails[place])),
-        }
-        self.state.offsets[place] = record.next_offset();
-        self.grouping.pending();
-        Ok(())
-    }
-
     fn put(&mut self, record: &Record<'_>) -> Result<(), Fault> {
         let headers: Vec<(&str, &[u8])> = record.headers().collect();
         let at = record.timestamp_ms().unwrap_or(0);
@@ -166,17 +108,6 @@ impl Copy {
             at,
         )?;
         self.records += 1;
-        Ok(())
-    }
-
-    fn commit(&mut self) -> Result<(), Fault> {
-        let state = serde_json::to_vec(&self.state).map_err(|error| {
-            Fault::fatal(Code::Bug, format!("a state can't be written: {error}"))
-        })?;
-        positions::store(&mut self.writer, &self.position_topic, Stage::Relay.partition(), &state)?;
-        block_in_place(|| self.writer.commit())?;
-        self.meters.records.add(std::mem::take(&mut self.records), &self.meters.labels);
-        self.grouping.done();
         Ok(())
     }
 
@@ -193,5 +124,43 @@ impl Copy {
             ),
         )
         .hint("the spoke's topic lost records that the hub has not copied: resync, see the runbook")
+    }
+}
+
+impl Grouped for Copy {
+    fn take(&mut self, record: &Record<'_>) -> Result<(), Fault> {
+        let place = usize::try_from(record.partition()).unwrap_or(usize::MAX);
+        let tag = Tag::parse(record.header(HEADER).unwrap_or_default())
+            .map_err(|fault| fault.at(format!("{} offset {}", self.topic, record.offset())))?;
+        match step(self.state.tails[place], tag.seq, tag.prev) {
+            Step::Seen => {}
+            Step::Next => {
+                self.put(record)?;
+                self.state.tails[place] = tag.seq;
+            }
+            Step::Gap => return Err(self.gap(record, &tag, self.state.tails[place])),
+        }
+        self.state.offsets[place] = record.next_offset();
+        self.grouping.pending();
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), Fault> {
+        let state = serde_json::to_vec(&self.state).map_err(|error| {
+            Fault::fatal(Code::Bug, format!("a state can't be written: {error}"))
+        })?;
+        positions::store(&mut self.writer, &self.position_topic, Stage::Relay.partition(), &state)?;
+        block_in_place(|| self.writer.commit())?;
+        self.meters.records.add(std::mem::take(&mut self.records), &self.meters.labels);
+        self.grouping.done();
+        Ok(())
+    }
+
+    fn grouping(&self) -> &Grouping {
+        &self.grouping
+    }
+
+    fn writer(&self) -> &Writer {
+        &self.writer
     }
 }

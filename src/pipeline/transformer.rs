@@ -2,7 +2,6 @@
 //! together with its state.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
@@ -11,21 +10,16 @@ use unitflow_change::name::{Log, Stage};
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{CONTROL, HEADER, Kind, ORIGIN, Tag};
 use unitflow_change::{Code, Fault, form};
-use unitflow_kafka::reader::{Item, QUEUE_BYTES, Reader, Record};
+use unitflow_kafka::reader::{QUEUE_BYTES, Reader, Record};
 use unitflow_kafka::{Writer, positions, topics};
 use unitflow_transformer::{Captured, Output, Transformer};
 
-use super::grouping::Grouping;
+use super::grouping::{Grouped, Grouping, feed};
 use super::state::{TransformerState, ensure_same_topic, ensure_tail, load};
 use crate::bridge::{mended_by_resync, targets};
 use crate::config::Mesh;
 use crate::supervisor::Begin;
 use crate::telemetry::{Meters, TransformMeters};
-
-/// How many records are taken before the clock is looked at.
-const RECORDS_BETWEEN_LOOKS: u32 = 256;
-/// How often a stage that has nothing to do looks whether its writer still lives.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Transforms one log until it is cancelled or fails.
 pub async fn run(
@@ -45,7 +39,7 @@ pub async fn run(
         let start = stage.function.state().offset.max(low);
         let reader = Reader::open(broker, &captured, &[(0, start)], QUEUE_BYTES).await?;
         info!(%log, offset = start, "transforming");
-        stage.run(&reader).await.map_err(|fault| match fault.code {
+        feed(&mut stage, &reader).await.map_err(|fault| match fault.code {
             Code::Gap if start == low && low > 0 => Fault { code: Code::OffsetGone, ..fault },
             _ => fault,
         })
@@ -106,45 +100,10 @@ impl Stager {
             meters: meters.transform(log),
         })
     }
+}
 
-    async fn run(&mut self, reader: &Reader) -> Result<(), Fault> {
-        loop {
-            if self.take_what_is_at_hand(reader)? {
-                // A backlog never pauses, and others have to run too.
-                tokio::task::yield_now().await;
-                continue;
-            }
-            let pause = self.grouping.pause();
-            tokio::select! {
-                biased;
-                item = reader.next() => self.take(&item?)?,
-                () = tokio::time::sleep(pause.unwrap_or(LOOK_EVERY)) => match pause {
-                    Some(_) => self.commit()?,
-                    None if self.grouping.is_silent() => self.commit()?,
-                    None => {},
-                },
-            }
-        }
-    }
-
-    /// Takes records as long as there are some, and commits when that is due. `false`: none is
-    /// left.
-    fn take_what_is_at_hand(&mut self, reader: &Reader) -> Result<bool, Fault> {
-        for _ in 0..RECORDS_BETWEEN_LOOKS {
-            let Some(item) = reader.try_next()? else { return Ok(false) };
-            self.take(&item)?;
-            if self.grouping.is_full(&self.out.writer) {
-                break;
-            }
-        }
-        if self.grouping.is_due(&self.out.writer) {
-            self.commit()?;
-        }
-        Ok(true)
-    }
-
-    fn take(&mut self, item: &Item<'_>) -> Result<(), Fault> {
-        let Item::Record(record) = item else { return Ok(()) };
+impl Grouped for Stager {
+    fn take(&mut self, record: &Record<'_>) -> Result<(), Fault> {
         let captured = captured(record)?;
         self.function
             .step(&captured, &mut self.out)
@@ -172,6 +131,14 @@ impl Stager {
         self.meters.transformed(self.function.counts());
         self.grouping.done();
         Ok(())
+    }
+
+    fn grouping(&self) -> &Grouping {
+        &self.grouping
+    }
+
+    fn writer(&self) -> &Writer {
+        &self.out.writer
     }
 }
 

@@ -18,7 +18,7 @@ use unitflow_harness::load::{Running, connect};
 use unitflow_harness::plan::Mix;
 use unitflow_harness::random::{Random, is_full, seed};
 use unitflow_harness::watch::{self, Snapshot, Watch};
-use unitflow_harness::{Load, Mesh, MeshSetup, Mysql, Worker, Written, schema, serial};
+use unitflow_harness::{Load, Mesh, MeshSetup, Mysql, Worker, Written, alone as serial, schema};
 use unitflow_sinks::ledger;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");

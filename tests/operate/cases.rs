@@ -239,10 +239,10 @@ const COLUMNS: &str = "SELECT CONCAT(table_name, '.', column_name) FROM informat
 const ALL_COLUMNS: &str = "ddl.sql_mode\nddl.session\nddl.position\nledger.applied_at\nledger.barrier\nmarker.name\nmarker.n";
 const KEPT: &str = "SELECT ddl, LENGTH(session) FROM unitflow.ddl";
 
-/// Each on what the one before it left: first settings and tables as `check` sees them, then a mesh
-/// at work, then meshes that are beyond repair.
+/// Settings and tables as `init`, `check` and starting workers see them, each case on what the one
+/// before it left.
 #[rustfmt::skip]
-pub const IN_ORDER: &[Case] = &[
+pub const SETUP: &[Case] = &[
     // What a mesh could not begin with.
     case("init without a grant", &[Sql("B", "REVOKE INSERT ON shop.* FROM unitflow@'%'")],
         "init", 3, &["[grant] units.B.stores.shop", "missing: INSERT", "GRANT INSERT ON `shop`.`orders` TO 'unitflow'@'%'"])
@@ -436,7 +436,12 @@ pub const IN_ORDER: &[Case] = &[
         ]),
     case("other lanes, refused by a worker", &[Config("lanes = 4", "lanes = 8")],
         "run --unit A --role connector", 3, &["[routing]", "log A.shop runs with lanes = 4"]),
-    // A mesh at work.
+];
+
+/// A mesh at work: what its workers meet, and what an operator does about it.
+#[rustfmt::skip]
+pub const AT_WORK: &[Case] = &[
+    case("initialised", &[], "init", 0, &["initialised: A, B"]).leaves_what_it_makes(),
     case("both units run", &[
         Start("A"), Start("B"),
         Sql("A", "INSERT INTO shop.orders (note) VALUES ('a'),('b'),('c'),('d'),('e'),('f'),('g'),('h'),('i'),('j'),('k'),('l')"),
@@ -684,6 +689,11 @@ pub const IN_ORDER: &[Case] = &[
         "run --unit B --role sink", 3, &["[topic_recreated]", "lane", "it was created again"]),
     case("a topic created again, found by check", &[],
         "check", 1, &["error [topic_recreated] A.shop to B: {prefix}.A.shop.tagged"]),
+];
+
+/// Logs that say less than they have to, or lost something.
+#[rustfmt::skip]
+pub const LOGS: &[Case] = &[
     // Sessions that log something else while workers run.
     case("one session with binlog_row_image=MINIMAL", &[
         NewMesh, Start("A"), Start("B"), Arrives("A", "B"),

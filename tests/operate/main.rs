@@ -16,19 +16,29 @@ use unitflow_harness::serial;
 
 use world::World;
 
-/// The whole table takes two minutes on two cores that are busy with nothing else.
+/// A table takes two minutes on two cores that are busy with nothing else.
 const LIMIT: Duration = Duration::from_secs(480);
 
 #[test]
-fn every_bad_case_says_what_it_is_and_leaves_nothing_half_made() {
-    serial("what a wrong setup says", LIMIT, async {
-        let mut world = World::start().await?;
+fn every_wrong_setup_says_what_it_is_and_leaves_nothing_half_made() {
+    serial("a wrong setup", LIMIT, async {
+        let mut world = World::start(&["A", "B", "C"]).await?;
         world.run_together(cases::BEFORE_INIT).await?;
         world.forget("C");
-        for case in cases::IN_ORDER {
-            world.run(case).await?;
-        }
-        world.finish();
-        Ok(())
+        world.run_in_order(cases::SETUP).await
+    });
+}
+
+#[test]
+fn what_workers_meet_shows_and_can_be_mended() {
+    serial("a mesh at work", LIMIT, async {
+        World::start(&["A", "B"]).await?.run_in_order(cases::AT_WORK).await
+    });
+}
+
+#[test]
+fn a_log_that_says_too_little_stops_its_connector() {
+    serial("logs that lack something", LIMIT, async {
+        World::start(&["A", "B"]).await?.run_in_order(cases::LOGS).await
     });
 }

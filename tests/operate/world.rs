@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use futures_util::future::{join_all, try_join_all};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -18,7 +19,7 @@ use unitflow_harness::{Flavor, Kafka, Mysql};
 use unitflow_kafka::Broker;
 use unitflow_kafka::reader::{Item, Reader};
 use unitflow_kafka::topics::{self, Retention, Spec};
-use unitflow_local::{TempDir, new_folder};
+use unitflow_local::{MysqlSetup, TempDir, new_folder};
 
 use crate::cases::{Case, Do, Leaves};
 use crate::traces::{self, Traces};
@@ -86,27 +87,15 @@ struct Outcome {
 }
 
 impl World {
-    /// Starts servers with an empty shop and the user that `init --print` describes.
-    pub async fn start() -> anyhow::Result<Self> {
-        let unit = |flavor, offset| {
-            let setup = Mysql::setup(flavor).auto_increment(2, offset);
-            setup.setting("binlog_expire_logs_seconds", 7200).durable(true)
-        };
-        let without = Mysql::setup(Flavor::Mysql9)
-            .setting("gtid_mode", "OFF")
-            .setting("enforce_gtid_consistency", "OFF")
-            .setting("binlog_ignore_db", "unitflow");
+    /// Starts these units' servers with an empty shop and the user that `init --print` describes.
+    pub async fn start(units: &[&'static str]) -> anyhow::Result<Self> {
         // A broker that creates topics by itself, as brokers do that nobody told otherwise.
         let kafka = Kafka::setup().own().setting("auto.create.topics.enable", "true");
-        let (a, b, c, kafka) = tokio::try_join!(
-            unit(Flavor::Mysql9, 1).start(),
-            unit(Flavor::Mariadb, 2).start(),
-            without.start(),
-            kafka.start()
-        )?;
+        let servers = units.iter().map(|unit| server_of(unit).start());
+        let (servers, kafka) = tokio::try_join!(try_join_all(servers), kafka.start())?;
         let world = Self {
             workers: BTreeMap::new(),
-            servers: BTreeMap::from([("A", a), ("B", b), ("C", c)]),
+            servers: units.iter().copied().zip(servers).collect(),
             traces: Traces::open(&kafka)?,
             kafka,
             folder: new_folder("operate")?,
@@ -167,7 +156,7 @@ impl World {
             let outcome = self.command(&config, &self.fill(case.command)).await?;
             self.judge(case, &outcome)
         });
-        let outcomes = futures_util::future::join_all(outcomes).await;
+        let outcomes = join_all(outcomes).await;
         let failed: Vec<String> = outcomes
             .into_iter()
             .filter_map(Result::err)
@@ -184,15 +173,19 @@ impl World {
         self.servers.remove(unit);
     }
 
-    /// Runs one case: breaks, commands, judges, mends.
-    pub async fn run(&mut self, case: &Case) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        self.run_parts(case).await.with_context(|| format!("the case {:?}", case.name))?;
-        println!("  {}: {:.1?}", case.name, begun.elapsed());
+    /// Runs each case on what the one before it left; nothing of this world is kept then.
+    pub async fn run_in_order(mut self, cases: &[Case]) -> anyhow::Result<()> {
+        for case in cases {
+            let begun = Instant::now();
+            self.run(case).await.with_context(|| format!("the case {:?}", case.name))?;
+            println!("  {}: {:.1?}", case.name, begun.elapsed());
+        }
+        self.finished = true;
         Ok(())
     }
 
-    async fn run_parts(&mut self, case: &Case) -> anyhow::Result<()> {
+    /// Breaks, commands, judges, mends.
+    async fn run(&mut self, case: &Case) -> anyhow::Result<()> {
         let config = self.break_it(case).await?;
         let before = self.traces().await?;
         let command = self.fill(case.command);
@@ -369,7 +362,8 @@ impl World {
         self.workers.clear();
         self.meshes += 1;
         for unit in ["A", "B"] {
-            self.unlogged(unit, "DROP DATABASE unitflow; DELETE FROM shop.orders").await?;
+            self.unlogged(unit, "DROP DATABASE IF EXISTS unitflow; DELETE FROM shop.orders")
+                .await?;
             let rows: Vec<String> = (1..=8).map(|id| format!("({id}, 'row {id}')")).collect();
             let insert = format!("INSERT INTO shop.orders (id, note) VALUES {}", rows.join(", "));
             self.unlogged(unit, &insert).await?;
@@ -544,10 +538,21 @@ impl World {
         }
         Ok(())
     }
+}
 
-    /// The test has passed: nothing of it is kept.
-    pub fn finish(mut self) {
-        self.finished = true;
+/// A's server and B's as they should be, and one that no unit can use.
+fn server_of(unit: &str) -> MysqlSetup {
+    let sound = |flavor, offset| {
+        let setup = Mysql::setup(flavor).auto_increment(2, offset);
+        setup.setting("binlog_expire_logs_seconds", 7200).durable(true)
+    };
+    match unit {
+        "A" => sound(Flavor::Mysql9, 1),
+        "B" => sound(Flavor::Mariadb, 2),
+        _ => Mysql::setup(Flavor::Mysql9)
+            .setting("gtid_mode", "OFF")
+            .setting("enforce_gtid_consistency", "OFF")
+            .setting("binlog_ignore_db", "unitflow"),
     }
 }
 

@@ -191,7 +191,8 @@ pub async fn create_missing(broker: &Broker, specs: &[Spec]) -> Result<Vec<Strin
     Ok(created)
 }
 
-/// Waits until every partition of the topics answers.
+/// Waits until every partition of the topics answers. A broker names itself as the leader of a new
+/// partition a little before it acts as that.
 async fn wait_until_usable(broker: &Broker, names: &[&str]) -> Result<(), Fault> {
     let broker = broker.clone();
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -199,17 +200,7 @@ async fn wait_until_usable(broker: &Broker, names: &[&str]) -> Result<(), Fault>
         let client = asking(&broker, "read_uncommitted")?;
         let until = Instant::now() + 3 * ASK;
         for name in &names {
-            loop {
-                let metadata = client
-                    .fetch_metadata(Some(name), ASK)
-                    .map_err(|error| judge(&error, format!("topic {name}")))?;
-                let usable = metadata.topics().iter().any(|topic| {
-                    let partitions = topic.partitions();
-                    !partitions.is_empty() && partitions.iter().all(|p| p.leader() >= 0)
-                });
-                if usable {
-                    break;
-                }
+            while !is_usable(&client, name)? {
                 if Instant::now() > until {
                     let what = format!("topic {name} was created but has no leader");
                     return Err(Fault::retry(Code::Timeout, what));
@@ -220,6 +211,30 @@ async fn wait_until_usable(broker: &Broker, names: &[&str]) -> Result<(), Fault>
         Ok(())
     })
     .await
+}
+
+fn is_usable(client: &BaseConsumer<Quiet>, name: &str) -> Result<bool, Fault> {
+    use RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition, UnknownTopicOrPartition};
+    let place = || format!("topic {name}");
+    let metadata =
+        client.fetch_metadata(Some(name), ASK).map_err(|error| judge(&error, place()))?;
+    let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+    let mut any = false;
+    for partition in partitions {
+        any = true;
+        if partition.leader() < 0 {
+            return Ok(false);
+        }
+        if let Err(error) = client.fetch_watermarks(name, partition.id(), ASK) {
+            return match error.rdkafka_error_code() {
+                Some(LeaderNotAvailable | NotLeaderForPartition | UnknownTopicOrPartition) => {
+                    Ok(false)
+                }
+                _ => Err(judge(&error, place())),
+            };
+        }
+    }
+    Ok(any)
 }
 
 /// The topics of these names, in this order; `None` where there is none.

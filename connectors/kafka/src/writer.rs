@@ -150,8 +150,11 @@ impl Writer {
             unlooked: 0,
             dead: None,
         };
-        // May be called again after a time-out of its own; what was begun goes on.
         let until = Instant::now() + 2 * ASK;
+        // The library looks for its coordinator at once, and where no broker is connected yet only
+        // half a second later again. What can't be reached is told by the call that needs it.
+        let _connected = writer.producer.client().fetch_cluster_id(ASK / 4);
+        // May be called again after a time-out of its own; what was begun goes on.
         loop {
             match writer.producer.init_transactions(ASK / 4) {
                 Ok(()) => return Ok(writer),
