@@ -1,10 +1,9 @@
 //! `unitflow init`: what a new mesh needs before its first change.
 //!
 //! Safe to repeat, also beside running workers: what exists is left as it is, and what a schema of an
-//! older build lacks is added. It creates a lane's
-//! ledger row only for a flow that never ran, since a row that is missing later means that its
-//! place was lost. All that can be looked at beforehand is, so that what can't be finished is not
-//! begun.
+//! older build lacks is added. It creates a lane's ledger row only for a flow that never ran, since a
+//! row that is missing later means that its place was lost. All that can be looked at beforehand is,
+//! so that what can't be finished is not begun.
 
 mod plan;
 mod possible;
