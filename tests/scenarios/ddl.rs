@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::load::connect;
-use unitflow_harness::random::{Random, seed};
+use unitflow_harness::random::{Random, is_full, seed};
 use unitflow_harness::{Flavor, Load, Mesh, Mysql, serial};
 use unitflow_local::Component;
 
@@ -325,6 +325,8 @@ impl Writer {
         let mut conn = connect(server).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        // In full so many schema changes follow each other that the rows would pile up.
+        let pause = Duration::from_millis(if is_full() { 20 } else { 3 });
         let task = tokio::spawn(async move {
             let mut count = 0_u64;
             while !stopped.load(Ordering::Relaxed) {
@@ -343,7 +345,7 @@ impl Writer {
                     let old = first + count / 7;
                     conn.query_drop(format!("DELETE FROM shop.wares WHERE id = {old}")).await?;
                 }
-                sleep(Duration::from_millis(3)).await;
+                sleep(pause).await;
             }
             conn.disconnect().await?;
             Ok(count)
