@@ -14,7 +14,7 @@ use unitflow_change::fault::{Code, Fault, Kind};
 
 use crate::broker::{Broker, blocking};
 use crate::reader::{Item, Options, Reader};
-use crate::topics::{asking, watermarks};
+use crate::topics::{asking, assured, watermarks};
 
 /// How far the first step back goes, in offsets.
 const FIRST_STRIDE: i64 = 64;
@@ -73,7 +73,10 @@ pub async fn last_record_before(
     partition: i32,
     offset: i64,
 ) -> Result<Option<OwnedRecord>, Fault> {
-    let (low, end) = stable_bounds(broker, topic, partition).await?;
+    let (low, end) = match stable_bounds(broker, topic, partition).await {
+        Err(fault) => return Err(assured(broker, topic, fault).await),
+        Ok(bounds) => bounds,
+    };
     let end = end.min(offset);
     let mut stride = FIRST_STRIDE;
     let mut upper = end;

@@ -17,7 +17,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
-use unitflow_change::fault::{Code, Fault};
+use unitflow_change::fault::{Code, Fault, Kind};
 
 use crate::broker::{ASK, Broker, Quiet, blocking, judge, judge_code};
 use crate::native;
@@ -397,8 +397,25 @@ pub async fn delete(broker: &Broker, names: &[&str]) -> Result<(), Fault> {
 /// # Errors
 /// As Kafka answers; `Retry` if it did not.
 pub async fn bounds(broker: &Broker, topic: &str, partition: i32) -> Result<(i64, i64), Fault> {
-    let (broker, topic) = (broker.clone(), topic.to_owned());
-    blocking(move || watermarks(&asking(&broker, "read_uncommitted")?, &topic, partition)).await
+    let (asked, name) = (broker.clone(), topic.to_owned());
+    let bounds = move || watermarks(&asking(&asked, "read_uncommitted")?, &name, partition);
+    match blocking(bounds).await {
+        Err(fault) => Err(assured(broker, topic, fault).await),
+        bounds => bounds,
+    }
+}
+
+/// Where the client alone says that there is no such partition, the broker is asked: a partition
+/// without a leader is unknown to the client too.
+pub(crate) async fn assured(broker: &Broker, topic: &str, fault: Fault) -> Fault {
+    if fault.code != Code::TopicMissing || !fault.is_retry() {
+        return fault;
+    }
+    match describe(broker, &[topic]).await {
+        Ok(found) if found.iter().all(Option::is_none) => Fault { kind: Kind::Fatal, ..fault },
+        Ok(_) => Fault { code: Code::Unreachable, hint: String::new(), ..fault },
+        Err(fault) => fault,
+    }
 }
 
 /// The first offset of a partition whose record was appended at `ms` (since 1970) or later; the end

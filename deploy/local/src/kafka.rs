@@ -149,8 +149,8 @@ impl KafkaSetup {
             ("auto.create.topics.enable", "false"),
             // How long a killed broker's registration stands in the way of its next start. Its controller is in the same
             // process, so that a pause of one is a pause of both.
-            ("broker.session.timeout.ms", "2000"),
-            ("broker.heartbeat.interval.ms", "500"),
+            ("broker.session.timeout.ms", "6000"),
+            ("broker.heartbeat.interval.ms", "1000"),
             ("num.network.threads", "2"),
             ("num.io.threads", "4"),
         ];
