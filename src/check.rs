@@ -14,17 +14,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use mysql_async::Conn;
-use mysql_async::prelude::Queryable as _;
 use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::routing::{INTERNAL_DATABASE, LEDGER_TABLE};
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::topics;
-use unitflow_mysql::connect::{Store, Tls, connect, connect_to_write, fault};
+use unitflow_mysql::connect::{Store, Tls, connect, connect_to_write};
 use unitflow_mysql::preflight::{
     self, Severity, SourceNeeds, TargetNeeds, check_source, check_target,
 };
 use unitflow_mysql::schema::Table;
 use unitflow_sinks::ledger;
+use unitflow_sinks::schema::{self, Lack};
 
 use canary::canary;
 use finding::{Finding, print};
@@ -201,7 +201,9 @@ async fn check_store(
     }
     // What the log itself lacks would only make the canary's answer doubtful.
     let log_is_sound = found.iter().all(|finding| finding.severity == Severity::Warning);
-    let ready = has_ledger(&mut conn).await?;
+    let lacks = schema::lacking(&mut conn).await?;
+    let ready = lacks.iter().all(|lack| !["", LEDGER_TABLE].contains(&lack.table));
+    findings.extend(check_schema(&place, &lacks));
     if flow.to.contains(&log.unit) {
         let incoming = Incoming::read(mesh, log).await;
         findings.extend(check_incoming(&place, &own, &incoming));
@@ -221,6 +223,17 @@ async fn check_store(
         findings.extend(canary(&mut conn, store, &place).await?);
     }
     Ok(())
+}
+
+/// A table that is not there at all is a finding of whoever writes to it.
+fn check_schema(place: &str, lacks: &[Lack]) -> Vec<Finding> {
+    let older = lacks.iter().filter(|lack| lack.alters);
+    let finding = |lack: &Lack| {
+        Finding::new(place, Code::LedgerMissing, &lack.what)
+            .expected("the column, which this build needs", "none: an older build made the table")
+            .remedy(format!("unitflow init, or have a DBA run: {}", lack.statement))
+    };
+    older.map(finding).collect()
 }
 
 /// Where one user captures and applies, what one role needs is no excess of the other, and what
@@ -274,7 +287,7 @@ pub fn source_needs(mesh: &Mesh, tables: &[(Carried, Table)]) -> SourceNeeds {
 }
 
 fn target_needs(tables: &[(Carried, Table)], incoming: &[Incoming]) -> TargetNeeds {
-    let ledger_tables = ledger::SCHEMA.iter().map(|(name, _)| *name);
+    let ledger_tables = schema::OBJECTS.iter().map(|(name, _)| *name);
     let spread = |(table, _): &(Carried, Table)| {
         let (database, name) = &table.name;
         let by = incoming.iter().map(|from| from.routing.spread(database, name)).collect();
@@ -378,15 +391,4 @@ async fn check_across(mesh: &Mesh) -> Vec<Finding> {
     };
     findings.extend(steps.into_iter().flat_map(of_flow));
     findings
-}
-
-async fn has_ledger(conn: &mut Conn) -> Result<bool, Fault> {
-    let found: Option<u8> = conn
-        .exec_first(
-            "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?",
-            (INTERNAL_DATABASE, LEDGER_TABLE),
-        )
-        .await
-        .map_err(|error| fault(&error))?;
-    Ok(found.is_some())
 }

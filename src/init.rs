@@ -1,16 +1,14 @@
 //! `unitflow init`: what a new mesh needs before its first change.
 //!
-//! Safe to repeat, also beside running workers: what exists is left as it is. It creates a lane's
-//! ledger row only for a flow that never ran, since a row that is missing later means that its
-//! place was lost. All that can be looked at beforehand is, so that what can't be finished is not
-//! begun.
+//! Safe to repeat, also beside running workers: what exists is left as it is, and what a schema of an
+//! older build lacks is added. It creates a lane's ledger row only for a flow that never ran, since a
+//! row that is missing later means that its place was lost. All that can be looked at beforehand is,
+//! so that what can't be finished is not begun.
 
 mod plan;
 mod possible;
 
 use futures_util::future::join_all;
-use mysql_async::Conn;
-use mysql_async::prelude::Queryable as _;
 use tokio::task::block_in_place;
 use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::position::Position;
@@ -22,8 +20,8 @@ use unitflow_kafka::members::committed;
 use unitflow_kafka::notes;
 use unitflow_kafka::topics::{self, Retention, Spec};
 use unitflow_kafka::{Writer, positions};
-use unitflow_mysql::connect::{Server, Store, connect_to_write, fault};
-use unitflow_sinks::ledger;
+use unitflow_mysql::connect::{Server, Store, connect_to_write};
+use unitflow_sinks::{ledger, schema};
 
 use crate::Outcome;
 use crate::cli::InitArgs;
@@ -163,34 +161,16 @@ pub fn topic_specs(mesh: &Mesh, unit: &Name) -> Result<Vec<Spec>, Fault> {
 pub async fn create_schema(mesh: &Mesh, store: &Store) -> Result<Vec<String>, Fault> {
     let mut conn = connect_to_write(store).await?;
     let mut created = Vec::new();
-    for (object, statement) in ledger::SCHEMA {
-        if !exists(&mut conn, object).await? {
-            conn.query_drop(*statement).await.map_err(|error| {
-                fault(&error)
-                    .at(&store.name)
-                    .hint("or let an administrator run what unitflow init --print shows")
-            })?;
-            created.push(match *object {
-                "" => "schema unitflow".to_owned(),
-                object => format!("unitflow.{object}"),
-            });
-        }
+    for lack in schema::lacking(&mut conn).await? {
+        schema::add(&mut conn, &lack).await.map_err(|fault| {
+            let hint = format!("or let an administrator run: {}", lack.statement);
+            fault.at(&store.name).hint(hint)
+        })?;
+        created.push(lack.what);
     }
     let units: Vec<Name> = mesh.units.keys().cloned().collect();
     ledger::create_heartbeats(&mut conn, &units).await?;
     Ok(created)
-}
-
-async fn exists(conn: &mut Conn, object: &str) -> Result<bool, Fault> {
-    let found: Option<u8> = conn
-        .exec_first(
-            "SELECT 1 FROM information_schema.SCHEMATA WHERE ? = '' AND SCHEMA_NAME = 'unitflow' \
-             UNION ALL SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'unitflow' AND TABLE_NAME = ?",
-            (object, object),
-        )
-        .await
-        .map_err(|error| fault(&error))?;
-    Ok(found.is_some())
 }
 
 /// Creates the topics that a unit's Kafka lacks; says which.

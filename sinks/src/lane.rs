@@ -36,6 +36,7 @@ use crate::metrics::LaneMetrics;
 use crate::mirror::{Mark, Mirror};
 use crate::mysql::apply::{Applier, End, Part};
 use crate::park::{Parked, key_of, parked_at, parks, payload_of, table_of};
+use crate::schema;
 
 /// Bytes fetched ahead for each lane.
 pub(crate) const QUEUE_BYTES: usize = 4 << 20;
@@ -152,6 +153,7 @@ async fn apply_all(
         return std::future::pending().await;
     }
     let mut applier = Applier::open(&way.store, way.rename.clone(), way.log.clone(), lane).await?;
+    schema::ensure_complete(applier.conn()).await?;
     let entry = applier.entry().await?;
     if entry.topic_id != way.topic_id {
         return Err(Fault::fatal(

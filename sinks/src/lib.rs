@@ -9,6 +9,7 @@
 //! | [`park`] | tables whose changes wait for a person |
 //! | [`batch`], [`plan`] | what one commit holds, and in which order it is executed |
 //! | [`ledger`] | exactly-once record, fence and mark in one row |
+//! | [`schema`] | the database that these stand in, and what an older one lacks |
 //! | [`mirror`] | where lanes stand, for Kafka's own tools |
 //! | [`mysql`] | statements and the transaction they stand in |
 //! | [`metrics`] | what a sink tells of itself |
@@ -28,3 +29,4 @@ pub mod mirror;
 pub mod mysql;
 pub mod park;
 pub mod plan;
+pub mod schema;

@@ -9,7 +9,7 @@ use unitflow_change::name::Name;
 use unitflow_change::rename::Rename;
 use unitflow_mysql::connect::Store;
 use unitflow_mysql::preflight::code_rights;
-use unitflow_sinks::ledger;
+use unitflow_sinks::schema;
 
 use super::topic_specs;
 use crate::config::{Flow, Mesh};
@@ -71,7 +71,7 @@ fn sql(text: &mut String, mesh: &Mesh, flow: &Flow, place: &Place<'_>) {
     }
     let _ = writeln!(text, "\n# SQL. The comments in the statements keep them from travelling:");
     let _ = writeln!(text, "# run it with mysql --comments.");
-    for (_, statement) in ledger::SCHEMA {
+    for (_, statement) in schema::OBJECTS {
         let _ = writeln!(text, "{statement};");
     }
     let user = format!("'{}'@'%'", store.user.replace('\'', "''"));
@@ -112,7 +112,7 @@ fn sql(text: &mut String, mesh: &Mesh, flow: &Flow, place: &Place<'_>) {
     }
     let _ = writeln!(text, "GRANT SELECT, INSERT, UPDATE, DELETE ON unitflow.* TO {user};");
     let _ = writeln!(text, "# Only if unitflow init is to create the schema itself:");
-    let _ = writeln!(text, "# GRANT CREATE, CREATE VIEW ON unitflow.* TO {user};\n");
+    let _ = writeln!(text, "# GRANT CREATE, CREATE VIEW, ALTER ON unitflow.* TO {user};\n");
 }
 
 /// The databases of the flow's patterns, as the unit calls them and GRANT names them.

@@ -12,9 +12,9 @@ use unitflow_mysql::connect::{Server, connect_to_write, fault};
 use unitflow_mysql::preflight::{
     Finding, Grants, Severity, TargetNeeds, check_source, check_target,
 };
-use unitflow_sinks::ledger;
+use unitflow_sinks::schema::{self, Lack};
 
-use super::{connector_state, exists, topic_specs};
+use super::{connector_state, topic_specs};
 use crate::check::source_needs;
 use crate::config::Mesh;
 use crate::tables;
@@ -60,16 +60,22 @@ pub async fn identity(conn: &mut Conn) -> Result<String, Fault> {
 }
 
 async fn ensure_created_or_creatable(conn: &mut Conn) -> Result<(), Fault> {
-    let mut missing = false;
-    for (object, _) in ledger::SCHEMA {
-        missing |= !exists(conn, object).await?;
-    }
+    let lacking = schema::lacking(conn).await?;
+    let (older, missing): (Vec<Lack>, Vec<Lack>) =
+        lacking.into_iter().partition(|lack| lack.alters);
     let lines = grants(conn).await?;
     let grants = Grants::parse(&lines);
     let lacks = |right| !grants.has_on_database(right, INTERNAL_DATABASE);
-    if missing && !has_roles(&lines) && (lacks("CREATE") || lacks("CREATE VIEW")) {
+    if has_roles(&lines) {
+        return Ok(());
+    }
+    if !missing.is_empty() && (lacks("CREATE") || lacks("CREATE VIEW")) {
         return Err(Fault::fatal(Code::Grant, "the user may not create the schema unitflow")
             .hint("let an administrator run what unitflow init --print shows, then init again"));
+    }
+    if let Some(lack) = older.first().filter(|_| lacks("ALTER")) {
+        return Err(Fault::fatal(Code::Grant, format!("the user may not add {}", lack.what))
+            .hint(format!("let an administrator run: {}", lack.statement)));
     }
     Ok(())
 }

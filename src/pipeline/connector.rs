@@ -5,6 +5,7 @@
 //! or schema ask for another routing it says so in the log, between two transactions: in a record,
 //! or, where keys change lanes, by the barrier that starts a new generation.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,12 +16,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use unitflow_change::copy::{MARKER_TABLE, Part};
 use unitflow_change::ddl::{Class, Verb};
+use unitflow_change::envelope::{Envelope, Op};
+use unitflow_change::form::Form;
 use unitflow_change::name::{Log, Stage};
 use unitflow_change::position::Open;
 use unitflow_change::routing::{INTERNAL_DATABASE, Routing, Turn};
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{Afters, HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault, inject};
+use unitflow_kafka::pieces::RECORD_BYTES_MAX;
 use unitflow_kafka::{Writer, positions};
 use unitflow_mysql::connect::{Store, connect};
 use unitflow_mysql::stream::{Event, Options, Stream};
@@ -40,6 +44,8 @@ use crate::telemetry::{CaptureMeters, Meters};
 const WATERMARK_EVERY: Duration = Duration::from_secs(1);
 /// How many events are taken before the clock is looked at.
 const EVENTS_BETWEEN_LOOKS: u32 = 256;
+/// What a record may have where a test wants little to be too large.
+const LITTLE: usize = 1 << 20;
 /// A buffer above this is given back after a large row.
 const BUFFER_BYTES_KEPT: usize = 8 << 20;
 
@@ -112,6 +118,17 @@ impl Held {
         }
         self.value.clear();
         self.value.extend_from_slice(value);
+    }
+}
+
+/// A change's value, or where it is too large to travel what stands for it: that parks its table in
+/// the other units, and all else goes on.
+fn carried<'v>(form: Form, op: Op, key: &[u8], value: &'v [u8]) -> Cow<'v, [u8]> {
+    let most = if inject::on("carry_little") { LITTLE } else { RECORD_BYTES_MAX };
+    let bytes = key.len() + value.len();
+    match bytes > most {
+        true => form.of_payload(Envelope::of_larger(op, bytes).as_bytes()).into(),
+        false => value.into(),
     }
 }
 
@@ -300,7 +317,9 @@ impl Capture {
                     self.look_if_stale()?;
                 }
                 self.put_held(false)?;
-                self.held.fill(if row.moves { Kind::Move } else { Kind::Row }, row.key, row.value);
+                let kind = if row.moves { Kind::Move } else { Kind::Row };
+                let value = carried(self.state.envelope, row.op, row.key, row.value);
+                self.held.fill(kind, row.key, &value);
                 if self.open.is_none() {
                     // A marker asks for this log to show that it has come up to it.
                     self.applied = row.database == INTERNAL_DATABASE && row.table != MARKER_TABLE;
@@ -386,7 +405,8 @@ impl Capture {
         let name = self.name.clone();
         lot.records(&name, |key, value| {
             index += 1;
-            self.put_copied(Kind::Copy, (index, last(index)), (at_us, &lot.to), key, value)
+            let value = carried(self.state.envelope, Op::Read, key, value);
+            self.put_copied(Kind::Copy, (index, last(index)), (at_us, &lot.to), key, &value)
         })?;
         if lot.head.part == Part::End {
             self.state.copy.done.insert(lot.head.job.clone(), self.state.seq);

@@ -112,6 +112,8 @@ async fn follow(plan: &Plan<'_>, name: &str, bar: Option<&Bar>) -> Result<(), Fa
     let end = loop {
         let state = state(plan).await?;
         if let Some(why) = state.copy.failed.get(name) {
+            // Who gives the command again orders it anew.
+            jobs_removed(plan, &[name.to_owned()]).await?;
             return Err(Fault::fatal(Code::Copy, format!("the copy {name} failed: {why}"))
                 .hint("mend it and run the command again"));
         }

@@ -9,12 +9,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use tokio::time::sleep;
+use unitflow_change::Code;
+use unitflow_change::fault::Kind;
+use unitflow_change::name::Log;
+use unitflow_change::seq::Seq;
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
-use unitflow_harness::load::Running;
+use unitflow_harness::load::{Running, connect};
 use unitflow_harness::plan::Mix;
 use unitflow_harness::random::{Random, is_full, seed};
 use unitflow_harness::watch::{self, Snapshot, Watch};
 use unitflow_harness::{Load, Mesh, MeshSetup, Mysql, Worker, Written, alone as serial, schema};
+use unitflow_sinks::ledger;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
 /// No test takes longer.
@@ -161,6 +166,32 @@ fn a_target_rolled_back_to_an_older_copy() {
             "the sink did not say that the target lost commits"
         );
         mesh.finish();
+        Ok(())
+    });
+}
+
+/// What a lane makes of a ledger row that is not where it believed, on both servers.
+#[test]
+fn a_ledger_row_that_is_elsewhere_says_why() {
+    serial("a ledger row that is elsewhere", LIMIT, async {
+        for flavor in [Mysql9, Mariadb] {
+            let server = Mysql::setup(flavor).start().await?;
+            for (_, statement) in unitflow_sinks::schema::OBJECTS {
+                server.sql(statement).await?;
+            }
+            let mut conn = connect(&server).await?;
+            let log = Log { unit: "A".parse()?, store: "shop".parse()? };
+            ledger::create(&mut conn, &log, 0, Seq(8), "topic").await?;
+            for (lane, believed, code, kind) in [
+                (0, Seq(4), Code::LedgerMoved, Kind::Retry),
+                (0, Seq(8), Code::LedgerMoved, Kind::Retry),
+                (0, Seq(12), Code::TargetLostCommits, Kind::Retry),
+                (1, Seq(8), Code::LedgerMissing, Kind::Fatal),
+            ] {
+                let fault = ledger::explain(&mut conn, &log, lane, believed).await;
+                ensure!((fault.code, fault.kind) == (code, kind), "believed {believed}: {fault}");
+            }
+        }
         Ok(())
     });
 }

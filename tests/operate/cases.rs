@@ -199,6 +199,10 @@ pub const BEFORE_INIT: &[Case] = &[
         "run --unit A --prometheus 127.0.0.1:{A}", 3, &["no metrics at 127.0.0.1:{A}", "its own --prometheus", "[topic_missing]"]),
     case("metrics at what is no address", &[],
         "run --unit A --prometheus nonsense", 2, &["[config]", "no metrics at nonsense"]),
+    case("a demo without its servers", &[],
+        "UNITFLOW_MYSQL_HOME={folder} UNITFLOW_MARIADB_HOME={folder} UNITFLOW_KAFKA_HOME={folder} demo", 3, &[
+            "[local]", "{folder} has no program", "UNITFLOW_",
+        ]),
     // Nothing is there yet.
     case("check before init", &[],
         "check", 1, &[
@@ -223,6 +227,17 @@ pub const BEFORE_INIT: &[Case] = &[
             "--transactional-id {prefix}. --resource-pattern-type prefixed", "!units.B",
         ]),
 ];
+
+/// What tells an older build's schema from this one's, with a row of its time.
+const OLDER_SCHEMA: &str = "ALTER TABLE unitflow.ledger DROP COLUMN barrier; ALTER TABLE unitflow.ddl DROP COLUMN session;
+    DROP TABLE unitflow.marker; INSERT INTO unitflow.ddl (log, seq, sql_mode, db, ddl, position, done_at)
+    VALUES ('X.shop', 1, 0, '', 'CREATE TABLE t (a INT)', '', NOW())";
+/// The columns that were added, between those that stand beside them where the schema is new.
+const COLUMNS: &str = "SELECT CONCAT(table_name, '.', column_name) FROM information_schema.columns WHERE table_schema = 'unitflow'
+    AND ((table_name = 'ledger' AND ordinal_position > 7) OR (table_name = 'ddl' AND ordinal_position BETWEEN 5 AND 7)
+    OR table_name = 'marker') ORDER BY table_name, ordinal_position";
+const ALL_COLUMNS: &str = "ddl.sql_mode\nddl.session\nddl.position\nledger.applied_at\nledger.barrier\nmarker.name\nmarker.n";
+const KEPT: &str = "SELECT ddl, LENGTH(session) FROM unitflow.ddl";
 
 /// Settings and tables as `init`, `check` and starting workers see them, each case on what the one
 /// before it left.
@@ -259,6 +274,38 @@ pub const SETUP: &[Case] = &[
         "init", 0, &["initialised before: A, B; nothing was changed", "!created"]),
     case("all is well", &[],
         "check", 0, &["0 errors", "warning [tls] A.shop: tls", "!error ["]),
+    // A schema that an older build made: first of this one's tables, then of its columns.
+    case("tables and columns that an older build did not make", &[
+        Unlogged("A", OLDER_SCHEMA), Unlogged("B", OLDER_SCHEMA),
+    ],
+        "check", 1, &[
+            "error [ledger_missing] A.shop: unitflow.ddl.session", "error [ledger_missing] B.shop: unitflow.ddl.session",
+            "error [ledger_missing] A.shop: unitflow.ledger.barrier", "error [ledger_missing] B.shop: unitflow.marker",
+            "expected: the column, which this build needs", "an older build made the table",
+            "unitflow init, or have a DBA run: ALTER TABLE unitflow.ddl ADD COLUMN session TEXT", "AFTER sql_mode /* unitflow internal */",
+        ]),
+    case("an older build's schema, met by a sink", &[],
+        "run --unit B --role sink", 3, &["[ledger_missing]", "unitflow.ledger.barrier is not there: nobody made it, or an older build the rest", "unitflow init adds what is lacking"])
+        .leaves_what_it_makes(),
+    case("an older build's schema, and a user who may not alter it", &[
+        Unlogged("A", "REVOKE ALTER ON unitflow.* FROM unitflow@'%'"),
+    ],
+        "init", 3, &["[grant] units.A.stores.shop", "the user may not add unitflow.ledger.barrier", "ALTER TABLE unitflow.ledger ADD COLUMN barrier"])
+        .mending(&[Unlogged("A", "GRANT ALTER ON unitflow.* TO unitflow@'%'")]),
+    case("an older build's schema becomes this one's", &[],
+        "init", 0, &[
+            "created  A.shop: unitflow.ledger.barrier", "created  A.shop: unitflow.ddl.session", "created  B.shop: unitflow.ddl.session",
+            "created  B.shop: unitflow.ledger.barrier", "created  A.shop: unitflow.marker", "created  B.shop: unitflow.marker", "!lanes",
+        ])
+        .leaves_what_it_makes()
+        .mending(&[
+            Holds("A", COLUMNS, ALL_COLUMNS), Holds("B", COLUMNS, ALL_COLUMNS),
+            Holds("A", KEPT, "CREATE TABLE t (a INT)\t0"), Holds("B", KEPT, "CREATE TABLE t (a INT)\t0"),
+            Unlogged("A", "DELETE FROM unitflow.ddl"), Unlogged("B", "DELETE FROM unitflow.ddl"),
+        ]),
+    case("an older build's schema, init again", &[],
+        "init", 0, &["initialised before: A, B; nothing was changed", "!created"]),
+    case("an older build's schema, all is well", &[], "check", 0, &["0 errors", "!error ["]),
     // Settings of the servers.
     case("binlog_format=STATEMENT", &[Sql("A", "SET GLOBAL binlog_format = STATEMENT")],
         "check", 1, &[
@@ -405,6 +452,21 @@ pub const AT_WORK: &[Case] = &[
     case("init beside running workers", &[],
         "init", 0, &["nothing was changed"])
         .mending(&[Sql("A", "INSERT INTO shop.orders (note) VALUES ('after init')"), Arrives("A", "B"), Equal]),
+    // In sjis a backslash has two codes, of which the server would write the other.
+    case("a copy of what can't be read", &[
+        Unlogged("A", "CREATE TABLE shop.odd (id INT PRIMARY KEY, t VARCHAR(9) CHARACTER SET sjis); INSERT INTO shop.odd VALUES (1, x'5C')"),
+        Unlogged("B", "CREATE TABLE shop.odd (id INT PRIMARY KEY, t VARCHAR(9) CHARACTER SET sjis)"),
+    ],
+        "resync full --from A --table shop.odd --why copied --by anna", 3, &["[copy]", "failed: ", "mend it and run the command again"])
+        .leaves_what_it_makes()
+        .mending(&[Unlogged("A", "UPDATE shop.odd SET t = 'mended'")]),
+    case("a copy that was mended", &[],
+        "resync full --from A --table shop.odd --why copied --by anna", 0, &["!failed"])
+        .leaves_what_it_makes()
+        .mending(&[
+            Holds("B", "SELECT id, t FROM shop.odd", "1\tmended"), Holds("B", "SELECT COUNT(*) FROM unitflow.filling", "0"),
+            Unlogged("A", "DROP TABLE shop.odd"), Unlogged("B", "DROP TABLE shop.odd"),
+        ]),
     case("status of a sound mesh", &[],
         "status", 0, &["connector A.shop", "started", "no faults", "A.shop to B", "!FAILED"]),
     case("how long an outage is bridged", &[],

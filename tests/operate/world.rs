@@ -480,13 +480,17 @@ impl World {
         Ok(path)
     }
 
+    /// Words of the form `NAME=value` are for the environment.
     async fn command(&self, config: &Path, words: &str) -> anyhow::Result<Outcome> {
         let mut command = Command::new(BINARY);
         if !words.contains("--config") {
             command.arg("--config").arg(config);
         }
+        let (variables, arguments): (Vec<&str>, Vec<&str>) =
+            words.split_whitespace().partition(|word| word.starts_with("UNITFLOW_"));
         let output = command
-            .args(words.split_whitespace())
+            .args(arguments)
+            .envs(variables.iter().filter_map(|variable| variable.split_once('=')))
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .kill_on_drop(true)

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::load::connect;
-use unitflow_harness::random::{Random, seed};
+use unitflow_harness::random::{Random, is_full, seed};
 use unitflow_harness::{Flavor, Load, Mesh, Mysql, serial};
 use unitflow_local::Component;
 
@@ -22,10 +22,11 @@ use crate::{LIMIT, QUIET, setup};
 
 /// Where the tool's client library has its plugins.
 const PLUGINS: &str = "usr/lib/x86_64-linux-gnu/libmariadb3/plugin";
-/// How long a worker that is to die at a point may take to get there.
-const DIES_WITHIN: Duration = Duration::from_secs(40);
+/// How long a worker that is to die at a point may take to get there: on a busy machine what was
+/// written before it has to be applied first.
+const DIES_WITHIN: Duration = Duration::from_secs(100);
 /// How long a schema change may take to arrive.
-const ARRIVES_WITHIN: Duration = Duration::from_secs(60);
+const ARRIVES_WITHIN: Duration = Duration::from_secs(100);
 
 /// Each is run at the owner while rows are written; `wares` is the writers' table.
 const SCRIPT: &[&str] = &[
@@ -324,6 +325,8 @@ impl Writer {
         let mut conn = connect(server).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        // In full so many schema changes follow each other that the rows would pile up.
+        let pause = Duration::from_millis(if is_full() { 20 } else { 3 });
         let task = tokio::spawn(async move {
             let mut count = 0_u64;
             while !stopped.load(Ordering::Relaxed) {
@@ -342,7 +345,7 @@ impl Writer {
                     let old = first + count / 7;
                     conn.query_drop(format!("DELETE FROM shop.wares WHERE id = {old}")).await?;
                 }
-                sleep(Duration::from_millis(3)).await;
+                sleep(pause).await;
             }
             conn.disconnect().await?;
             Ok(count)

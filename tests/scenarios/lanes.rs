@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::ensure;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
+use unitflow_change::Code;
 use unitflow_change::envelope::Row;
 use unitflow_change::routing::{PartitionBy, lane_of};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
@@ -55,6 +56,9 @@ fn a_key_that_comes_back_in_another_lane_waits_for_its_delete() {
         let leave = format!("UPDATE shop.visits SET user_id = {}", one.0);
         mesh.server("A").sql(&leave).await?;
         wait_for_parked(&mesh, 2).await?;
+        let codes = mesh.server("B").sql("SELECT code FROM unitflow.parked ORDER BY code").await?;
+        let expected = [Code::Parked, Code::Table].map(Code::as_str).join("\n");
+        ensure!(codes == expected, "parked with the codes {codes}");
         mesh.server("A").sql("DELETE FROM shop.visits").await?;
         mesh.server("A").sql(&insert(other, "fourth")).await?;
         mesh.quiesce_but_parked("A", "B", QUIET).await?;

@@ -9,6 +9,7 @@ mod loads;
 mod maintenance;
 mod metrics;
 mod parked;
+mod strangers;
 
 use std::time::Duration;
 

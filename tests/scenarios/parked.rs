@@ -3,8 +3,9 @@
 
 use std::fmt::Write as _;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
+use unitflow_harness::random::is_full;
 use unitflow_harness::{Mesh, MeshSetup, serial};
 
 use super::tables::{ensure_same, wait_for};
@@ -16,6 +17,10 @@ const TABLES: &str =
 const PARTED: &str =
     "CREATE TABLE odd.parted (id INT PRIMARY KEY, owner INT, note VARCHAR(40), body LONGBLOB)";
 const OWNERS: u32 = 12;
+/// One table as it is, one with a filter.
+const PICTURES: &str = "CREATE DATABASE odd; CREATE TABLE odd.beside (id INT PRIMARY KEY, v INT);
+    CREATE TABLE odd.photos (id INT PRIMARY KEY, state VARCHAR(9), body LONGBLOB);
+    CREATE TABLE odd.chosen (id INT PRIMARY KEY, state VARCHAR(9), body LONGBLOB, secret INT NOT NULL DEFAULT 7)";
 
 #[test]
 fn parked_tables_catch_up() {
@@ -92,4 +97,91 @@ async fn goes_on(mesh: &mut Mesh, order: &str) -> anyhow::Result<()> {
     mesh.quiesce(QUIET).await?;
     let rows = "SELECT id, owner, note, SHA2(body, 256) FROM odd.parted";
     ensure_same(mesh, rows, rows).await
+}
+
+/// A person brings the row over by other means and passes over the records that stand for it.
+#[test]
+fn a_row_larger_than_any_that_travels_parks_its_table_alone() {
+    serial("a row larger than any that travels", LIMIT, async {
+        // By default the limit is lowered.
+        let (inject, large) = match is_full() {
+            true => ("", "REPEAT('x', 209715200)"),
+            false => ("carry_little", "REPEAT('x', 1048576)"),
+        };
+        let mut mesh = MeshSetup::new(BINARY, &[Mysql9, Mariadb])
+            .kafka_shared()
+            .one_way("A", "B")
+            .setting("max_allowed_packet", "1G")
+            .flow(
+                "tables = [\"odd.*\"]\nrows = { \"odd.chosen\" = \"state = 'new'\" }\n\
+                 columns = { \"odd.chosen\" = { exclude = [\"secret\"] } }",
+            )
+            .prepare("A", PICTURES)
+            .prepare("B", PICTURES)
+            .start()
+            .await?;
+        mesh.start_workers_broken(inject)?;
+        let write = format!(
+            "INSERT INTO odd.photos VALUES (1, 'new', 'small'), (2, 'new', 'small');
+             UPDATE odd.photos SET body = {large} WHERE id = 1; UPDATE odd.photos SET state = 'seen';
+             INSERT INTO odd.chosen VALUES (1, 'new', {large}, 1);
+             INSERT INTO odd.beside VALUES (1, 1), (2, 2), (3, 3), (4, 4); UPDATE odd.beside SET v = 9"
+        );
+        mesh.server("A").sql(&write).await?;
+        let beside = "SELECT COUNT(*) = 4 AND SUM(v) = 36 FROM odd.beside";
+        wait_for(&mesh, beside).await?;
+        for table in ["photos", "chosen"] {
+            wait_for(&mesh, &format!("SELECT COUNT(*) FROM unitflow.parked WHERE tbl = '{table}'"))
+                .await?;
+        }
+        let Err(status) = mesh.run(&["status"]).await else {
+            anyhow::bail!("status says nothing of it");
+        };
+        let status = status.to_string();
+        for part in [
+            "PARKED odd.photos in A-to-B.shop, 1 lane [too_large]",
+            "PARKED odd.chosen in A-to-B.shop, 1 lane [too_large]",
+            "bytes as a record, more than travels",
+            "keep such values elsewhere",
+            "no faults",
+        ] {
+            ensure!(status.contains(part), "no {part} in {status}");
+        }
+        let by_hand = "UPDATE odd.photos SET body = x'00', state = 'seen' WHERE id = 1;
+            REPLACE INTO odd.chosen (id, state, body) VALUES (1, 'new', x'00')";
+        mesh.server("B")
+            .sql(&format!("SET sql_log_bin = 0; {}", by_hand.replace("x'00'", large)))
+            .await?;
+        // The update of the large row, that of its state, and the insert.
+        for table in ["photos", "photos", "chosen"] {
+            pass_over(&mesh, table).await?;
+        }
+        mesh.quiesce(QUIET).await?;
+        let after = "UPDATE odd.photos SET state = 'late' WHERE id = 2";
+        mesh.server("A").sql(after).await?;
+        mesh.quiesce(QUIET).await?;
+        for query in [
+            "SELECT id, state, SHA2(body, 256) FROM odd.photos",
+            "SELECT id, state, SHA2(body, 256) FROM odd.chosen",
+        ] {
+            ensure_same(&mesh, query, query).await?;
+        }
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// Lets the table go on without the record that it is parked for.
+async fn pass_over(mesh: &Mesh, table: &str) -> anyhow::Result<()> {
+    wait_for(mesh, &format!("SELECT COUNT(*) FROM unitflow.parked WHERE tbl = '{table}'")).await?;
+    let why = format!("SELECT why FROM unitflow.parked WHERE tbl = '{table}'");
+    let why = mesh.server("B").sql(&why).await?;
+    let (_, rest) = why.split_once("record ").with_context(|| why.clone())?;
+    let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    let order = ["skip", "A-to-B.shop", "--seq", &number, "--why", "by hand", "--by", "test"];
+    mesh.run(&order).await?;
+    let gone = format!(
+        "SELECT COUNT(*) = 0 FROM unitflow.parked WHERE tbl = '{table}' AND why LIKE '%record {number} %'"
+    );
+    wait_for(mesh, &gone).await
 }

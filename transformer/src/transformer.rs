@@ -281,6 +281,10 @@ impl Transformer {
             let lane = self.router()?.lane_of_key(&rule.by, &key)?;
             return self.hold(lane, record, &record.tag, &key, record.value, out);
         }
+        if Envelope::stands_for_larger(record.value)? && !rule.by_row {
+            let lane = self.router()?.lane_of_key(&rule.by, &key)?;
+            return self.hold(lane, record, &record.tag, &key, record.value, out);
+        }
         let envelope = Envelope::parse(record.value)?;
         let left = match &rule.filter {
             Some(filter) => filter.narrow(&envelope, record.value)?,
@@ -344,6 +348,12 @@ impl Transformer {
         if stays && rule.filter.is_none() && !rule.by_row {
             let lane = self.router()?.lane_of_key(by, &key)?;
             return self.hold(lane, record, &record.tag, &key, record.value, out);
+        }
+        // What it changes nobody knows, so it goes where it is refused; it shows nothing of the row.
+        if Envelope::stands_for_larger(record.value)? && !rule.by_row {
+            let lane = self.router()?.lane_of_key(by, &key)?;
+            let tag = Tag { kind: Kind::Row, ..record.tag };
+            return self.hold(lane, record, &tag, &key, record.value, out);
         }
         let envelope = Envelope::parse(record.value)?;
         let left = match &rule.filter {

@@ -200,8 +200,11 @@ const ANSI_QUOTES: u64 = 1 << 2;
 const NO_BACKSLASH_ESCAPES: u64 = 1 << 20;
 
 impl Session {
-    /// Reads what [`to_json`](Self::to_json) wrote.
+    /// Reads what [`to_json`](Self::to_json) wrote; nothing is what an older build noted.
     pub fn parse(text: &str) -> Result<Self, Fault> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
         serde_json::from_str(text).map_err(|error| {
             Fault::fatal(Code::Record, format!("a statement's session can't be read: {error}"))
         })

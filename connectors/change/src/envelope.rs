@@ -129,15 +129,39 @@ pub struct Envelope<'a> {
     pub source: Option<&'a RawValue>,
     /// What happened.
     pub op: Op,
+    /// The bytes of the record that this one stands for.
+    #[serde(default)]
+    too_large: Option<u64>,
 }
 
+/// Begins what stands for a change that is too large to travel.
+const STANDS_FOR_LARGER: &str = "{\"too_large\":";
+
 impl<'a> Envelope<'a> {
+    /// What travels in the place of a change whose record would have so many bytes: with its key it
+    /// says which row can't be carried, and [`parse`](Self::parse) refuses it.
+    #[must_use]
+    pub fn of_larger(op: Op, bytes: usize) -> String {
+        format!(
+            "{STANDS_FOR_LARGER}{bytes},\"before\":null,\"after\":null,\"source\":null,\"transaction\":null,\"op\":\"{}\",\"ts_ms\":0}}",
+            op.as_str()
+        )
+    }
+
+    /// Whether a record only stands for one that is too large. Cheap.
+    pub fn stands_for_larger(bytes: &[u8]) -> Result<bool, Fault> {
+        Ok(form::payload(bytes)?.starts_with(STANDS_FOR_LARGER.as_bytes()))
+    }
+
     /// Reads an envelope of either form, and sees that it holds the images its operation needs.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Fault> {
         let payload = form::payload(bytes)?;
         let envelope: Self = serde_json::from_slice(payload).map_err(|error| {
             Fault::poison(Code::Record, format!("a record's envelope can't be read: {error}"))
         })?;
+        if let Some(bytes) = envelope.too_large {
+            return Err(refuse_larger(bytes));
+        }
         let whole = match envelope.op {
             Op::Insert | Op::Read => envelope.after.is_some(),
             Op::Update => envelope.before.is_some() && envelope.after.is_some(),
@@ -183,6 +207,18 @@ impl<'a> Envelope<'a> {
         let left = left.write()?;
         Ok(parts.map_or_else(|| left.clone(), |parts| form::join(parts.head, &left)))
     }
+}
+
+#[cold]
+fn refuse_larger(bytes: u64) -> Fault {
+    Fault::poison(
+        Code::TooLarge,
+        format!("a change that takes {bytes} bytes as a record, more than travels"),
+    )
+    .hint(
+        "keep such values elsewhere and replicate their address, or exclude the table; \
+         for this change: bring the row to the source's by hand, then unitflow skip",
+    )
 }
 
 /// An envelope in its parts, to be written again.
@@ -297,6 +333,20 @@ mod tests {
         let all = ["id".to_owned(), "d".to_owned()];
         let none = Envelope::narrow(UPDATE.as_bytes(), Op::Delete, &all).unwrap();
         assert!(String::from_utf8(none).unwrap().starts_with(r#"{"before":{},"after":null,"#));
+    }
+
+    #[test]
+    fn what_stands_for_a_larger_change_is_refused_as_such() {
+        let plain = Envelope::of_larger(Op::Update, 300 << 20);
+        let with_schema =
+            form::join(br#"{"schema":{"type":"struct"},"payload":"#, plain.as_bytes());
+        for bytes in [plain.as_bytes(), &with_schema] {
+            assert!(Envelope::stands_for_larger(bytes).unwrap());
+            let fault = Envelope::parse(bytes).unwrap_err();
+            assert_eq!((fault.kind, fault.code), (crate::fault::Kind::Poison, Code::TooLarge));
+            assert!(fault.what.contains("314572800 bytes"), "{fault}");
+        }
+        assert!(!Envelope::stands_for_larger(UPDATE.as_bytes()).unwrap());
     }
 
     #[test]

@@ -62,7 +62,11 @@ impl Intent {
             log: text("log")?,
             seq: Seq(number("seq")?),
             statement: Statement {
-                session: Session::parse(&text("session")?)?,
+                // An older build's table has no such column.
+                session: match row.get("session") {
+                    Some(_) => Session::parse(&text("session")?)?,
+                    None => Session::default(),
+                },
                 ..Statement::new(&text("db")?, &text("ddl")?, number("sql_mode")?)
             },
         })

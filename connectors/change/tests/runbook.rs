@@ -61,6 +61,50 @@ fn each_code_in_a_text_is_a_code() {
     assert!(seen > 50, "only {seen} codes are seen in texts: is this still how they are shown?");
 }
 
+/// What no test meets may be what can't happen, or it may say something else than it should.
+#[test]
+fn each_code_is_met_by_a_test() {
+    let tests = tests();
+    let unmet: Vec<&str> = Code::ALL
+        .iter()
+        .filter(|code| !tests.iter().any(|text| meets(text, **code)))
+        .map(|code| code.as_str())
+        .collect();
+    assert_eq!(unmet, Vec::<&str>::new(), "no test expects these codes");
+}
+
+/// The texts of all tests but this one: those of files of their own, and those behind the code.
+fn tests() -> Vec<String> {
+    let mut files = Vec::new();
+    for folder in ["src", "sinks", "connectors", "transformer", "verifier", "tests"] {
+        find(&Path::new(ROOT).join(folder), &mut files);
+    }
+    files.retain(|file| !file.ends_with("change/tests/runbook.rs"));
+    let text = |file: &PathBuf| {
+        let text = std::fs::read_to_string(file).unwrap();
+        match file.components().any(|part| part.as_os_str() == "tests") {
+            true => Some(text),
+            false => text.split_once("#[cfg(test)]").map(|(_, tests)| tests.to_owned()),
+        }
+    };
+    files.iter().filter_map(text).collect()
+}
+
+/// Whether a test expects the code: by its variant, where it does not make the fault itself; in
+/// brackets, as commands show it; or by waiting until `status` does.
+fn meets(text: &str, code: Code) -> bool {
+    const MADE_BY: [&str; 5] = ["retry(", "ambiguous(", "poison(", "fatal(", "new("];
+    let variant = format!("Code::{code:?}");
+    let expected = text.match_indices(&variant).any(|(at, _)| {
+        let (before, behind) = (text[..at].trim_end(), &text[at + variant.len()..]);
+        let is_whole = !behind.starts_with(|next: char| next.is_ascii_alphanumeric());
+        is_whole && !MADE_BY.iter().any(|maker| before.ends_with(maker))
+    });
+    expected
+        || text.contains(&format!("[{code}]"))
+        || text.contains(&format!("wait_for_fault(\"{code}\""))
+}
+
 fn find(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

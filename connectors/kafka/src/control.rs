@@ -26,7 +26,7 @@ use unitflow_change::{Code, Fault, Seq};
 
 use crate::broker::{Broker, judge};
 use crate::reader::{Item, Reader, Record};
-use crate::topics;
+use crate::{jobs, topics};
 
 /// The format that this build writes and reads.
 const FORMAT: u8 = 1;
@@ -248,7 +248,8 @@ pub async fn follow(
     }
 }
 
-/// What a control topic says of each of its keys, by now. A tombstone leaves nothing of a key.
+/// What a control topic says of each of its keys but jobs', by now. A tombstone leaves nothing of a
+/// key.
 ///
 /// # Errors
 /// As [`Reader::next`].
@@ -262,6 +263,8 @@ pub async fn read_all(broker: &Broker, topic: &str) -> Result<BTreeMap<String, H
     loop {
         match reader.next().await? {
             Item::End { .. } => return Ok(all),
+            // Those are for connectors.
+            Item::Record(record) if jobs::is_key(record.key().unwrap_or_default()) => {}
             Item::Record(record) => {
                 let key = String::from_utf8_lossy(record.key().unwrap_or_default()).into_owned();
                 match record.value() {

@@ -31,6 +31,8 @@ use crate::topics;
 const FORMAT: u8 = 1;
 /// Bytes fetched ahead.
 const QUEUE_BYTES: usize = 1 << 20;
+/// Begins the keys of jobs.
+const ANY: &str = "copy ";
 /// The most keys that one job names.
 pub const KEYS_MAX: usize = 500;
 /// Rows copied in a second unless a job says otherwise.
@@ -146,7 +148,12 @@ fn key(log: &Log, name: &str) -> String {
 }
 
 fn head(log: &Log) -> String {
-    format!("copy {log} ")
+    format!("{ANY}{log} ")
+}
+
+/// Whether a record of a control topic is a job: no flow's name has a space.
+pub(crate) fn is_key(key: &[u8]) -> bool {
+    key.starts_with(ANY.as_bytes())
 }
 
 async fn write(broker: &Broker, topic: &str, key: &str, value: Option<&[u8]>) -> Result<(), Fault> {

@@ -36,7 +36,8 @@ pub(crate) fn declare(flavor: Flavor, connector_name: &str, table: &Table) -> De
     let name =
         |part: &str| quoted(&format!("{connector_name}.{}.{}.{part}", table.database, table.name));
     let key = table.key.iter().map(|&column| field(&table.columns[column])).collect::<Vec<_>>();
-    let columns = table.columns.iter().map(field).collect::<Vec<_>>().join(",");
+    let shown = table.columns.iter().filter(|column| !column.hidden);
+    let columns = shown.map(field).collect::<Vec<_>>().join(",");
     let image = |field: &str| {
         format!(
             r#"{{"type":"struct","fields":[{columns}],"optional":true,"name":{},"field":"{field}"}}"#,

@@ -21,6 +21,9 @@ use crate::value;
 /// Buffers above this are given back after a large row.
 const BUFFER_BYTES_KEPT: usize = 8 << 20;
 
+/// What a hidden column holds.
+const HASH_BYTES: usize = 8;
+
 /// Where a row stands: what the envelope says of it besides the data.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
@@ -292,9 +295,13 @@ fn write_image<'a>(
         out.push(b'{');
     }
     for (i, column) in table.columns.iter().enumerate() {
+        let null = nulls[i / 8] >> (i % 8) & 1 == 1;
+        if column.hidden {
+            bytes.take(if null { 0 } else { HASH_BYTES })?;
+            continue;
+        }
         out.extend_from_slice(&column.lead);
         let start = out.len();
-        let null = nulls[i / 8] >> (i % 8) & 1 == 1;
         let written = match &column.kind {
             Kind::Json { prefix } => write_json(null, *prefix, bytes, out, scratch, documents),
             _ if null => {
@@ -484,4 +491,49 @@ fn write_value(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::{Disguised, Disguises, Parsing};
+
+    /// MariaDB 10.11: `create table shop.hashed (id int primary key, body text, n int, unique (body))`.
+    const MAP: &[u8] =
+        b"\x16\0\0\0\0\0\x01\0\x04shop\0\x06hashed\0\x04\x03\xfc\x03\x08\x01\x02\x0e\
+        \x01\x01\x20\x02\x01\x08\x04\x18\x02id\x04body\x01n\x0dDB_ROW_HASH_1\x08\x01\0";
+    /// `(1, 'two', 11)`, and behind it `(2, null, 20)`.
+    const ROWS: &[u8] = b"\xf0\x01\0\0\0\x03\0two\x0b\0\0\0\x04\xe8\xb3\x02\0\0\0\0\
+        \xfa\x02\0\0\0\x14\0\0\0";
+
+    fn rows(disguises: &Disguises) -> Vec<String> {
+        let parsed = Table::parse(Flavor::Mariadb, MAP, Some(disguises)).unwrap();
+        let Parsing::Ready(table) = parsed else { panic!("the table is veiled") };
+        let (mut bytes, mut rows) = (Bytes::new(ROWS), Vec::new());
+        while !bytes.is_empty() {
+            let (mut out, mut scratch, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+            let whole = &mut Documents::Whole;
+            write_image(&table, &mut bytes, &mut out, &mut scratch, &mut spans, whole).unwrap();
+            rows.push(String::from_utf8(out).unwrap());
+        }
+        rows
+    }
+
+    #[test]
+    fn the_hash_of_a_long_key_is_no_part_of_a_row() {
+        let asked = Table::parse(Flavor::Mariadb, MAP, None).unwrap();
+        assert!(matches!(asked, Parsing::Veiled { .. }), "{asked:?}");
+        assert_eq!(
+            rows(&Disguises::new()),
+            [r#"{"id":1,"body":"two","n":11}"#, r#"{"id":2,"body":null,"n":20}"#]
+        );
+        let own = Disguises::from([("DB_ROW_HASH_1".to_owned(), Disguised::Itself)]);
+        assert_eq!(
+            rows(&own),
+            [
+                r#"{"id":1,"body":"two","n":11,"DB_ROW_HASH_1":45344772}"#,
+                r#"{"id":2,"body":null,"n":20,"DB_ROW_HASH_1":null}"#
+            ]
+        );
+    }
 }

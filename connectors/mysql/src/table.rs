@@ -16,7 +16,12 @@ use crate::value::write_string;
 /// More columns than any server allows.
 const COLUMNS_MAX: usize = 4096;
 
-/// What MariaDB's log does not tell about a column of type BINARY.
+/// MariaDB keeps the hash of what a key takes that is too long for an index in a column of its own,
+/// which its log holds and nothing else shows; the number behind this is one that is free.
+const HASH_OF_LONG_KEY: &str = "DB_ROW_HASH_";
+
+/// What MariaDB's log does not tell: the true type of a column that looks like BINARY, and whether
+/// one that is named like the hash of a long key is somebody's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Disguised {
     Uuid,
@@ -24,15 +29,20 @@ pub(crate) enum Disguised {
     OldUuid,
     Inet6,
     Inet4,
+    /// It is what it looks like.
+    Itself,
 }
 
 impl Disguised {
-    fn kind(self, prefix: u8) -> Kind {
+    /// What a column that looks like BINARY is.
+    fn reveal(self, kind: &mut Kind) {
+        let Kind::Binary { prefix, .. } = *kind else { return };
         match self {
-            Self::Uuid => Kind::Uuid { prefix, swapped: false },
-            Self::OldUuid => Kind::Uuid { prefix, swapped: true },
-            Self::Inet6 => Kind::Inet6 { prefix },
-            Self::Inet4 => Kind::Inet4 { prefix },
+            Self::Itself => {}
+            Self::Uuid => *kind = Kind::Uuid { prefix, swapped: false },
+            Self::OldUuid => *kind = Kind::Uuid { prefix, swapped: true },
+            Self::Inet6 => *kind = Kind::Inet6 { prefix },
+            Self::Inet4 => *kind = Kind::Inet4 { prefix },
         }
     }
 }
@@ -59,6 +69,8 @@ pub(crate) struct Column {
     pub nullable: bool,
     /// Its place in the primary key.
     pub key: Option<usize>,
+    /// The server's own: rows hold it, records do not.
+    pub hidden: bool,
 }
 
 /// A table as a table map describes it.
@@ -118,18 +130,23 @@ impl Table {
             });
         }
         let mut kinds = Kinds::new(flavor, &place, shapes, &details).read(types)?;
+        let may_be_binary = |kind: &Kind| matches!(kind, Kind::Binary { length: 4 | 16, .. });
+        let may_be_hash = |(kind, name): (&Kind, &String)| {
+            name.starts_with(HASH_OF_LONG_KEY)
+                && matches!(kind, Kind::Integer { bytes: 8, unsigned: true })
+        };
         let may_be = flavor == Flavor::Mariadb
-            && kinds.iter().any(|kind| matches!(kind, Kind::Binary { length: 4 | 16, .. }));
+            && (kinds.iter().any(may_be_binary)
+                || kinds.iter().zip(&details.names).any(may_be_hash));
+        let mut hidden = vec![false; count];
         if may_be {
             let Some(disguised) = disguised else {
                 return Ok(Parsing::Veiled { database, name });
             };
-            for (kind, column) in kinds.iter_mut().zip(&details.names) {
-                if let (Kind::Binary { prefix, .. }, Some(disguised)) =
-                    (&*kind, disguised.get(column))
-                {
-                    *kind = disguised.kind(*prefix);
-                }
+            for (i, (kind, column)) in kinds.iter_mut().zip(&details.names).enumerate() {
+                let known = disguised.get(column);
+                hidden[i] = known.is_none() && may_be_hash((&*kind, column));
+                known.into_iter().for_each(|known| known.reveal(kind));
             }
         }
         let mut columns: Vec<_> = details
@@ -139,7 +156,7 @@ impl Table {
             .enumerate()
             .map(|(i, (name, kind))| {
                 let nullable = nullable[i / 8] >> (i % 8) & 1 == 1;
-                Column::new(i, name, kind, nullable)
+                Column { hidden: hidden[i], ..Column::new(i, name, kind, nullable) }
             })
             .collect();
         for (place, &column) in details.key.iter().enumerate() {
@@ -191,7 +208,7 @@ impl Column {
         let mut lead = vec![if place == 0 { b'{' } else { b',' }];
         write_string(&mut lead, &name);
         lead.push(b':');
-        Self { name, lead, kind, nullable, key: None }
+        Self { name, lead, kind, nullable, key: None, hidden: false }
     }
 }
 

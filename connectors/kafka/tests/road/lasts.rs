@@ -1,5 +1,5 @@
 use rdkafka::producer::{BaseRecord, Producer};
-use unitflow_change::fault::Code;
+use unitflow_change::fault::{Code, Kind};
 use unitflow_kafka::{Broker, Writer, last_record, topics as road};
 
 use crate::{
@@ -76,6 +76,20 @@ async fn an_open_transaction_is_waited_for() {
     // What a successor does first aborts it.
     let _successor = Writer::open(&broker, &id).await.unwrap();
     assert_eq!(search.await.unwrap(), Some((0, "a".to_owned())));
+    std::mem::forget(rude);
+}
+
+#[tokio::test]
+async fn an_open_transaction_that_does_not_end_is_not_waited_for_for_ever() {
+    let broker = broker().await;
+    let topic = topic(&broker, 1).await;
+    let rude = rude_producer(&broker.bootstrap, &unique("rude"));
+    rude.begin_transaction().unwrap();
+    rude.send(BaseRecord::<(), str>::to(&topic).partition(0).payload("open")).unwrap();
+    rude.flush(SOON).unwrap();
+    let fault = last_record(&broker, &topic, 0).await.unwrap_err();
+    assert_eq!((fault.kind, fault.code), (Kind::Retry, Code::Timeout), "{fault}");
+    assert!(fault.what.contains("a transaction is open at 0"), "{fault}");
     std::mem::forget(rude);
 }
 

@@ -318,8 +318,8 @@ async fn ask_sending(store: Store, connection: u32) -> bool {
     state.is_some_and(|state| !state.contains("has sent all"))
 }
 
-/// Asks MariaDB which columns of a table are UUIDs or addresses. A table that is gone has none:
-/// its rows are then written as the bytes they are.
+/// Asks MariaDB which columns of a table are UUIDs or addresses, or only named as its own hidden ones
+/// are. A table that is gone has none: its rows are then written as the bytes they are.
 async fn ask_types(
     conn: Option<Conn>,
     store: Store,
@@ -331,7 +331,8 @@ async fn ask_types(
         None => connect::connect(&store).await?,
     };
     let query = "SELECT column_name, data_type, column_type FROM information_schema.columns \
-                 WHERE table_schema = ? AND table_name = ? AND data_type IN ('uuid', 'inet6', 'inet4')";
+                 WHERE table_schema = ? AND table_name = ? \
+                 AND (data_type IN ('uuid', 'inet6', 'inet4') OR LEFT(column_name, 12) = 'DB_ROW_HASH_')";
     let rows: Vec<(String, String, String)> =
         conn.exec(query, (database, table)).await.map_err(|error| connect::fault(&error))?;
     let types = rows
@@ -340,8 +341,9 @@ async fn ask_types(
             let kind = match kind.to_ascii_lowercase().as_str() {
                 "inet6" => Disguised::Inet6,
                 "inet4" => Disguised::Inet4,
-                _ if full.contains("old") => Disguised::OldUuid,
-                _ => Disguised::Uuid,
+                "uuid" if full.contains("old") => Disguised::OldUuid,
+                "uuid" => Disguised::Uuid,
+                _ => Disguised::Itself,
             };
             (name, kind)
         })
