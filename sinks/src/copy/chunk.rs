@@ -246,7 +246,7 @@ impl Lane<'_> {
         seq: Seq,
     ) -> Result<Vec<Vec<u8>>, Fault> {
         let tables = chunk.tables.as_slice();
-        if filling::count(self.applier.conn(), tables).await? == 0 {
+        if !filling::is_any(self.applier.conn(), tables).await? {
             return Ok(Vec::new());
         }
         let keys: Vec<&[u8]> =

@@ -102,15 +102,14 @@ pub async fn notes(
         .collect()
 }
 
-/// How many rows of these tables are noted.
-pub async fn count(conn: &mut Conn, tables: &[TableName]) -> Result<u64, Fault> {
-    let mut sql =
-        b"SELECT COUNT(DISTINCT row_hash) FROM unitflow.unsettled WHERE (db, tbl) IN (".to_vec();
+/// Whether a row of these tables is noted.
+pub async fn is_any(conn: &mut Conn, tables: &[TableName]) -> Result<bool, Fault> {
+    let mut sql = b"SELECT 1 FROM unitflow.unsettled WHERE (db, tbl) IN (".to_vec();
     write_tables(&mut sql, tables);
-    sql.push(b')');
-    let count: Option<u64> =
+    sql.extend_from_slice(b") LIMIT 1");
+    let any: Option<u8> =
         conn.query_first(sql).await.map_err(|error| judge(&error).at("unitflow.unsettled"))?;
-    Ok(count.unwrap_or(0))
+    Ok(any.is_some())
 }
 
 /// Takes back notes of the unit whose rows count: every other unit has been sent the row since.
