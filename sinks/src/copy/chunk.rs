@@ -251,7 +251,7 @@ impl Lane<'_> {
         }
         let keys: Vec<&[u8]> =
             written.iter().map(|place| self.batch.key(&self.batch.slots()[*place])).collect();
-        filling::settled(&keys, chunk, (&self.way.log, seq))
+        filling::settled(self.applier.conn(), &keys, chunk, (&self.way.log, seq)).await
     }
 
     /// The tables that are being filled in this unit.
