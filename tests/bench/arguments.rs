@@ -5,8 +5,10 @@ use std::fmt::{self, Display, Formatter};
 use clap::Parser;
 use unitflow_harness::Flavor;
 
+use crate::flow::LANES;
+
 /// How many workers the parallel replica has; as many as Unitflow has lanes.
-pub const WORKERS: u32 = 4;
+pub const WORKERS: u32 = LANES;
 
 /// Drains a prepared backlog by Unitflow and by the servers' own replica, one after the other.
 #[derive(Debug, Parser)]

@@ -31,20 +31,26 @@
 //! | [`backlog`] | the tables and what is written |
 //! | [`servers`] | prepared folders, sources, targets, the comparison |
 //! | [`native`] | the server's own replica |
-//! | [`pipeline`] | Unitflow's workers |
-//! | [`usage`] | processor time |
+//! | [`pipeline`] | Unitflow's part |
+//! | [`flow`] | its configuration, commands and workers |
+//! | [`meter`] | processor time |
+//! | [`usage`] | what one drain took |
 //! | [`report`] | the table |
+//! | [`words`] | progress, figures |
 //!
 //! Exit codes: 0 done, 1 a target differs from its source, 2 wrong use, 3 failed; what was measured
 //! before is printed then as well.
 
 mod arguments;
 mod backlog;
+mod flow;
+mod meter;
 mod native;
 mod pipeline;
 mod report;
 mod servers;
 mod usage;
+mod words;
 
 use std::process::ExitCode;
 
@@ -55,9 +61,10 @@ use unitflow_harness::{Flavor, Kafka};
 
 use arguments::{Applier, Arguments, Drain, Pairing};
 use pipeline::Pipeline;
-use report::{Report, progress};
+use report::Report;
 use servers::{Clones, Source, Target};
 use usage::Usage;
+use words::progress;
 
 /// What the broker's warm-up drains, in rows.
 const WARM_UP_ROWS: u64 = 20_000;

@@ -6,9 +6,10 @@ use anyhow::{Context as _, bail, ensure};
 use tokio::time::timeout;
 use unitflow_harness::{Flavor, Mysql};
 
-use crate::report::progress;
+use crate::meter::Meter;
 use crate::servers::query;
-use crate::usage::{Meter, Usage};
+use crate::usage::Usage;
+use crate::words::progress;
 
 /// A replica tells how it is in this time.
 const ANSWER: Duration = Duration::from_secs(60);

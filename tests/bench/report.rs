@@ -1,6 +1,5 @@
-//! Progress on stderr, the table on stdout.
+//! The table on stdout.
 
-use std::fmt::Display;
 use std::time::Instant;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -10,6 +9,7 @@ use unitflow_harness::Flavor;
 use crate::arguments::{Applier, Arguments, Drain};
 use crate::backlog::{MIX, SEEDED};
 use crate::usage::Usage;
+use crate::words::{progress, thousands};
 
 const COLUMNS: [&str; 10] = [
     "servers",
@@ -25,11 +25,6 @@ const COLUMNS: [&str; 10] = [
 ];
 /// How many of them say what was measured; the others are figures.
 const TITLES: usize = 4;
-
-/// Says what is being done.
-pub fn progress(what: &str) {
-    eprintln!("{what}");
-}
 
 /// All that was measured.
 #[derive(Debug)]
@@ -214,17 +209,4 @@ impl Spread {
             }
         }
     }
-}
-
-/// Digits in groups of three.
-fn thousands(value: impl Display) -> String {
-    let digits = format!("{value:.0}");
-    let mut grouped = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }

@@ -13,7 +13,7 @@ use unitflow_local::{TempDir, new_folder};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::backlog::{self, DATABASE, TABLES};
-use crate::report::progress;
+use crate::words::progress;
 
 /// Nothing that is asked of a server takes longer.
 const STATEMENT: Duration = Duration::from_secs(120);

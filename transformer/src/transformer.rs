@@ -272,12 +272,13 @@ impl Transformer {
         out: &mut impl Output,
     ) -> Result<(), Fault> {
         let key = rule.key(row)?;
-        if record.value.is_empty() {
+        let gone = record.value.is_empty();
+        if gone && (rule.by_row || rule.filter.as_ref().is_some_and(Filter::chooses)) {
             // Which lane, or whether it would travel, only the row could tell.
-            if rule.by_row || rule.filter.as_ref().is_some_and(Filter::chooses) {
-                self.counts.filtered += 1;
-                return Ok(());
-            }
+            self.counts.filtered += 1;
+            return Ok(());
+        }
+        if gone || (rule.filter.is_none() && !rule.by_row) {
             let lane = self.router()?.lane_of_key(&rule.by, &key)?;
             return self.hold(lane, record, &record.tag, &key, record.value, out);
         }

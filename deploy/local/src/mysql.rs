@@ -56,6 +56,13 @@ impl Flavor {
         }
     }
 
+    fn dump_program(self) -> &'static str {
+        match self {
+            Self::Mysql9 => "mysqldump",
+            Self::Mariadb => "mariadb-dump",
+        }
+    }
+
     fn binlog_program(self) -> &'static str {
         match self {
             Self::Mysql9 => "mysqlbinlog",
@@ -274,15 +281,24 @@ impl Mysql {
     /// # Errors
     /// [`Fault::NotInstalled`] where the server folder has no client.
     pub fn client(&self) -> Result<Command, Fault> {
-        let mut client = Command::new(self.home.program(self.flavor.client_program())?);
-        client.args([
-            "--no-defaults",
-            "--user=root",
-            "--default-character-set=utf8mb4",
-            "--comments",
-        ]);
-        client.arg(format!("--socket={}", self.socket().display())).kill_on_drop(true);
+        let mut client = self.command(self.flavor.client_program())?;
+        client.arg("--comments");
         Ok(client)
+    }
+
+    /// The server's own `mysqldump`, told how to connect, for more arguments.
+    ///
+    /// # Errors
+    /// [`Fault::NotInstalled`] where the server folder has no such program.
+    pub fn dump(&self) -> Result<Command, Fault> {
+        self.command(self.flavor.dump_program())
+    }
+
+    fn command(&self, program: &str) -> Result<Command, Fault> {
+        let mut command = Command::new(self.home.program(program)?);
+        command.args(["--no-defaults", "--user=root", "--default-character-set=utf8mb4"]);
+        command.arg(format!("--socket={}", self.socket().display())).kill_on_drop(true);
+        Ok(command)
     }
 
     /// Its binlog files, the oldest first.

@@ -246,12 +246,12 @@ impl Lane<'_> {
         seq: Seq,
     ) -> Result<Vec<Vec<u8>>, Fault> {
         let tables = chunk.tables.as_slice();
-        if filling::count(self.applier.conn(), tables).await? == 0 {
+        if !filling::is_any(self.applier.conn(), tables).await? {
             return Ok(Vec::new());
         }
         let keys: Vec<&[u8]> =
             written.iter().map(|place| self.batch.key(&self.batch.slots()[*place])).collect();
-        filling::settled(&keys, chunk, (&self.way.log, seq))
+        filling::settled(self.applier.conn(), &keys, chunk, (&self.way.log, seq)).await
     }
 
     /// The tables that are being filled in this unit.

@@ -20,7 +20,7 @@ use unitflow_mysql::literal::quote_string;
 
 use super::identity;
 
-/// Keys deleted from the notes by one statement.
+/// Keys looked up in the notes by one statement.
 const NAMES_PER_STATEMENT: usize = 500;
 
 /// A record that was not applied to its row.
@@ -102,15 +102,14 @@ pub async fn notes(
         .collect()
 }
 
-/// How many rows of these tables are noted.
-pub async fn count(conn: &mut Conn, tables: &[TableName]) -> Result<u64, Fault> {
-    let mut sql =
-        b"SELECT COUNT(DISTINCT row_hash) FROM unitflow.unsettled WHERE (db, tbl) IN (".to_vec();
+/// Whether a row of these tables is noted.
+pub async fn is_any(conn: &mut Conn, tables: &[TableName]) -> Result<bool, Fault> {
+    let mut sql = b"SELECT 1 FROM unitflow.unsettled WHERE (db, tbl) IN (".to_vec();
     write_tables(&mut sql, tables);
-    sql.push(b')');
-    let count: Option<u64> =
+    sql.extend_from_slice(b") LIMIT 1");
+    let any: Option<u8> =
         conn.query_first(sql).await.map_err(|error| judge(&error).at("unitflow.unsettled"))?;
-    Ok(count.unwrap_or(0))
+    Ok(any.is_some())
 }
 
 /// Takes back notes of the unit whose rows count: every other unit has been sent the row since.
@@ -159,7 +158,12 @@ pub(crate) fn noted(note: &Note) -> Result<Vec<u8>, Fault> {
 
 /// The statements that take back what a written copy settles: all that its source had applied when
 /// it read these rows, and all of its own log up to `seq`.
-pub(crate) fn settled(
+///
+/// Notes are looked up without a lock and named by their whole key. A DELETE of many names may read
+/// the whole table, and so wait for other lanes' notes while they wait for this one's. A note that
+/// comes in between stays, and its row is read once more.
+pub(crate) async fn settled(
+    conn: &mut Conn,
     keys: &[&[u8]],
     chunk: &Chunk,
     (log, seq): (&Log, Seq),
@@ -178,10 +182,17 @@ pub(crate) fn settled(
         let names: Result<Vec<_>, Fault> =
             keys.iter().map(|key| Ok(format!("'{}'", identity::name(key)?))).collect();
         let names = names?.join(",");
-        statements.push(
-            format!("DELETE FROM unitflow.unsettled WHERE row_hash IN ({names}) AND ({seen})")
-                .into_bytes(),
+        let query = format!(
+            "SELECT row_hash, log, lane, seq FROM unitflow.unsettled WHERE row_hash IN ({names}) AND ({seen})"
         );
+        let noted: Vec<(String, String, i32, u64)> =
+            conn.query(query).await.map_err(|error| judge(&error).at("unitflow.unsettled"))?;
+        statements.extend(noted.into_iter().map(|(name, log, lane, seq)| {
+            format!(
+                "DELETE FROM unitflow.unsettled WHERE row_hash='{name}' AND log='{log}' AND lane={lane} AND seq={seq}"
+            )
+            .into_bytes()
+        }));
     }
     Ok(statements)
 }

@@ -38,6 +38,8 @@ const QUEUE_BYTES: usize = 1 << 20;
 /// How far before the reading of the first chunk the log is begun: what the source had not applied
 /// by then is no older, unless it lags more.
 const LOOK_BACK: Duration = Duration::from_secs(30);
+/// How the keys of our own tables' rows begin.
+const INTERNAL: &[u8] = br#"["unitflow","#;
 /// How long the log is read on when no copied row comes any more.
 const IDLE: Duration = Duration::from_secs(120);
 
@@ -234,6 +236,9 @@ impl OwnLog {
             _ => return Ok(None),
         }
         let plain = form::plain_key(record.key().unwrap_or_default())?;
+        if transaction.is_of(&self.place.copied) && !plain.starts_with(INTERNAL) {
+            return Ok(None);
+        }
         let key = Key::parse(&plain)?;
         if &*key.database == INTERNAL_DATABASE {
             return self.take_internal(&key.table, value, transaction);
@@ -342,6 +347,13 @@ struct Transaction {
     mark: Option<(Lane, Seq)>,
     seq: Seq,
     marker: Option<u64>,
+}
+
+impl Transaction {
+    /// Whether a sink of this log wrote it, so that nobody asks for its rows. Its mark stands first.
+    fn is_of(&self, log: &Log) -> bool {
+        self.mark.as_ref().is_some_and(|(lane, _)| lane.log == *log)
+    }
 }
 
 /// A JSON string's text.

@@ -182,26 +182,32 @@ impl Applier {
         let mut shape = None;
         let mut taken = 0;
         for place in places.iter().take(ROWS_PER_INSERT) {
-            let (table, columns) = self.shape_of(batch, *place)?;
-            let (target, columns_of) = (self.tables.target(table), self.tables.columns(columns));
-            let full = taken > 0 && insert.len() >= CALL_BYTES_MAX;
-            if full || shape.is_some_and(|shape| shape != columns) {
+            if taken > 0 && insert.len() >= CALL_BYTES_MAX {
                 break;
             }
-            if shape.is_none() {
-                insert.extend_from_slice(format!("INSERT INTO {} (", target.name).as_bytes());
-                insert.extend_from_slice(&columns_of.insert_list);
-                insert.extend_from_slice(b") VALUES ");
-            } else {
-                insert.push(b',');
-            }
-            shape = Some(columns);
-            with_row(batch, *place, |row| {
-                refuse_negative_zero(target, columns_of, row)?;
-                let odd = odd_choices(target, columns_of, row);
-                write_values(&mut insert, target, columns_of, row, &odd)?;
-                set_odd(&mut behind, target, columns_of, &odd, row)
+            let table = self.tables.number(batch.key(&batch.slots()[*place]))?;
+            let fits = with_row(batch, *place, |row| {
+                let number = self.tables.columns_number(table, row)?;
+                if shape.is_some_and(|shape| shape != number) {
+                    return Ok(false);
+                }
+                let (target, columns) = (self.tables.target(table), self.tables.columns(number));
+                if shape.replace(number).is_none() {
+                    insert.extend_from_slice(format!("INSERT INTO {} (", target.name).as_bytes());
+                    insert.extend_from_slice(&columns.insert_list);
+                    insert.extend_from_slice(b") VALUES ");
+                } else {
+                    insert.push(b',');
+                }
+                refuse_negative_zero(target, columns, row)?;
+                let odd = odd_choices(target, columns, row);
+                write_values(&mut insert, target, columns, row, &odd)?;
+                set_odd(&mut behind, target, columns, &odd, row)?;
+                Ok(true)
             })?;
+            if !fits {
+                break;
+            }
             taken += 1;
         }
         let mut call = Call::default();
