@@ -108,6 +108,45 @@ pub async fn of_lanes(mesh: &Mesh, log: &Log, entries: &[Entry]) -> Result<Vec<B
     of_topic(broker, &mesh.topics.tagged(log), &places, &tails).await
 }
 
+/// A lane whose next record was removed.
+#[derive(Clone, Copy, Debug)]
+pub struct Bereft {
+    /// The lane.
+    pub lane: i32,
+    /// The last record it has applied.
+    pub stands: Seq,
+    /// What stands before the first record that is still there.
+    pub before: Seq,
+    /// The offset of that record, or of the next one to come.
+    pub offset: i64,
+}
+
+/// Those lanes of a log's sink whose next record was removed from the topic.
+pub async fn bereft(mesh: &Mesh, log: &Log, entries: &[Entry]) -> Result<Vec<Bereft>, Fault> {
+    let broker = &mesh.unit(mesh.read_at(log))?.broker;
+    let topic = mesh.topics.tagged(log);
+    let tails = tails(mesh, log).await?;
+    let mut found = Vec::new();
+    for Entry { lane, seq, topic_offset, .. } in entries {
+        let at = At { partition: *lane, offset: *topic_offset, seq: *seq };
+        let tail = usize::try_from(*lane).ok().and_then(|lane| tails.get(lane)).copied();
+        let Some(kept) = topic::kept(broker, &topic, &[(*lane, *topic_offset)]).await?.pop() else {
+            continue;
+        };
+        if !is_gone(&at, &kept, tail)? {
+            continue;
+        }
+        let (before, offset) = match &kept.next {
+            Some(record) => {
+                (Tag::parse(record.header(HEADER).unwrap_or_default())?.prev, record.offset)
+            }
+            None => (tail.unwrap_or(*seq), kept.low),
+        };
+        found.push(Bereft { lane: *lane, stands: *seq, before, offset });
+    }
+    Ok(found)
+}
+
 /// The outage of the hub's relay of a log that the topic at its origin bridges.
 async fn of_relay(mesh: &Mesh, log: &Log) -> Result<Bridge, Fault> {
     let hub = &mesh.unit(mesh.read_at(log))?.broker;
@@ -219,15 +258,22 @@ pub fn resync<'a>(from: &Name, to: impl IntoIterator<Item = &'a Name>) -> String
 /// Where what was to be read is gone, says which commands mend that.
 pub fn mended_by_resync<'a>(
     fault: Fault,
-    from: &Name,
+    unit: &Name,
     to: impl IntoIterator<Item = &'a Name>,
 ) -> Fault {
     let keep = match fault.code {
         Code::OffsetGone => "then raise the topic's retention",
+        Code::SourceLostTail => {
+            let from = to.into_iter().next().map_or("…", |other| other.as_str());
+            let hint = format!(
+                "if another server of this store still has these, fail over to it; else unitflow resync lost {unit} --from {from} --why … lists what the others hold (--dry-run) and gives it back, see the runbook"
+            );
+            return fault.hint(hint);
+        }
         Code::PositionPurged => "or put the log files back; then raise binlog_expire_logs_seconds",
         _ => return fault,
     };
-    let hint = format!("{}, see the runbook; {keep}", resync(from, to));
+    let hint = format!("{}, see the runbook; {keep}", resync(unit, to));
     fault.hint(hint)
 }
 

@@ -160,6 +160,15 @@ async fn check_log(mesh: &Mesh, log: &Log, findings: &mut Vec<Finding>) -> Resul
                     findings.push(finding.remedy(fault.hint));
                 }
             }
+            if !state.routing.lets_all_through_as(&mesh.routing(log)?) {
+                let finding = Finding::new(&place, Code::Routing, "tables, exclude, columns, rows");
+                let finding = finding
+                    .expected("as configured", "the log carries what an older configuration said");
+                findings.push(finding.remedy(format!(
+                    "for what it will let through from now on: unitflow resync full --from … --store {} --table …, which waits; then start the connector of unit {} with this configuration",
+                    log.store, log.unit
+                )).warning());
+            }
         }
         Ok(None) => findings.push(
             Finding::new(&place, Code::PositionMissing, mesh.topics.position(log))

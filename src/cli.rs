@@ -235,6 +235,12 @@ pub enum ResyncCommand {
     /// of the same kind, and then copies all rows. Name the unit in the configuration first, and restart the
     /// other units' workers with it.
     Join(ResyncJoinArgs),
+    /// List what a unit has lost that went back in time, and give it back.
+    ///
+    /// For a unit whose connector stopped with source_lost_tail: its server was restored, or replaced by one that
+    /// lacks the end. Its log goes on behind what the server still has; rows that it lost come back from the
+    /// unit named by --from, but where the unit has written a row since, that counts and goes to the others.
+    Lost(ResyncLostArgs),
 }
 
 #[derive(Debug, Args)]
@@ -286,6 +292,27 @@ pub struct ResyncKeysArgs {
     /// differs.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ResyncLostArgs {
+    /// The unit that has lost something.
+    pub unit: Name,
+    /// The unit that gives it back.
+    #[arg(long)]
+    pub from: Name,
+    /// The store, where the unit has several.
+    #[arg(long)]
+    pub store: Option<Name>,
+    /// Change nothing: list the rows that the others hold and the unit lacks. Exit code 1 if there are any.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Why; it stays on record.
+    #[arg(long)]
+    pub why: String,
+    /// Who gives the order; whoever is logged in by default.
+    #[arg(long)]
+    pub by: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,8 @@
 //! | `copy` | orders a copy and follows it to its end |
 //! | `settle` | has rows read again until none is in doubt, and removes what the authority lacks |
 //! | `join` | fills a new unit |
+//! | `lost` | gives a unit back what it lost when it went back in time |
+//! | `loss` | finds out what that is |
 //!
 //! The command only orders and waits: connectors read, sinks judge and write. It may be killed and
 //! run again at any moment; what it left under way is gone on with.
@@ -14,6 +16,8 @@
 mod copy;
 mod dry;
 mod join;
+mod loss;
+mod lost;
 mod plan;
 mod settle;
 
@@ -21,7 +25,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use tracing::warn;
-use unitflow_change::Fault;
+use unitflow_change::{Code, Fault};
 
 use crate::Outcome;
 use crate::cli::{ResyncCommand, ResyncFullArgs, ResyncKeysArgs};
@@ -40,6 +44,7 @@ pub async fn run(mesh: &Mesh, command: &ResyncCommand) -> Result<Outcome, Fault>
             ResyncCommand::Full(args) => full(mesh, args).await,
             ResyncCommand::Keys(args) => keys(mesh, args).await,
             ResyncCommand::Join(args) => join::run(mesh, args).await,
+            ResyncCommand::Lost(args) => lost::run(mesh, args).await,
         };
         match outcome {
             Err(fault) if fault.is_retry() => {
@@ -56,9 +61,18 @@ async fn full(mesh: &Mesh, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
     if args.dry_run {
         return dry::run(&plan, None).await;
     }
+    let bereft = plan.bereft().await?;
+    if let Some((unit, lane)) = bereft.first().filter(|_| !args.table.is_empty()) {
+        return Err(Fault::fatal(
+            Code::OffsetGone,
+            format!("{} to {unit}: what lane {} has to read next is gone, and with it changes of any table", plan.log, lane.lane),
+        )
+        .hint("copy all tables: the same without --table"));
+    }
     let filled = plan.filled_before().await?;
     plan.begin().await?;
-    copy::tables(&plan, args.rows_per_second).await?;
+    plan.wait_until_carried().await?;
+    copy::tables(&plan, args.rows_per_second, &bereft).await?;
     finish(&plan, &filled).await
 }
 
@@ -69,6 +83,7 @@ async fn keys(mesh: &Mesh, args: &ResyncKeysArgs) -> Result<Outcome, Fault> {
         return dry::run(&plan, Some(&keys)).await;
     }
     plan.begin().await?;
+    plan.wait_until_carried().await?;
     copy::keys(&plan, keys.into_iter().collect()).await?;
     finish(&plan, &[]).await
 }
@@ -84,7 +99,7 @@ async fn finish(plan: &Plan<'_>, removing: &[plan::Filled]) -> Result<Outcome, F
     }
     if left > 0 {
         say(&format!(
-            "{left} rows are not settled: they are written in several units faster than they are read; run this again once that is over"
+            "{left} rows are not settled: they are written in several units faster than they are read, or another row has their unique value; run this again once that is over"
         ));
         return Ok(Outcome::Findings);
     }

@@ -561,7 +561,7 @@ impl Lane<'_> {
 
     async fn apply_part(&mut self, part: Part) -> Result<(), Fault> {
         if part == Part::First {
-            self.soft = !self.way.whole && !self.filled().await?.is_empty();
+            self.soft = !self.filled().await?.is_empty();
         }
         let mut soft = self.soft && part != Part::Whole;
         if inject::on("dawdle") && !self.inside {

@@ -157,6 +157,23 @@ pub fn reached(entries: &[Entry], tails: &[Seq]) -> bool {
         .all(|(lane, tail)| entries.iter().any(|entry| entry.lane == lane && entry.seq >= *tail))
 }
 
+/// Lets a lane go on at another offset, behind records that it will never apply; nothing happens
+/// where it no longer stands at `from`.
+pub async fn pass_over(
+    conn: &mut Conn,
+    (log, lane): (&Log, i32),
+    (from, to): (Seq, Seq),
+    topic_offset: i64,
+) -> Result<(), Fault> {
+    conn.exec_drop(
+        "UPDATE unitflow.ledger SET seq = ?, topic_offset = ?, barrier = NULL, applied_at = CURRENT_TIMESTAMP(6) \
+         WHERE log = ? AND lane = ? AND seq = ?",
+        (to.0, topic_offset, log.to_string(), lane, from.0),
+    )
+    .await
+    .map_err(|error| judge(&error).at("unitflow.ledger"))
+}
+
 /// The row's move to a batch's end, as SQL.
 #[derive(Debug)]
 pub struct Move<'a> {

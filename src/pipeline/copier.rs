@@ -29,7 +29,7 @@ use unitflow_change::name::Log;
 use unitflow_change::rename::Rename;
 use unitflow_change::{Code, Fault, Form, Seq, form};
 use unitflow_kafka::broker::Broker;
-use unitflow_kafka::jobs::{self, Job, Jobs, ROWS_PER_SECOND};
+use unitflow_kafka::jobs::{self, Job, Jobs, ROWS_PER_SECOND, Sparing};
 use unitflow_mysql::connect::Store;
 use unitflow_mysql::snapshot::{Opened, Reader, Records, Row, Table};
 use unitflow_mysql::stream;
@@ -166,6 +166,7 @@ struct Work {
     job: String,
     to: String,
     tables: Vec<TableName>,
+    sparing: Option<Sparing>,
     what: What,
     /// Of a scan: where it goes on once all rows of the chunk are in the log, and how many they are.
     cursor: Option<(Option<Vec<u8>>, bool, u64)>,
@@ -398,6 +399,7 @@ impl Copier {
             job: name.to_owned(),
             to: job.to.join(","),
             tables,
+            sparing: job.sparing.clone(),
             what,
             cursor: None,
             rounds: 0,
@@ -497,6 +499,11 @@ impl Copier {
             !changed
         });
         work.what = What::Keys(again);
+        if let Some(Sparing { log, seq }) = &work.sparing {
+            // Who lost what stands before that record is not to take what stands behind it for seen.
+            let lanes = read.ledger.get_mut(log).into_iter().flatten();
+            lanes.for_each(|standing| standing.seq = standing.seq.min(*seq));
+        }
         let head = Chunk {
             job: work.job.clone(),
             part: Part::Rows,

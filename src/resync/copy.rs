@@ -8,14 +8,16 @@ use mysql_async::prelude::Queryable as _;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 use unitflow_change::ddl::TableName;
-use unitflow_change::name::Stage;
+use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault};
-use unitflow_kafka::jobs::{self, Job, Jobs, KEYS_MAX};
+use unitflow_kafka::jobs::{self, Job, Jobs, KEYS_MAX, Sparing};
 use unitflow_mysql::connect::fault;
 use unitflow_sinks::ledger;
 
 use super::plan::Plan;
+use crate::bridge::Bereft;
+use crate::config::Mesh;
 use crate::pipeline::{ConnectorState, Scan, load_state};
 
 /// How often a position is looked at.
@@ -23,13 +25,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// After how long without progress the likely cause is told.
 const SILENT_FOR: Duration = Duration::from_secs(20);
 
-/// Copies the plan's tables, or goes on with a copy of them that was ordered before.
-pub async fn tables(plan: &Plan<'_>, rows_per_second: Option<u32>) -> Result<(), Fault> {
+/// Copies the plan's tables, or goes on with a copy of them that was ordered before. Lanes that are
+/// bereft of records pass over them once that is under way.
+pub async fn tables(
+    plan: &Plan<'_>,
+    rows_per_second: Option<u32>,
+    bereft: &[(Name, Bereft)],
+) -> Result<(), Fault> {
     let to: Vec<String> = plan.to.iter().map(ToString::to_string).collect();
     let tables: Vec<String> = plan.tables.iter().map(ToString::to_string).collect();
     let mut job = Job::new(&to, &plan.by, &plan.why);
     (job.tables, job.rows_per_second) = (tables, rows_per_second);
-    let state = state(plan).await?;
+    let state = state(plan.mesh, &plan.log).await?;
     let same = |known: &Job| known.tables == job.tables && known.to == job.to;
     let known = known(plan).await?;
     // Left by a command that was killed.
@@ -47,18 +54,28 @@ pub async fn tables(plan: &Plan<'_>, rows_per_second: Option<u32>) -> Result<(),
         }
         None => order(plan, "full", &job).await?,
     };
+    plan.pass_over(bereft).await?;
     let bar = Bar::new(plan, &estimates(plan).await?);
     follow(plan, &name, Some(&bar)).await?;
     bar.close();
     jobs_removed(plan, &[name]).await
 }
 
-/// Copies single rows.
+/// Copies single rows, in this order.
 pub async fn keys(plan: &Plan<'_>, keys: Vec<String>) -> Result<(), Fault> {
+    keys_sparing(plan, keys, None).await
+}
+
+/// The same, but what is newer than a record is left alone, whatever the source has applied.
+pub async fn keys_sparing(
+    plan: &Plan<'_>,
+    keys: Vec<String>,
+    sparing: Option<&Sparing>,
+) -> Result<(), Fault> {
     let to: Vec<String> = plan.to.iter().map(ToString::to_string).collect();
     let mut names = Vec::new();
     for keys in keys.chunks(KEYS_MAX) {
-        let mut job = Job::new(&to, &plan.by, &plan.why);
+        let mut job = Job::new(&to, &plan.by, &plan.why).sparing(sparing.cloned());
         job.keys = keys.to_vec();
         names.push(order(plan, "keys", &job).await?);
     }
@@ -96,11 +113,12 @@ fn control<'m>(plan: &Plan<'m>) -> Result<(&'m unitflow_kafka::Broker, String), 
     Ok((broker, plan.mesh.topics.control(&plan.log.unit)))
 }
 
-async fn state(plan: &Plan<'_>) -> Result<ConnectorState, Fault> {
-    let broker = &plan.mesh.unit(&plan.log.unit)?.broker;
-    let state = load_state(broker, &plan.mesh.topics, &plan.log, Stage::Connector).await?;
+/// How far a log's connector has come.
+pub async fn state(mesh: &Mesh, log: &Log) -> Result<ConnectorState, Fault> {
+    let broker = &mesh.unit(&log.unit)?.broker;
+    let state = load_state(broker, &mesh.topics, log, Stage::Connector).await?;
     state.ok_or_else(|| {
-        Fault::fatal(Code::PositionMissing, format!("log {} has no position", plan.log))
+        Fault::fatal(Code::PositionMissing, format!("log {log} has no position"))
             .hint("unitflow init first")
     })
 }
@@ -110,7 +128,7 @@ async fn follow(plan: &Plan<'_>, name: &str, bar: Option<&Bar>) -> Result<(), Fa
     let mut moved = Instant::now();
     let mut last = None;
     let end = loop {
-        let state = state(plan).await?;
+        let state = state(plan.mesh, &plan.log).await?;
         if let Some(why) = state.copy.failed.get(name) {
             // Who gives the command again orders it anew.
             jobs_removed(plan, &[name.to_owned()]).await?;

@@ -55,7 +55,7 @@ pub async fn run(plan: &Plan<'_>, keys: Option<&BTreeSet<String>>) -> Result<Out
 }
 
 /// What differs in one table, and still does a moment later.
-async fn compare(
+pub async fn compare(
     plan: &Plan<'_>,
     unit: &Name,
     table: &TableName,

@@ -56,7 +56,8 @@ pub async fn run(mesh: &Mesh, args: &ResyncJoinArgs) -> Result<Outcome, Fault> {
     let plan = Plan::of_tables(mesh, &ways, &[]).await?;
     let filled = plan.filled_before().await?;
     plan.begin().await?;
-    copy::tables(&plan, args.rows_per_second).await?;
+    plan.wait_until_carried().await?;
+    copy::tables(&plan, args.rows_per_second, &[]).await?;
     finish(&plan, &filled).await
 }
 

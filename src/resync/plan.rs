@@ -1,8 +1,10 @@
 //! From the arguments to a flow, tables and units.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use mysql_async::Conn;
+use tokio::time::{Instant, sleep};
 use unitflow_change::ddl::TableName;
 use unitflow_change::key::Key;
 use unitflow_change::name::{Log, Name, Topics};
@@ -12,11 +14,19 @@ use unitflow_kafka::control::{self, Action, Order};
 use unitflow_mysql::connect::connect_to_write;
 use unitflow_mysql::snapshot::Reader;
 use unitflow_sinks::copy::filling;
+use unitflow_sinks::ledger;
 
+use super::copy;
+use crate::bridge::{self, Bereft};
 use crate::cli::{ResyncKeysArgs, ResyncWays};
 use crate::config::Mesh;
 use crate::order;
 use crate::tables;
+
+/// How often positions are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often it is said what is waited for.
+const SAY_EVERY: Duration = Duration::from_secs(20);
 
 /// A table that held rows in a unit before the copy began.
 pub type Filled = (Name, TableName);
@@ -28,7 +38,8 @@ pub struct Plan<'m> {
     pub log: Log,
     /// The units that are filled.
     pub to: Vec<Name>,
-    /// All units of the flow: in each, changes that do not fit are noted meanwhile.
+    /// All units of the flow that can tell what is newer: in each, changes that do not fit are noted
+    /// meanwhile.
     pub units: BTreeSet<Name>,
     /// In the mesh's names.
     pub tables: Vec<TableName>,
@@ -128,9 +139,11 @@ impl<'m> Plan<'m> {
                 .hint("see from and to of the flow in the configuration"));
         }
         let to = if ways.to.is_empty() { reached } else { ways.to.clone() };
+        to.iter().try_for_each(|unit| ensure_guarded(mesh, &log, unit))?;
+        let guarded = |unit: &&Name| ensure_guarded(mesh, &log, unit).is_ok();
         Ok(Self {
             mesh,
-            units: flow.from.iter().chain(&flow.to).cloned().collect(),
+            units: flow.from.iter().chain(&flow.to).filter(guarded).cloned().collect(),
             log,
             to,
             tables: Vec::new(),
@@ -194,10 +207,20 @@ impl<'m> Plan<'m> {
     /// From here on changes that do not fit these tables are noted, in every unit; lanes that such a
     /// change has stopped go on.
     pub async fn begin(&self) -> Result<(), Fault> {
+        self.begin_as("resync").await
+    }
+
+    /// The same by another name, at most 64 characters long.
+    pub async fn begin_as(&self, job: &str) -> Result<(), Fault> {
         for unit in &self.units {
             let mut conn = self.connect(unit).await?;
-            filling::begin(&mut conn, &self.tables, &self.log, "resync").await?;
+            filling::begin(&mut conn, &self.tables, &self.log, job).await?;
         }
+        self.wake().await
+    }
+
+    /// Lets stopped lanes try again, in every unit.
+    async fn wake(&self) -> Result<(), Fault> {
         for (log, to, _) in self.mesh.ways().filter(|(log, ..)| log.store == self.log.store) {
             let flow = Topics::flow(&log, &to);
             let (broker, topic) = (&self.mesh.unit(&to)?.broker, self.mesh.topics.control(&to));
@@ -217,6 +240,59 @@ impl<'m> Plan<'m> {
         Ok(())
     }
 
+    /// The lanes, by unit, whose next record Kafka no longer holds.
+    pub async fn bereft(&self) -> Result<Vec<(Name, Bereft)>, Fault> {
+        let mut all = Vec::new();
+        for unit in &self.to {
+            let mut conn = self.connect(unit).await?;
+            let entries = ledger::read_all(&mut conn, &self.log).await?;
+            let found = bridge::bereft(self.mesh, &self.log, &entries).await?;
+            all.extend(found.into_iter().map(|lane| (unit.clone(), lane)));
+        }
+        Ok(all)
+    }
+
+    /// Lets these go on with the first record that is still there. What they pass over has to come with
+    /// a copy that is ordered already.
+    pub async fn pass_over(&self, bereft: &[(Name, Bereft)]) -> Result<(), Fault> {
+        for (unit, Bereft { lane, stands, before, offset }) in bereft {
+            tracing::warn!(
+                %unit, log = %self.log, lane, from = stands.0, to = before.0,
+                "what Kafka no longer holds is passed over; the copy brings it"
+            );
+            let mut conn = self.connect(unit).await?;
+            ledger::pass_over(&mut conn, (&self.log, *lane), (*stands, *before), *offset).await?;
+        }
+        if bereft.is_empty() { Ok(()) } else { self.wake().await }
+    }
+
+    /// Waits until the log of each unit carries these tables as the configuration says: connectors that
+    /// were started before a table, or a filter, was changed there still leave rows out.
+    pub async fn wait_until_carried(&self) -> Result<(), Fault> {
+        for (log, _) in self.mesh.logs().filter(|(log, _)| log.store == self.log.store) {
+            let wanted = self.mesh.routing(&log)?;
+            let mut said: Option<Instant> = None;
+            loop {
+                let routing = copy::state(self.mesh, &log).await?.routing;
+                let carried = self.tables.iter().all(|TableName { database, table }| {
+                    routing.lets_through_as(&wanted, database, table)
+                });
+                if carried {
+                    break;
+                }
+                if said.is_none_or(|said| said.elapsed() > SAY_EVERY) {
+                    tracing::warn!(
+                        "waiting: log {log} does not carry these tables as the configuration says; start the connector of unit {} with it",
+                        log.unit
+                    );
+                    said = Some(Instant::now());
+                }
+                sleep(LOOK_EVERY).await;
+            }
+        }
+        Ok(())
+    }
+
     /// From here on a change that does not fit stops its lane again.
     pub async fn end(&self) -> Result<(), Fault> {
         for unit in &self.units {
@@ -226,13 +302,18 @@ impl<'m> Plan<'m> {
         Ok(())
     }
 
-    /// The same for all units that the log flows to.
+    /// The same for all of these units that the log flows to.
     pub fn to_others(&self) -> Self {
         let flow = &self.mesh.flows[&self.log.store];
         Self {
             mesh: self.mesh,
             log: self.log.clone(),
-            to: flow.to.iter().filter(|to| **to != self.log.unit).cloned().collect(),
+            to: flow
+                .to
+                .iter()
+                .filter(|to| **to != self.log.unit && self.units.contains(*to))
+                .cloned()
+                .collect(),
             units: self.units.clone(),
             tables: self.tables.clone(),
             by: self.by.clone(),
@@ -250,6 +331,31 @@ impl<'m> Plan<'m> {
             many => format!("{many} tables"),
         }
     }
+}
+
+/// Whether a unit can tell what is newer than a copy: by its own log, or because nobody but the copy's
+/// source writes there.
+fn ensure_guarded(mesh: &Mesh, log: &Log, unit: &Name) -> Result<(), Fault> {
+    let others: Vec<String> = mesh
+        .logs_to(unit)
+        .filter(|(other, _)| other.store == log.store && other != log)
+        .map(|(other, _)| other.to_string())
+        .collect();
+    let captured = mesh.flows[&log.store].from.contains(unit);
+    if captured || others.is_empty() {
+        return Ok(());
+    }
+    Err(Fault::fatal(
+        Code::Config,
+        format!(
+            "unit {unit} also applies {}, and nothing is captured from it: it can't tell what is newer than a copy",
+            others.join(", ")
+        ),
+    )
+    .hint(format!(
+        "let {} flow from {unit} too (from of the flow): rows are judged by its own log, which carries nothing as long as nobody writes there; or leave it out with --to",
+        log.store
+    )))
 }
 
 /// The keys named on the command line, or one a line in a file.

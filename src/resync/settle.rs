@@ -5,39 +5,48 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tracing::info;
-use unitflow_change::Fault;
+use tracing::{info, warn};
+use unitflow_change::ddl::TableName;
 use unitflow_change::key::Key;
-use unitflow_mysql::snapshot::Reader;
+use unitflow_change::name::Name;
+use unitflow_change::{Code, Fault};
+use unitflow_mysql::snapshot::{Reader, Table};
 use unitflow_sinks::copy::filling::{self, Note};
 
 use super::copy;
 use super::plan::{Filled, Plan};
 
 /// Notes taken up at once.
-const NOTES_MAX: usize = 5_000;
+pub const NOTES_MAX: usize = 5_000;
 /// How long rows are read again before the rest is left.
-const SETTLE_WITHIN: Duration = Duration::from_secs(600);
+pub const SETTLE_WITHIN: Duration = Duration::from_secs(600);
 /// The pause between two rounds: what is under way arrives.
-const PAUSE: Duration = Duration::from_millis(300);
+pub const PAUSE: Duration = Duration::from_millis(300);
 /// Rows of a target looked up in the authority at once.
 const ROWS_AT_ONCE: usize = 1_000;
 /// And about their bytes.
 const BYTES_AT_ONCE: usize = 4 << 20;
 
-/// Reads noted rows again until there is none; gives how many are left.
+/// Reads noted rows again until there is none; gives how many are left, and says why.
 pub async fn notes(plan: &Plan<'_>) -> Result<u64, Fault> {
     let until = Instant::now() + SETTLE_WITHIN;
     loop {
-        let Doubts { keys, own, told } = gather(plan).await?;
+        let Doubts { mut keys, taken, own, told } = gather(plan).await?;
         if keys.is_empty() {
             return Ok(0);
         }
         if Instant::now() > until {
+            warn!("rows are not settled: {told}");
             return Ok(keys.len() as u64);
         }
         info!(rows = keys.len(), "reading again: {told}");
-        copy::keys(&plan.to_others(), keys.into_iter().collect()).await?;
+        // What belongs together is read together, before all else.
+        let mut ordered = in_the_way(plan, &taken).await?;
+        for key in &ordered {
+            keys.remove(key);
+        }
+        ordered.extend(keys);
+        copy::keys(&plan.to_others(), ordered).await?;
         // Every other unit was sent these rows since, or has noted them itself.
         let mut conn = plan.connect(&plan.log.unit).await?;
         filling::forget(&mut conn, &own).await?;
@@ -48,6 +57,8 @@ pub async fn notes(plan: &Plan<'_>) -> Result<u64, Fault> {
 /// What is noted in all units.
 struct Doubts {
     keys: BTreeSet<String>,
+    /// Those that another row keeps out, and in which unit.
+    taken: Vec<(Name, String)>,
     /// The authority's own notes.
     own: Vec<Note>,
     /// How many notes there are for which reason, in words.
@@ -56,13 +67,18 @@ struct Doubts {
 
 async fn gather(plan: &Plan<'_>) -> Result<Doubts, Fault> {
     let mut keys = BTreeSet::new();
+    let mut taken = Vec::new();
     let mut own = Vec::new();
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     for unit in &plan.units {
         let mut conn = plan.connect(unit).await?;
         let notes = filling::notes(&mut conn, &plan.tables, NOTES_MAX).await?;
         for note in &notes {
-            keys.insert(String::from_utf8_lossy(&note.key).into_owned());
+            let key = String::from_utf8_lossy(&note.key).into_owned();
+            if note.why == filling::TAKEN {
+                taken.push((unit.clone(), key.clone()));
+            }
+            keys.insert(key);
             *reasons.entry(format!("{} in {unit} from {}", note.why, note.log)).or_default() += 1;
         }
         if *unit == plan.log.unit {
@@ -70,13 +86,53 @@ async fn gather(plan: &Plan<'_>) -> Result<Doubts, Fault> {
         }
     }
     let reasons = reasons.iter().map(|(why, count)| format!("{count} {why}"));
-    Ok(Doubts { keys, own, told: reasons.collect::<Vec<_>>().join(", ") })
+    Ok(Doubts { keys, taken, own, told: reasons.collect::<Vec<_>>().join(", ") })
 }
 
-/// Asks for the rows that targets hold and the authority lacks, which removes them; gives how many.
-pub async fn extras(plan: &Plan<'_>, filled: &[Filled]) -> Result<u64, Fault> {
-    let mut count = 0;
-    for (unit, table) in filled {
+/// Rows that other rows keep out by a unique value, with those: each behind the ones that it waits for,
+/// so that swaps come in one chunk, and where values moved on from row to row the last one comes first.
+pub async fn in_the_way(plan: &Plan<'_>, taken: &[(Name, String)]) -> Result<Vec<String>, Fault> {
+    let mut ordered = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut open = BTreeMap::new();
+    for (unit, key) in taken {
+        let place = (unit, table_of(key)?);
+        if !open.contains_key(&place)
+            && let Some(ends) = Ends::open(plan, unit, &place.1).await?
+        {
+            open.insert(place.clone(), ends);
+        }
+        let Some(ends) = open.get_mut(&place) else { continue };
+        let mut chain = Vec::new();
+        let mut next = vec![key.clone()];
+        while let Some(key) = next.pop() {
+            if seen.insert(key.clone()) {
+                next.extend(ends.holders(&key).await?);
+                chain.push(key);
+            }
+        }
+        ordered.extend(chain.into_iter().rev());
+    }
+    Ok(ordered)
+}
+
+fn table_of(key: &str) -> Result<TableName, Fault> {
+    let key = Key::parse(key.as_bytes())?;
+    Ok(TableName { database: key.database.into_owned(), table: key.table.into_owned() })
+}
+
+/// A table in the authority and in another unit.
+struct Ends {
+    /// How its keys begin in the mesh.
+    head: Vec<u8>,
+    here: Reader,
+    our: Table,
+    there: Reader,
+    their: Table,
+}
+
+impl Ends {
+    async fn open(plan: &Plan<'_>, unit: &Name, table: &TableName) -> Result<Option<Self>, Fault> {
         let name = |unit| -> Result<(String, String), Fault> {
             let rename = plan.mesh.rename(unit, &plan.log.store)?;
             Ok(rename.local(&table.database, &table.table).unwrap_or_default())
@@ -87,9 +143,41 @@ pub async fn extras(plan: &Plan<'_>, filled: &[Filled]) -> Result<u64, Fault> {
             there.tables(&[name(unit)?]).await?.pop(),
             here.tables(&[name(&plan.log.unit)?]).await?.pop(),
         ) else {
+            return Ok(None);
+        };
+        let head = Key::head(&table.database, &table.table);
+        Ok(Some(Self { head, here, our, there, their }))
+    }
+
+    /// The rows that hold a unique value there which the authority's row of this key has.
+    async fn holders(&mut self, key: &str) -> Result<Vec<String>, Fault> {
+        let key = [self.our.key_head(), &key.as_bytes()[self.head.len()..]].concat();
+        let Some(row) = self.here.get(&self.our, &[&key]).await?.pop() else {
+            return Ok(Vec::new());
+        };
+        let image = serde_json::from_slice(&row.after).map_err(|error| {
+            Fault::fatal(Code::Bug, format!("a row that was read can't be read: {error}"))
+        })?;
+        let holders = self.there.holders(&self.their, &image).await?;
+        Ok(holders.iter().map(|row| self.named(&row.key)).collect())
+    }
+
+    /// A key of the other unit's table in the mesh's names.
+    fn named(&self, key: &[u8]) -> String {
+        let key = [&self.head, &key[self.their.key_head().len()..]].concat();
+        String::from_utf8_lossy(&key).into_owned()
+    }
+}
+
+/// Asks for the rows that targets hold and the authority lacks, which removes them; gives how many.
+pub async fn extras(plan: &Plan<'_>, filled: &[Filled]) -> Result<u64, Fault> {
+    let mut count = 0;
+    for (unit, table) in filled {
+        let Some(Ends { head, mut here, our, mut there, their }) =
+            Ends::open(plan, unit, table).await?
+        else {
             continue;
         };
-        let mesh_head = Key::head(&table.database, &table.table);
         let mut after: Option<Vec<u8>> = None;
         loop {
             let rows = there.scan(&their, after.as_deref(), ROWS_AT_ONCE, BYTES_AT_ONCE).await?;
@@ -105,7 +193,7 @@ pub async fn extras(plan: &Plan<'_>, filled: &[Filled]) -> Result<u64, Fault> {
                 for (key, columns) in wanted.iter().zip(&columns) {
                     // The server may hold another key for equal to it.
                     if !known.contains(key) && here.get(&our, &[key]).await?.is_empty() {
-                        let key = [&mesh_head, *columns].concat();
+                        let key = [&head, *columns].concat();
                         extras.push(String::from_utf8_lossy(&key).into_owned());
                     }
                 }

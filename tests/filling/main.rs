@@ -4,15 +4,19 @@
 //! The judge is twofold: the servers' own clients must find all units equal, and each row that only
 //! one unit wrote must hold what that unit wrote last.
 
+mod back;
+mod growing;
+mod keys;
 mod writers;
 
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use tokio::time::{sleep, timeout};
+use tokio::process::Child;
+use tokio::time::{Instant, sleep, timeout};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::random::{Random, is_full, seed};
-use unitflow_harness::{Mesh, MeshSetup, serial};
+use unitflow_harness::{Mesh, MeshSetup, Mysql, serial};
 use writers::{Last, Writers};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
@@ -32,6 +36,8 @@ const MET_A_CONFLICT: &str = "met a conflict";
 
 const GOODS: &str = "CREATE TABLE goods (id BIGINT PRIMARY KEY, n BIGINT NOT NULL, \
     body VARCHAR(200) NOT NULL, price DECIMAL(10,2) NOT NULL DEFAULT 1.50);";
+/// A table with a second unique value in each row.
+const PLACES: &str = "CREATE TABLE places (id BIGINT PRIMARY KEY, place BIGINT NOT NULL UNIQUE);";
 
 fn rows() -> u64 {
     if is_full() { 200_000 } else { 20_000 }
@@ -39,12 +45,17 @@ fn rows() -> u64 {
 
 /// The prepared rows, by doubling.
 fn fill() -> String {
-    let mut sql = String::from("INSERT INTO shop.goods (id, n, body) VALUES (0, 0, 'first');");
+    fill_table("shop.goods", rows())
+}
+
+/// A table like the goods with rows 0 to `rows`.
+fn fill_table(table: &str, rows: u64) -> String {
+    let mut sql = format!("INSERT INTO {table} (id, n, body) VALUES (0, 0, 'first');");
     let mut count = 1;
-    while count < rows() {
-        let some = count.min(rows() - count);
+    while count < rows {
+        let some = count.min(rows - count);
         sql.push_str(&format!(
-            "INSERT INTO shop.goods (id, n, body) SELECT id + {count}, 0, CONCAT('row ', id + {count}) FROM shop.goods WHERE id < {some};"
+            "INSERT INTO {table} (id, n, body) SELECT id + {count}, 0, CONCAT('row ', id + {count}) FROM {table} WHERE id < {some};"
         ));
         count += some;
     }
@@ -55,14 +66,18 @@ fn fill() -> String {
 fn a_table_that_holds_rows_arrives_while_all_write() {
     serial("a first copy, MySQL to MariaDB", LIMIT, async {
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).tables(GOODS).prepare("A", &fill());
-        scene(setup, "", &["connector A", "sink B", "transformer A"]).await
+        scene(setup, "", &["connector A", "sink B", "transformer A"]).await?.finish();
+        Ok(())
     });
 }
 
 #[test]
 fn a_table_is_brought_back_in_line_while_all_write() {
     serial("a full resync, MariaDB to MySQL", LIMIT, async {
-        scene(both(), "", &["sink B", "connector B", "connector A"]).await
+        let mut mesh = scene(both(), "", &["sink B", "connector B", "connector A"]).await?;
+        keys::rows_are_brought_back_by_keys(&mut mesh).await?;
+        mesh.finish();
+        Ok(())
     });
 }
 
@@ -86,7 +101,7 @@ async fn join() -> anyhow::Result<()> {
     let mut own = Writers::none();
     for (place, unit) in [(0, "A"), (1, "B")] {
         let rows = 0..CLASHING.start;
-        own.own(mesh.server(unit), (place, 3), rows, random.branch(place)).await?;
+        own.own((mesh.server(unit), "shop.goods"), (place, 3), rows, random.branch(place)).await?;
     }
     mesh.admit()?;
     let command = mesh.spawn(&[
@@ -114,7 +129,7 @@ async fn join() -> anyhow::Result<()> {
         worker.kill()?;
     }
     mesh.start_workers()?;
-    own.own(mesh.server("C"), (2, 3), 0..CLASHING.start, random.branch(2)).await?;
+    own.own((mesh.server("C"), "shop.goods"), (2, 3), 0..CLASHING.start, random.branch(2)).await?;
     for name in ["sink C", "connector A"] {
         sleep(Duration::from_millis(2_500)).await;
         let (role, unit) = name.split_once(' ').context("role and unit")?;
@@ -134,7 +149,7 @@ async fn join() -> anyhow::Result<()> {
 fn chunks_that_overwrite_are_found_out() {
     serial("a resync that overwrites", LIMIT, async {
         match scene(both(), "copy_overwrites", &[]).await {
-            Ok(()) => bail!("rows were overwritten by older ones and nobody noticed"),
+            Ok(_) => bail!("rows were overwritten by older ones and nobody noticed"),
             // A row that went back in time is found by the comparison, or sooner by a sink: the
             // next change of that row is sent with a row before it that no other unit has.
             Err(error) if FOUND_OUT.iter().any(|word| error.to_string().contains(word)) => {
@@ -153,13 +168,13 @@ fn both() -> MeshSetup {
         DELETE FROM shop.goods WHERE id % 50 = 8; \
         INSERT INTO shop.goods (id, n, body) SELECT id + 1000000, 0, 'too many' FROM shop.goods WHERE id % 50 = 9;";
     MeshSetup::new(BINARY, &[Mariadb, Mysql9])
-        .tables(GOODS)
+        .tables(&[GOODS, PLACES].concat())
         .prepare("A", &fill())
         .prepare("B", &format!("{}{damage}", fill()))
 }
 
 /// Copies the goods from A while both units write, kills workers meanwhile, and compares.
-async fn scene(setup: MeshSetup, inject: &str, kills: &[&str]) -> anyhow::Result<()> {
+async fn scene(setup: MeshSetup, inject: &str, kills: &[&str]) -> anyhow::Result<Mesh> {
     let random = Random::new(seed("filling"));
     let mut mesh = setup.start().await?;
     mesh.start_workers_broken(inject)?;
@@ -168,8 +183,10 @@ async fn scene(setup: MeshSetup, inject: &str, kills: &[&str]) -> anyhow::Result
     let mut clashing = Writers::none();
     for (place, unit) in (0..).zip(mesh.units()) {
         let below = 0..CLASHING.start;
-        own.own(&unit.server, (place, units), below, random.branch(place)).await?;
-        clashing.clashing(&unit.server, CLASHING, random.branch(100 + place)).await?;
+        own.own((&unit.server, "shop.goods"), (place, units), below, random.branch(place)).await?;
+        clashing
+            .clashing((&unit.server, "shop.goods"), CLASHING, random.branch(100 + place))
+            .await?;
     }
     let arguments = [
         "resync",
@@ -200,18 +217,17 @@ async fn scene(setup: MeshSetup, inject: &str, kills: &[&str]) -> anyhow::Result
     arrive(&mut mesh).await?;
     ensure_kept(&mesh, &last).await?;
     mesh.ensure_still().await?;
-    mesh.finish();
-    Ok(())
+    Ok(mesh)
 }
 
 /// Whether the command comes to its end and has done what it shall.
-async fn ensure_well(mesh: &Mesh, command: tokio::process::Child) -> anyhow::Result<()> {
+async fn ensure_well(mesh: &Mesh, command: Child) -> anyhow::Result<()> {
     let ended = timeout(LIMIT, command.wait_with_output()).await;
     let ended = ended
         .with_context(|| format!("the resync hangs:\n{}", said(mesh).unwrap_or_default()))??;
     let text = String::from_utf8_lossy(&ended.stdout).into_owned();
     ensure!(ended.status.success(), "resync: {}\n{text}{}", ended.status, said(mesh)?);
-    println!("  {}", text.trim());
+    println!("  {}", text.trim().lines().next_back().unwrap_or_default());
     Ok(())
 }
 
@@ -226,6 +242,16 @@ async fn arrive(mesh: &mut Mesh) -> anyhow::Result<()> {
     Err(error)
 }
 
+/// Waits until the command says this besides its result.
+async fn says(mesh: &Mesh, text: &str) -> anyhow::Result<()> {
+    let deadline = Instant::now() + QUIET;
+    while !said(mesh)?.contains(text) {
+        ensure!(Instant::now() < deadline, "the command does not say {text:?}:\n{}", said(mesh)?);
+        sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
 /// What the command said besides its result.
 fn said(mesh: &Mesh) -> anyhow::Result<String> {
     Ok(std::fs::read_to_string(mesh.folder().join("command.log"))?)
@@ -233,9 +259,20 @@ fn said(mesh: &Mesh) -> anyhow::Result<String> {
 
 /// Whether all units are equal, and rows of one writer hold what it wrote last.
 async fn ensure_kept(mesh: &Mesh, last: &Last) -> anyhow::Result<()> {
+    let servers: Vec<_> = mesh.units().iter().map(|unit| (&unit.name[..], &unit.server)).collect();
+    ensure_kept_in(&servers, "shop.goods", last).await
+}
+
+/// The same of these servers, and this table or a part of it.
+async fn ensure_kept_in(
+    servers: &[(&str, &Mysql)],
+    table: &str,
+    last: &Last,
+) -> anyhow::Result<()> {
     let mut first: Option<String> = None;
-    for unit in mesh.units() {
-        let all = unit.server.sql("SELECT id, n, body, price FROM shop.goods ORDER BY id").await?;
+    for (unit, server) in servers {
+        let all = format!("SELECT id, n, body, price FROM {table} ORDER BY id");
+        let all = server.sql(&all).await?;
         let mut lost = Vec::new();
         let found: std::collections::BTreeMap<u64, u64> = all
             .lines()
@@ -251,16 +288,18 @@ async fn ensure_kept(mesh: &Mesh, last: &Last) -> anyhow::Result<()> {
         }
         ensure!(
             lost.is_empty(),
-            "unit {}: {} rows {WENT_BACK}:\n{}",
-            unit.name,
+            "unit {unit}: {} rows {WENT_BACK} in {table}:\n{}",
             lost.len(),
             lost.iter().take(8).cloned().collect::<Vec<_>>().join("\n")
         );
         match &first {
             None => first = Some(all),
-            Some(other) => ensure!(*other == all, "the goods of unit {} differ", unit.name),
+            Some(other) => ensure!(*other == all, "{table} of unit {unit} differs"),
         }
     }
-    println!("  {} rows of one writer are as written last, all units are equal", last.len());
+    println!(
+        "  {table}: {} rows of one writer are as written last, all units are equal",
+        last.len()
+    );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Writers of one table in several units at once: on rows that are each one unit's own, and on rows
+//! Writers of a table in several units at once: on rows that are each one unit's own, and on rows
 //! that all of them write.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use anyhow::Context;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use tokio::task::JoinSet;
-use tokio::time::interval;
+use tokio::time::{Interval, interval};
 use unitflow_harness::load::connect;
 use unitflow_harness::random::Random;
 use unitflow_local::Mysql;
@@ -22,6 +22,8 @@ pub type Last = BTreeMap<u64, Option<u64>>;
 pub const NEW_ROWS: u64 = 10_000_000;
 /// The pause of each writer between two transactions.
 const PAUSE: Duration = Duration::from_millis(4);
+/// The same where many of them write.
+const LONG_PAUSE: Duration = Duration::from_millis(40);
 /// Two units that write one row may lock each other's.
 const DEADLOCK: u16 = 1213;
 const LOCK_WAIT_TIMEOUT: u16 = 1205;
@@ -29,6 +31,7 @@ const DUPLICATE: u16 = 1062;
 
 /// Writers at work.
 pub struct Writers {
+    pause: Duration,
     stop: Arc<AtomicBool>,
     tasks: JoinSet<anyhow::Result<Last>>,
 }
@@ -43,33 +46,39 @@ fn next() -> u64 {
 impl Writers {
     /// Nobody writes.
     pub fn none() -> Self {
-        Self { stop: Arc::default(), tasks: JoinSet::new() }
+        Self { pause: PAUSE, stop: Arc::default(), tasks: JoinSet::new() }
     }
 
-    /// A unit writes rows that nobody else does: those whose number leaves `place` when divided by
-    /// `units`, of `rows` and above.
+    /// Nobody writes, and those that will take their time.
+    pub fn slow() -> Self {
+        Self { pause: LONG_PAUSE, ..Self::none() }
+    }
+
+    /// A unit writes rows of a table that nobody else does: those whose number leaves `place` when
+    /// divided by `units`, of `rows` and above.
     pub async fn own(
         &mut self,
-        server: &Mysql,
+        (server, table): (&Mysql, &'static str),
         (place, units): (u64, u64),
         rows: std::ops::Range<u64>,
         random: Random,
     ) -> anyhow::Result<()> {
         let conn = connect(server).await?;
-        let stop = self.stop.clone();
-        self.tasks.spawn(own(conn, (place, units), rows, random, stop));
+        let until = (interval(self.pause), self.stop.clone());
+        self.tasks.spawn(own((conn, table), (place, units), rows, random, until));
         Ok(())
     }
 
     /// A unit writes rows that others write too.
     pub async fn clashing(
         &mut self,
-        server: &Mysql,
+        (server, table): (&Mysql, &'static str),
         rows: std::ops::Range<u64>,
         random: Random,
     ) -> anyhow::Result<()> {
         let conn = connect(server).await?;
-        self.tasks.spawn(clash(conn, rows, random, self.stop.clone()));
+        let until = (interval(self.pause), self.stop.clone());
+        self.tasks.spawn(clash((conn, table), rows, random, until));
         Ok(())
     }
 
@@ -85,22 +94,27 @@ impl Writers {
 }
 
 async fn own(
-    mut conn: Conn,
+    (mut conn, table): (Conn, &str),
     (place, units): (u64, u64),
     rows: std::ops::Range<u64>,
     mut random: Random,
-    stop: Arc<AtomicBool>,
+    (mut tick, stop): (Interval, Arc<AtomicBool>),
 ) -> anyhow::Result<Last> {
     let mut last = Last::new();
-    let mut fresh = NEW_ROWS + place;
-    let mut tick = interval(PAUSE);
+    let (first, remainder) = (NEW_ROWS + place, (NEW_ROWS + place) % units);
+    // A server that went back in time has less of them than were given.
+    let known = format!(
+        "SELECT MAX(id) FROM {table} WHERE id >= {NEW_ROWS} AND id % {units} = {remainder}"
+    );
+    let known: Option<Option<u64>> = conn.query_first(known).await?;
+    let mut fresh = known.flatten().map_or(first, |known| known + units);
     while !stop.load(Ordering::Relaxed) {
         tick.tick().await;
         let n = next();
         match random.below(10) {
             0 => {
                 let sql = format!(
-                    "INSERT INTO shop.goods (id, n, body) VALUES ({fresh}, {n}, REPEAT('x', {}))",
+                    "INSERT INTO {table} (id, n, body) VALUES ({fresh}, {n}, REPEAT('x', {}))",
                     random.below(120)
                 );
                 conn.query_drop(sql).await?;
@@ -109,14 +123,14 @@ async fn own(
             }
             1 => {
                 let id = row(&mut random, (place, units), &rows);
-                conn.query_drop(format!("DELETE FROM shop.goods WHERE id = {id}")).await?;
+                conn.query_drop(format!("DELETE FROM {table} WHERE id = {id}")).await?;
                 if conn.affected_rows() == 1 {
                     last.insert(id, None);
                 }
             }
             _ => {
                 let id = row(&mut random, (place, units), &rows);
-                conn.query_drop(format!("UPDATE shop.goods SET n = {n} WHERE id = {id}")).await?;
+                conn.query_drop(format!("UPDATE {table} SET n = {n} WHERE id = {id}")).await?;
                 if conn.affected_rows() == 1 {
                     last.insert(id, Some(n));
                 }
@@ -132,19 +146,18 @@ fn row(random: &mut Random, (place, units): (u64, u64), rows: &std::ops::Range<u
 }
 
 async fn clash(
-    mut conn: Conn,
+    (mut conn, table): (Conn, &str),
     rows: std::ops::Range<u64>,
     mut random: Random,
-    stop: Arc<AtomicBool>,
+    (mut tick, stop): (Interval, Arc<AtomicBool>),
 ) -> anyhow::Result<Last> {
-    let mut tick = interval(PAUSE);
     while !stop.load(Ordering::Relaxed) {
         tick.tick().await;
         let (n, id) = (next(), rows.start + random.below(rows.end - rows.start));
         let sql = match random.below(4) {
-            0 => format!("DELETE FROM shop.goods WHERE id = {id}"),
-            1 => format!("INSERT INTO shop.goods (id, n, body) VALUES ({id}, {n}, 'clash')"),
-            _ => format!("UPDATE shop.goods SET n = {n} WHERE id = {id}"),
+            0 => format!("DELETE FROM {table} WHERE id = {id}"),
+            1 => format!("INSERT INTO {table} (id, n, body) VALUES ({id}, {n}, 'clash')"),
+            _ => format!("UPDATE {table} SET n = {n} WHERE id = {id}"),
         };
         match conn.query_drop(sql).await {
             Err(mysql_async::Error::Server(error))

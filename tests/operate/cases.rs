@@ -162,6 +162,12 @@ pub const BEFORE_INIT: &[Case] = &[
         "wait --from A --to A", 2, &["[config]", "nothing flows from A to A"]),
     case("waiting for a store that does not flow", &[],
         "wait --from A --to B --store other", 2, &["[config]", "no store other flows from A to B"]),
+    case("copying to a unit that can't tell what is newer", &[
+        Config("[flows.shop]", "[units.C]\nkafka = { bootstrap = \"{K}\", replication = 1 }\n[units.C.stores.shop]\nkind = \"mysql\"\nendpoints = [\"127.0.0.1:{C}\"]\nuser = \"unitflow\"\npassword = { file = \"{folder}/password\" }\ntls = \"off\"\n[flows.shop]\nfrom = [\"A\", \"B\"]\nto = [\"A\", \"B\", \"C\"]"),
+    ],
+        "resync full --from A --why test", 2, &[
+            "[config]", "unit C also applies B.shop, and nothing is captured from it", "flow from C too", "--to",
+        ]),
     case("waiting for what is no GTID", &[],
         "wait --from A --to B --gtid nonsense", 2, &["[config]", "--gtid \"nonsense\"", "MySQL: "]),
     // Servers that do not answer or refuse.

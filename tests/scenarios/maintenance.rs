@@ -91,6 +91,9 @@ async fn replaced(flavor: Flavor, other: Flavor) -> anyhow::Result<()> {
     let old = mesh.promote("A")?;
     become_source(mesh.server("A"), &goal).await?;
     old.kill().await?;
+    for (unit, role) in [("A", "connector"), ("A", "sink"), ("B", "sink")] {
+        die_and_come_back(&mut mesh, unit, role)?;
+    }
     mesh.run(&["resume", "B-to-A.shop", "--why", "a new server", "--by", "anna"]).await?;
     let second = load.start(mesh.server("A"), "A", LATER, &random).await?;
     mesh.wait_for_pulses("A", "B", mesh.pulses("A", "A").await? + 50, QUIET).await?;
@@ -148,6 +151,10 @@ fn a_unit_that_leaves() {
         mesh.start_worker("C", "connector", "")?;
         mesh.start_worker("C", "transformer", "")?;
         start_sinks_again(&mut mesh).await?;
+        for (unit, role) in [("A", "sink"), ("B", "sink"), ("C", "transformer"), ("A", "connector")]
+        {
+            die_and_come_back(&mut mesh, unit, role)?;
+        }
         for to in ["A", "B"] {
             mesh.run(&["wait", "--from", "C", "--to", to]).await?;
         }
@@ -209,6 +216,12 @@ fn refused((code, text): &(Option<i32>, String), because: &str) -> anyhow::Resul
     ensure!(*code == Some(1), "exit code {code:?}: {text}");
     ensure!(text.contains(because) && text.contains("nothing was changed"), "{text}");
     Ok(())
+}
+
+/// By `kill -9`, while there is something to do.
+fn die_and_come_back(mesh: &mut Mesh, unit: &str, role: &str) -> anyhow::Result<()> {
+    mesh.worker(unit, role)?.kill()?;
+    mesh.start_worker(unit, role, "")
 }
 
 /// With the configuration as it is now.

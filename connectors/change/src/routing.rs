@@ -171,6 +171,23 @@ impl Routing {
         found.map(|(_, condition)| condition).collect()
     }
 
+    /// Whether the same of this table travels as by another routing: its rows and their columns.
+    #[must_use]
+    pub fn lets_through_as(&self, other: &Self, database: &str, table: &str) -> bool {
+        self.carries(database, table) == other.carries(database, table)
+            && self.conditions(database, table) == other.conditions(database, table)
+            && self.hidden(database, table) == other.hidden(database, table)
+    }
+
+    /// Whether the same travels as by another routing, of any table.
+    #[must_use]
+    pub fn lets_all_through_as(&self, other: &Self) -> bool {
+        self.tables == other.tables
+            && self.exclude == other.exclude
+            && self.columns == other.columns
+            && self.rows == other.rows
+    }
+
     /// Whether a log that runs may go on with `next` from one record to the next. What moves keys
     /// between lanes needs a new generation; what only lets more or less through does not.
     #[must_use]
@@ -332,6 +349,10 @@ mod tests {
         };
         assert_eq!(routing().turn_to(&filtered), Turn::Record);
         assert_eq!(filtered.turn_to(&filtered), Turn::Stay);
+        assert!(!routing().lets_all_through_as(&filtered));
+        assert!(!routing().lets_through_as(&filtered, "shop", "x"));
+        assert!(!routing().lets_through_as(&filtered, "shop", "orders"));
+        assert!(routing().lets_through_as(&filtered, "other", "orders"));
         let by = PartitionBy::Table;
         let bound = Routing { bound: [("shop.users".to_owned(), by)].into(), ..routing() };
         let renamed = Routing { rename, ..routing() };

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 use unitflow_change::ddl::TableName;
 use unitflow_change::key::Key;
-use unitflow_change::{Code, Fault, Log};
+use unitflow_change::{Code, Fault, Log, Seq};
 
 use crate::broker::{Broker, judge};
 use crate::reader::{Item, Reader};
@@ -38,12 +38,22 @@ pub const KEYS_MAX: usize = 500;
 /// Rows copied in a second unless a job says otherwise.
 pub const ROWS_PER_SECOND: u32 = 20_000;
 
+/// What is newer than a copy, whatever the copy's source has applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sparing {
+    /// The log, in its unit: what it holds behind `seq`.
+    pub log: String,
+    /// The record.
+    pub seq: Seq,
+}
+
 /// One job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// 1.
     pub format: u8,
-    /// `copy`.
+    /// `copy`, or `give` with [`sparing`](Self::sparing).
     pub action: String,
     /// The units it is for.
     pub to: Vec<String>,
@@ -53,6 +63,9 @@ pub struct Job {
     /// Single rows, by their keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<String>,
+    /// What it must not undo, of a unit that lost what its log holds before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sparing: Option<Sparing>,
     /// How fast tables are read at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_per_second: Option<u32>,
@@ -71,10 +84,18 @@ impl Job {
             to: to.to_vec(),
             tables: Vec::new(),
             keys: Vec::new(),
+            sparing: None,
             rows_per_second: None,
             by: by.into(),
             why: why.into(),
         }
+    }
+
+    /// The same that leaves alone what is newer than a record.
+    #[must_use]
+    pub fn sparing(self, sparing: Option<Sparing>) -> Self {
+        let action = action(sparing.as_ref()).to_owned();
+        Self { action, sparing, ..self }
     }
 
     /// Reads and checks a record's value.
@@ -82,7 +103,8 @@ impl Job {
         let bad = |what: String| Fault::fatal(Code::Control, what);
         let job: Self = serde_json::from_slice(bytes)
             .map_err(|error| bad(format!("a copy job can't be read: {error}")))?;
-        if job.format != FORMAT || job.action != "copy" {
+        // Who does not know what is to be spared does not know the action either.
+        if job.format != FORMAT || job.action != action(job.sparing.as_ref()) {
             return Err(bad(format!("job {:?} of format {} is not known", job.action, job.format)));
         }
         if job.by.trim().is_empty() || job.why.trim().is_empty() || job.to.is_empty() {
@@ -114,6 +136,10 @@ impl Job {
             .map(|(database, table)| TableName { database: database.into(), table: table.into() })
             .collect()
     }
+}
+
+fn action(sparing: Option<&Sparing>) -> &'static str {
+    if sparing.is_some() { "give" } else { "copy" }
 }
 
 /// The jobs of one log by name, with the offset of each one's order.
@@ -235,6 +261,13 @@ mod tests {
         assert_eq!(serde_json::to_string(&job).unwrap(), text);
         let keys = r#"{"format":1,"action":"copy","to":["B"],"keys":["[\"shop\",\"orders\",{\"id\":7}]"],"by":"a","why":"b"}"#;
         assert_eq!(Job::parse(keys.as_bytes()).unwrap().keys.len(), 1);
+        let give = text.replace("copy", "give").replace(
+            r#""rows_per_second""#,
+            r#""sparing":{"log":"B.shop","seq":562949953421312},"rows_per_second""#,
+        );
+        let job = Job::parse(give.as_bytes()).unwrap();
+        assert_eq!(serde_json::to_string(&job).unwrap(), give);
+        assert_eq!(job.sparing.unwrap().seq, Seq(562_949_953_421_312));
     }
 
     #[test]
@@ -246,6 +279,8 @@ mod tests {
             r#"{"format":1,"action":"copy","to":[],"tables":["a.b"],"by":"a","why":"b"}"#,
             r#"{"format":1,"action":"copy","to":["B"],"by":"a","why":"b"}"#,
             r#"{"format":1,"action":"copy","to":["B"],"tables":["ab"],"by":"a","why":"b"}"#,
+            r#"{"format":1,"action":"give","to":["B"],"tables":["a.b"],"by":"a","why":"b"}"#,
+            r#"{"format":1,"action":"copy","to":["B"],"tables":["a.b"],"sparing":{"log":"B.shop","seq":2},"by":"a","why":"b"}"#,
             r#"{"format":1,"action":"copy","to":["B"],"tables":["a.b"],"keys":["[]"],"by":"a","why":"b"}"#,
             r#"{"format":1,"action":"copy","to":["B"],"keys":["[\"a\",\"b\",null]"],"by":"a","why":"b"}"#,
             r#"{"format":1,"action":"copy","to":["B"],"tables":["a.b"],"rows_per_second":0,"by":"a","why":"b"}"#,

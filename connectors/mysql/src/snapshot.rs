@@ -320,6 +320,29 @@ impl Reader {
         Ok(rows)
     }
 
+    /// The rows that hold a unique value of this one, an image in the plain form, as the server
+    /// compares them: itself among them, if it is there. Of unique keys that hold expressions, the
+    /// start of a column, or a column that the image lacks, nothing is said.
+    pub async fn holders(
+        &mut self,
+        table: &Table,
+        row: &envelope::Row<'_>,
+    ) -> Result<Vec<Row>, Fault> {
+        let mut rows = Vec::new();
+        for unique in table.schema.unique_keys.iter().filter(|unique| !unique.partial) {
+            let columns = unique.columns.iter().map(|place| &table.schema.columns[*place]);
+            if columns.clone().any(|column| row.named(&column.name).is_none()) {
+                continue;
+            }
+            let mut query =
+                format!("SELECT {} FROM {} WHERE ", table.list, table.schema.quoted()).into_bytes();
+            condition::write_values(&mut query, columns, row)?;
+            let (answers, _) = self.select(query, table.width, usize::MAX).await?;
+            rows.extend(self.rows(table, answers).await?);
+        }
+        Ok(rows)
+    }
+
     /// The answers up to so many bytes, and how many these are. What goes beyond is passed over.
     async fn select(
         &mut self,

@@ -19,6 +19,7 @@ use unitflow_change::{Code, Fault, inject};
 
 use super::filling::{self, Note};
 use super::identity::Identity;
+use super::index::Whose;
 use crate::lane::Lane;
 use crate::ledger;
 use crate::mysql::apply::End;
@@ -45,12 +46,12 @@ pub(crate) struct Gathered {
 mod why {
     /// This unit lacks what the source had applied.
     pub const BEHIND: &str = "behind";
-    /// It was written here since, or may have been.
-    pub const BEYOND: &str = "written here since";
+    pub use crate::copy::filling::WRITTEN_HERE;
+    /// It was written by another unit since, or may have been.
+    pub const BEYOND: &str = "written since";
     /// What was written here is no longer known that far back.
     pub const UNKNOWN: &str = "too long ago to judge";
-    /// Another row has its unique value.
-    pub const TAKEN: &str = "unique value taken";
+    pub use crate::copy::filling::TAKEN;
     /// Its table waits for a person.
     pub const PARKED: &str = "parked";
 }
@@ -118,7 +119,7 @@ impl Lane<'_> {
             if !newly.is_empty() {
                 debug!(rows = newly.len(), "written here while they were copied");
                 self.applier.roll_back().await?;
-                late.extend(newly.into_iter().map(|place| (place, why::BEYOND)));
+                late.extend(newly);
                 continue;
             }
             late.extend(refused.iter().map(|place| (*place, why::TAKEN)));
@@ -164,12 +165,11 @@ impl Lane<'_> {
             return Ok(all(why::BEHIND));
         }
         let Some(own) = &self.way.own_log else { return Ok(late) };
-        own.catch_up(gathered.read_us, CATCH_UP_WITHIN).await?;
+        own.catch_up_for(chunk, gathered.read_us, CATCH_UP_WITHIN).await?;
         if !own.covers(chunk) {
             return Ok(all(why::UNKNOWN));
         }
-        let beyond = self.beyond(&copies, chunk)?;
-        late.extend(beyond.into_iter().map(|place| (place, why::BEYOND)));
+        late.extend(self.beyond(&copies, chunk)?);
         Ok(late)
     }
 
@@ -178,25 +178,27 @@ impl Lane<'_> {
         &self,
         wanted: &[usize],
         gathered: &Gathered,
-    ) -> Result<Vec<usize>, Fault> {
+    ) -> Result<Vec<(usize, &'static str)>, Fault> {
         let Some(own) = &self.way.own_log else { return Ok(Vec::new()) };
         if inject::on("copy_overwrites") {
             return Ok(Vec::new());
         }
         own.catch_up(gathered.read_us, LOCKED_FOR).await?;
         if !own.covers(&gathered.chunk) {
-            return Ok(wanted.to_vec());
+            return Ok(wanted.iter().map(|place| (*place, why::UNKNOWN)).collect());
         }
         self.beyond(wanted, &gathered.chunk)
     }
 
-    fn beyond(&self, places: &[usize], chunk: &Chunk) -> Result<Vec<usize>, Fault> {
+    fn beyond(&self, places: &[usize], chunk: &Chunk) -> Result<Vec<(usize, &'static str)>, Fault> {
         let Some(own) = &self.way.own_log else { return Ok(Vec::new()) };
         let mut beyond = Vec::new();
         for place in places {
             let row = Identity::of(self.batch.key(&self.batch.slots()[*place]))?;
-            if own.is_beyond(row, chunk) {
-                beyond.push(*place);
+            match own.beyond(row, chunk) {
+                Some(Whose::Own) => beyond.push((*place, why::WRITTEN_HERE)),
+                Some(Whose::Other) => beyond.push((*place, why::BEYOND)),
+                None => {}
             }
         }
         Ok(beyond)
@@ -261,7 +263,7 @@ impl Lane<'_> {
 
     /// Whether a change that does not fit is noted in place of stopping the lane.
     pub(crate) async fn softens(&mut self, fault: &Fault) -> Result<bool, Fault> {
-        if fault.code != Code::Conflict || fault.kind == FaultKind::Ambiguous || self.way.whole {
+        if fault.code != Code::Conflict || fault.kind == FaultKind::Ambiguous {
             return Ok(false);
         }
         Ok(!self.filled().await?.is_empty())

@@ -23,6 +23,11 @@ use super::identity;
 /// Keys looked up in the notes by one statement.
 const NAMES_PER_STATEMENT: usize = 500;
 
+/// Why a row is noted that this unit has written since it was read.
+pub const WRITTEN_HERE: &str = "written here since";
+/// Why a row is noted that can't be written before another one gives up a unique value.
+pub const TAKEN: &str = "unique value taken";
+
 /// A record that was not applied to its row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
@@ -36,6 +41,26 @@ pub struct Note {
     pub seq: Seq,
     /// In a word or two.
     pub why: String,
+}
+
+/// Notes rows, in one transaction.
+pub async fn note(conn: &mut Conn, notes: &[Note]) -> Result<(), Fault> {
+    let judge = |error: mysql_async::Error| judge(&error).at("unitflow.unsettled");
+    conn.query_drop("BEGIN").await.map_err(judge)?;
+    for note in notes {
+        conn.query_drop(noted(note)?).await.map_err(judge)?;
+    }
+    conn.query_drop("COMMIT").await.map_err(judge)
+}
+
+/// The tables that are being filled in this unit by jobs whose names begin like this, with these.
+pub async fn tables_of(conn: &mut Conn, job: &str) -> Result<Vec<(TableName, String)>, Fault> {
+    let rows: Vec<(String, String, String)> = conn
+        .exec("SELECT db, tbl, job FROM unitflow.filling WHERE LEFT(job, ?) = ?", (job.len(), job))
+        .await
+        .map_err(|error| judge(&error).at("unitflow.filling"))?;
+    let rows = rows.into_iter();
+    Ok(rows.map(|(database, table, job)| (TableName { database, table }, job)).collect())
 }
 
 /// The tables that are being filled in this unit.

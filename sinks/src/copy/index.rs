@@ -32,6 +32,15 @@ pub enum Writer {
     Other(Lane, Seq),
 }
 
+/// Whose write lies beyond what a chunk's source had applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// This unit's own; another's may too.
+    Own,
+    /// Another unit's only.
+    Other,
+}
+
 /// The last writes to one row, or to several taken together.
 #[derive(Clone, Debug, Default)]
 struct Writes {
@@ -73,6 +82,8 @@ struct Generation {
 #[derive(Debug)]
 pub struct Index {
     own: Log,
+    /// Where the own log stood when the index began.
+    began: Seq,
     lanes: Vec<Lane>,
     elder: Generation,
     younger: Generation,
@@ -91,6 +102,7 @@ impl Index {
         let floor = Floor { own: from, others: HashMap::new() };
         Self {
             own,
+            began: from,
             lanes: Vec::new(),
             elder: Generation::default(),
             younger: Generation::default(),
@@ -109,6 +121,11 @@ impl Index {
 
     /// A row was written.
     pub fn note(&mut self, row: Identity, by: &Writer) {
+        if self.younger.rows.len() >= self.rows_max {
+            self.elder = std::mem::take(&mut self.younger);
+            self.floors.swap(0, 1);
+            self.floors[1] = self.now.clone();
+        }
         let (place, seq) = match by {
             Writer::Own(seq) => {
                 self.now.own = self.now.own.max(*seq);
@@ -119,11 +136,6 @@ impl Index {
                 (Some(self.number(lane)), *seq)
             }
         };
-        if self.younger.rows.len() >= self.rows_max {
-            self.elder = std::mem::take(&mut self.younger);
-            self.floors.swap(0, 1);
-            self.floors[1] = self.now.clone();
-        }
         let young = &mut self.younger;
         young.tables.entry(row.table).or_default().add(place, seq);
         match row.row {
@@ -140,26 +152,48 @@ impl Index {
             && floor.others.iter().all(|(lane, seq)| chunk.applied(&lane.log, lane.lane) >= *seq)
     }
 
-    /// Whether this row, or one that may be the same, was written beyond what the chunk's source had
-    /// applied.
+    /// Whether the index began only behind what the chunk's source had applied of the own log: begun
+    /// earlier, it would cover more.
     #[must_use]
-    pub fn is_beyond(&self, row: Identity, chunk: &Chunk) -> bool {
-        [&self.elder, &self.younger].into_iter().any(|generation| {
+    pub fn begins_behind(&self, chunk: &Chunk) -> bool {
+        chunk.applied_by_all(&self.own) < self.began
+    }
+
+    /// Whose write to this row, or to one that may be the same, lies beyond what the chunk's source had
+    /// applied; none if nobody's does.
+    #[must_use]
+    pub fn beyond(&self, row: Identity, chunk: &Chunk) -> Option<Whose> {
+        let writes = [&self.elder, &self.younger].into_iter().flat_map(|generation| {
             let exact = row.row.and_then(|hash| generation.rows.get(&(row.table, hash)));
             let wide = match row.row {
                 Some(_) => generation.odd.get(&row.table),
                 None => generation.tables.get(&row.table),
             };
-            exact.into_iter().chain(wide).any(|writes| self.lies_beyond(writes, chunk))
-        })
+            exact.into_iter().chain(wide)
+        });
+        let mut whose = None;
+        for writes in writes {
+            if writes.own > chunk.applied_by_all(&self.own) {
+                return Some(Whose::Own);
+            }
+            if self.others_lie_beyond(writes, chunk) {
+                whose = Some(Whose::Other);
+            }
+        }
+        whose
     }
 
-    fn lies_beyond(&self, writes: &Writes, chunk: &Chunk) -> bool {
-        writes.own > chunk.applied_by_all(&self.own)
-            || writes.others.iter().any(|(place, seq)| {
-                let Lane { log, lane } = &self.lanes[usize::from(*place)];
-                *seq > chunk.applied(log, *lane)
-            })
+    /// Whether anybody's does.
+    #[must_use]
+    pub fn is_beyond(&self, row: Identity, chunk: &Chunk) -> bool {
+        self.beyond(row, chunk).is_some()
+    }
+
+    fn others_lie_beyond(&self, writes: &Writes, chunk: &Chunk) -> bool {
+        writes.others.iter().any(|(place, seq)| {
+            let Lane { log, lane } = &self.lanes[usize::from(*place)];
+            *seq > chunk.applied(log, *lane)
+        })
     }
 
     fn number(&mut self, lane: &Lane) -> u16 {
@@ -220,7 +254,19 @@ mod tests {
             assert_eq!(index.covers(&chunk), covered, "{own} {other}");
             assert_eq!([1, 2].map(|n| index.is_beyond(row(n), &chunk)), beyond, "{own} {other}");
             assert!(!index.is_beyond(row(3), &chunk));
+            assert_eq!(index.begins_behind(&chunk), own < 10);
         }
+    }
+
+    #[test]
+    fn a_write_of_the_own_unit_is_told_from_others() {
+        let mut index = Index::new(log("B.shop"), Seq(0));
+        index.note(row(1), &third(6));
+        assert_eq!(index.beyond(row(1), &chunk(0, 4)), Some(Whose::Other));
+        index.note(row(1), &Writer::Own(Seq(12)));
+        assert_eq!(index.beyond(row(1), &chunk(10, 4)), Some(Whose::Own));
+        assert_eq!(index.beyond(row(1), &chunk(12, 4)), Some(Whose::Other));
+        assert_eq!(index.beyond(row(1), &chunk(12, 6)), None);
     }
 
     #[test]

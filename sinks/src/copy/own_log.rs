@@ -5,8 +5,9 @@
 //! its log. What was committed before the marker stands before it there.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
@@ -30,7 +31,7 @@ use unitflow_kafka::topics;
 use unitflow_mysql::connect::{Store, connect, connect_to_write, fault as judge};
 
 use super::identity::Identity;
-use super::index::{Index, Lane, Writer};
+use super::index::{Index, Lane, Whose, Writer};
 use crate::ledger;
 
 /// Bytes fetched ahead.
@@ -38,6 +39,8 @@ const QUEUE_BYTES: usize = 1 << 20;
 /// How far before the reading of the first chunk the log is begun: what the source had not applied
 /// by then is no older, unless it lags more.
 const LOOK_BACK: Duration = Duration::from_secs(30);
+/// And so many times as long before that, each time a chunk shows an older state than that.
+const FURTHER_BACK: u32 = 8;
 /// How the keys of our own tables' rows begin.
 const INTERNAL: &[u8] = br#"["unitflow","#;
 /// How long the log is read on when no copied row comes any more.
@@ -65,6 +68,8 @@ pub struct OwnLog {
     place: Place,
     reading: AsyncMutex<Option<Reading>>,
     index: Mutex<Option<Index>>,
+    /// How often [`LOOK_BACK`] was too short.
+    further: AtomicU32,
 }
 
 impl fmt::Debug for OwnLog {
@@ -75,6 +80,8 @@ impl fmt::Debug for OwnLog {
 
 /// A log that is being read.
 struct Reading {
+    /// It was begun with the first record that the log still has.
+    from_the_first: bool,
     /// The last marker that was read, or why no more will be.
     reached: watch::Receiver<Result<u64, Fault>>,
     markers: Conn,
@@ -85,7 +92,34 @@ impl OwnLog {
     /// Nothing is read yet.
     #[must_use]
     pub fn new(place: Place) -> Arc<Self> {
-        Arc::new(Self { place, reading: AsyncMutex::new(None), index: Mutex::new(None) })
+        Arc::new(Self {
+            place,
+            reading: AsyncMutex::new(None),
+            index: Mutex::new(None),
+            further: AtomicU32::new(0),
+        })
+    }
+
+    /// Reads the log up to now, from as far back as the chunk asks for and the log goes.
+    ///
+    /// # Errors
+    /// As [`catch_up`](Self::catch_up).
+    pub async fn catch_up_for(
+        self: &Arc<Self>,
+        chunk: &Chunk,
+        since_us: u64,
+        patience: Duration,
+    ) -> Result<(), Fault> {
+        loop {
+            self.catch_up(since_us, patience).await?;
+            let behind = self.index().as_ref().is_some_and(|index| index.begins_behind(chunk));
+            let mut reading = self.reading.lock().await;
+            if !behind || reading.as_ref().is_none_or(|reading| reading.from_the_first) {
+                return Ok(());
+            }
+            self.further.fetch_add(1, Ordering::Relaxed);
+            *reading = None;
+        }
     }
 
     /// Reads the log up to now; `since_us` is when the oldest of the chunks at hand was read.
@@ -120,8 +154,12 @@ impl OwnLog {
         let (marker, mut reached) = {
             let mut reading = self.reading.lock().await;
             let over =
-                reading.as_ref().is_none_or(|reading| reading.reached.has_changed().is_err());
+                reading.as_ref().is_some_and(|reading| reading.reached.has_changed().is_err());
             if over {
+                // Chunks of another copy may show a younger state.
+                self.further.store(0, Ordering::Relaxed);
+            }
+            if over || reading.is_none() {
                 *reading = Some(self.clone().begin(since_us).await?);
             }
             let Some(reading) = reading.as_mut() else {
@@ -140,7 +178,8 @@ impl OwnLog {
 
     async fn begin(self: Arc<Self>, since_us: u64) -> Result<Reading, Fault> {
         let Place { log, broker, topic, store, .. } = &self.place;
-        let back = u64::try_from(LOOK_BACK.as_millis()).unwrap_or(0);
+        let further = FURTHER_BACK.saturating_pow(self.further.load(Ordering::Relaxed));
+        let back = u64::try_from(LOOK_BACK.saturating_mul(further).as_millis()).unwrap_or(u64::MAX);
         let ms = i64::try_from((since_us / 1000).saturating_sub(back)).unwrap_or(0);
         let (low, _) = topics::bounds(broker, topic, 0).await?;
         let start = topics::offset_at(broker, topic, 0, ms).await?.max(low);
@@ -154,14 +193,22 @@ impl OwnLog {
                 drop(tell.send_replace(Err(fault)));
             }
         });
-        Ok(Reading { reached, markers, _task: AbortOnDropHandle::new(task) })
+        Ok(Reading {
+            from_the_first: start == low,
+            reached,
+            markers,
+            _task: AbortOnDropHandle::new(task),
+        })
     }
 
     async fn put_marker(&self, conn: &mut Conn) -> Result<u64, Fault> {
         let name = self.name();
-        let put = "INSERT INTO unitflow.marker (name, n) VALUES (?, LAST_INSERT_ID(1)) \
-                   ON DUPLICATE KEY UPDATE n = LAST_INSERT_ID(n + 1)";
-        let put = conn.exec_drop(put, (name,)).await;
+        // A store that went back in time does not give a number again that its log holds already.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let least = u64::try_from(now.as_micros()).unwrap_or(0);
+        let put = "INSERT INTO unitflow.marker (name, n) VALUES (?, LAST_INSERT_ID(?)) \
+                   ON DUPLICATE KEY UPDATE n = LAST_INSERT_ID(GREATEST(n + 1, ?))";
+        let put = conn.exec_drop(put, (name, least, least)).await;
         put.map_err(|error| judge(&error).at("unitflow.marker"))?;
         let put: Option<u64> = conn
             .query_first("SELECT LAST_INSERT_ID()")
@@ -329,10 +376,11 @@ impl OwnLog {
         self.index().as_ref().is_some_and(|index| index.covers(chunk))
     }
 
-    /// Whether a row was written here beyond what the chunk's source had applied, as far as read.
+    /// Whose write to a row lies beyond what the chunk's source had applied, as far as read; where
+    /// nothing is read, anybody's may.
     #[must_use]
-    pub fn is_beyond(&self, row: Identity, chunk: &Chunk) -> bool {
-        self.index().as_ref().is_none_or(|index| index.is_beyond(row, chunk))
+    pub fn beyond(&self, row: Identity, chunk: &Chunk) -> Option<Whose> {
+        self.index().as_ref().map_or(Some(Whose::Other), |index| index.beyond(row, chunk))
     }
 
     fn index(&self) -> MutexGuard<'_, Option<Index>> {

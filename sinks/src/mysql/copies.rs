@@ -23,6 +23,11 @@ const STATEMENTS_PER_CALL: usize = 200;
 /// Bytes of one call, unless a single row needs more.
 const CALL_BYTES_MAX: usize = 1 << 20;
 
+/// How many rows of a batch may turn out not to fit while others are removed and written again. A row
+/// that stays keeps its old value, and so keeps the next one out: with more of them it is told outside
+/// in which order they fit.
+const LEFT_OUT_MAX: usize = 16;
+
 /// Where the rows that could not be written stand in the batch.
 pub type Refused = Vec<usize>;
 
@@ -71,6 +76,7 @@ impl Applier {
     async fn replace(&mut self, batch: &Batch, places: Vec<usize>) -> Result<Refused, Fault> {
         let mut refused = Vec::new();
         let mut wanted = Vec::new();
+        let mut left_out = 0;
         for place in places {
             let whole = self.is_whole(batch, place)?;
             if whole { &mut wanted } else { &mut refused }.push(place);
@@ -83,6 +89,10 @@ impl Applier {
             let Some(taken) = self.first_taken(batch, &wanted).await? else { break };
             self.plain("ROLLBACK TO SAVEPOINT replaced").await?;
             refused.push(wanted.remove(taken));
+            left_out += 1;
+            if left_out == LEFT_OUT_MAX {
+                refused.append(&mut wanted);
+            }
         }
         Ok(refused)
     }

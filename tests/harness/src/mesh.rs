@@ -66,6 +66,8 @@ pub struct MeshSetup {
     least_rights: bool,
     /// A unit that is not named in the configuration yet.
     late: Option<String>,
+    /// What stands behind all else in the configuration.
+    more: String,
 }
 
 /// One unit.
@@ -117,6 +119,7 @@ impl MeshSetup {
             with_schema: false,
             one_way: None,
             late: None,
+            more: String::new(),
             reached: ("127.0.0.1".into(), "\"off\"".into()),
             ddl: String::new(),
             prepared: Vec::new(),
@@ -436,6 +439,7 @@ impl Mesh {
             writeln!(text, "from = [\"{from}\"]\nto = [\"{to}\"]")?;
         }
         text.push_str(&self.setup.ddl);
+        text.push_str(&self.setup.more);
         Ok(text)
     }
 
@@ -507,7 +511,8 @@ impl Mesh {
     /// Starts a command of the binary. Its result is the child's output; what else it says is
     /// kept beside the workers' logs, as `command.log`.
     pub fn spawn(&self, arguments: &[&str]) -> anyhow::Result<tokio::process::Child> {
-        let said = fs::File::create(self.folder.path().join("command.log"))?;
+        let said = self.folder.path().join("command.log");
+        let said = fs::OpenOptions::new().create(true).append(true).open(said)?;
         let child = Command::new(&self.setup.binary)
             .arg("--config")
             .arg(self.config())
@@ -524,6 +529,13 @@ impl Mesh {
     /// From now on these lines say which tables travel and how. Workers read them at their start.
     pub fn change_flow(&mut self, lines: &str) -> anyhow::Result<()> {
         self.setup.flow_lines = lines.into();
+        fs::write(self.config(), self.toml()?)?;
+        Ok(())
+    }
+
+    /// From now on this stands behind all else in the configuration. Workers read it at their start.
+    pub fn append(&mut self, lines: &str) -> anyhow::Result<()> {
+        self.setup.more.push_str(lines);
         fs::write(self.config(), self.toml()?)?;
         Ok(())
     }

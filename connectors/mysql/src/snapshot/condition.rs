@@ -54,9 +54,18 @@ fn write_beyond(
 
 /// Appends a condition that holds for the row with this key: `(a=1 AND b=2)`.
 pub(super) fn write_equal(out: &mut Vec<u8>, table: &Table, key: &Row<'_>) -> Result<(), Fault> {
-    for (place, column) in table.key_columns().enumerate() {
+    write_values(out, table.key_columns(), key)
+}
+
+/// The same for the rows with this row's values in some columns.
+pub(super) fn write_values<'a>(
+    out: &mut Vec<u8>,
+    columns: impl Iterator<Item = &'a Column>,
+    row: &Row<'_>,
+) -> Result<(), Fault> {
+    for (place, column) in columns.enumerate() {
         out.extend_from_slice(if place == 0 { b"(" } else { b" AND " });
-        write_side(out, column, "=", key)?;
+        write_side(out, column, "=", row)?;
     }
     out.push(b')');
     Ok(())

@@ -1,0 +1,90 @@
+//! Rows that went wrong in one unit come back by their keys, while they are written and workers die.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use tokio::time::sleep;
+use unitflow_harness::Mesh;
+use unitflow_harness::random::{Random, seed};
+
+use crate::writers::Writers;
+use crate::{CLASHING, arrive, ensure_kept, ensure_well};
+
+/// Rows of the table with a second unique value.
+const PLACES: u64 = 800;
+/// Those whose keys are given; in B their values are held by rows that nobody names.
+const NAMED: u64 = 10;
+
+/// In B goods that A writes are changed or gone, places stand the other way round, and the last one is
+/// held by a row too many. Only some of the keys are given.
+pub async fn rows_are_brought_back_by_keys(mesh: &mut Mesh) -> anyhow::Result<()> {
+    let random = Random::new(seed("filling"));
+    for (unit, place) in [("A", "id".to_owned()), ("B", format!("{PLACES} - id"))] {
+        let sql = format!(
+            "SET SESSION sql_log_bin = 0; INSERT INTO shop.places WITH RECURSIVE n (id) AS \
+             (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < {PLACES}) SELECT id, {place} FROM n"
+        );
+        mesh.server(unit).sql(&sql).await?;
+    }
+    mesh.server("B").sql(DAMAGE).await?;
+    let (mut own, mut clashing) = (Writers::none(), Writers::none());
+    for (place, unit) in (0..).zip(mesh.units()) {
+        let table = (&unit.server, "shop.goods");
+        own.own(table, (place, 2), 0..CLASHING.start, random.branch(place)).await?;
+        clashing.clashing(table, CLASHING, random.branch(100 + place)).await?;
+    }
+    let file = mesh.folder().join("keys");
+    fs::write(&file, keys(mesh).await?)?;
+    let file = file.to_str().context("a path")?;
+    let ways = ["--from", "A", "--why", "test", "--by", "test"];
+    let command = mesh.spawn(&[&["resync", "keys", "--keys-file", file], &ways[..]].concat())?;
+    for (unit, role) in [("A", "connector"), ("B", "sink")] {
+        sleep(Duration::from_millis(700)).await;
+        mesh.worker(unit, role)?.kill()?;
+        mesh.start_worker(unit, role, "")?;
+    }
+    sleep(Duration::from_secs(2)).await;
+    clashing.stop().await?;
+    ensure_well(mesh, command).await?;
+    let last = own.stop().await?;
+    arrive(mesh).await?;
+    ensure_kept(mesh, &last).await?;
+    let query = "SELECT * FROM shop.places WHERE id <> place ORDER BY id";
+    ensure!(mesh.server("A").sql(query).await?.is_empty(), "the authority's places were changed");
+    let left = mesh.server("B").sql(query).await?;
+    // The one in the middle was right, the last one is not among the others.
+    let others = PLACES - 2 - 2 * NAMED;
+    ensure!(
+        left.lines().count() as u64 == others,
+        "not {others} places are wrong as before:\n{left}"
+    );
+    for id in (1..=NAMED).chain([PLACES]) {
+        let wrong = left.lines().any(|line| line.starts_with(&format!("{id}\t")));
+        ensure!(!wrong, "place {id} is still wrong:\n{left}");
+    }
+    mesh.ensure_still().await
+}
+
+/// Rows that A writes, and one in the way of the last place.
+const DAMAGE: &str = "SET SESSION sql_log_bin = 0;
+    UPDATE shop.goods SET body = 'damaged' WHERE id % 40 = 6 AND id < 4000;
+    DELETE FROM shop.goods WHERE id % 40 = 8 AND id < 4000;
+    UPDATE shop.places SET id = 5000 WHERE id = 800;
+    UPDATE shop.places SET place = 800 WHERE id = 5000;";
+
+/// What was damaged, what several units write, and some of the places.
+async fn keys(mesh: &Mesh) -> anyhow::Result<String> {
+    let damaged = "SELECT id FROM shop.goods WHERE id % 40 IN (6, 8) AND id < 4000";
+    let damaged = mesh.server("A").sql(damaged).await?;
+    let mut keys = String::new();
+    let clashing = CLASHING.map(|id| id.to_string());
+    for id in damaged.lines().map(str::to_owned).chain(clashing) {
+        writeln!(keys, r#"["shop","goods",{{"id":{id}}}]"#)?;
+    }
+    for id in (1..=NAMED).chain([PLACES]) {
+        writeln!(keys, r#"["shop","places",{{"id":{id}}}]"#)?;
+    }
+    Ok(keys)
+}
