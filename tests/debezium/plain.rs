@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Map, Value};
 use tokio::task::block_in_place;
 use unitflow_harness::Flavor::Mysql9;
-use unitflow_harness::{Mesh, MeshSetup, Mysql, serial};
+use unitflow_harness::{Mesh, MeshSetup, Mysql, beside};
 use unitflow_local::Connect;
 
 use crate::topic::{Record, read};
@@ -19,7 +19,7 @@ pub type Difference = (String, String, String);
 
 #[test]
 fn plain_records_differ_from_debeziums_as_the_document_says() {
-    serial("plain records beside Debezium's", LIMIT, async {
+    beside("plain records beside Debezium's", LIMIT, async {
         let setup =
             MeshSetup::new(BINARY, &[Mysql9, Mysql9]).kafka_shared().kafka_own().one_way("A", "B");
         let mut mesh = setup.start().await?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use tokio::task::block_in_place;
 use unitflow_harness::Flavor::Mysql9;
-use unitflow_harness::{Mesh, MeshSetup, Mysql, serial};
+use unitflow_harness::{Mesh, MeshSetup, Mysql, beside};
 use unitflow_local::Connect;
 
 use crate::types::{self, TABLE};
@@ -19,7 +19,7 @@ const INSERT_ORDERS: &str = "INSERT INTO shop.`orders 2` WITH RECURSIVE n AS (SE
 
 #[test]
 fn a_jdbc_sink_fills_a_third_database() {
-    serial("Debezium's JDBC sink", LIMIT, async {
+    beside("Debezium's JDBC sink", LIMIT, async {
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mysql9]);
         let setup = setup.kafka_shared().kafka_own().one_way("A", "B").heartbeat().with_schema();
         let (mesh, third) = tokio::join!(setup.start(), Mysql::setup(Mysql9).start());

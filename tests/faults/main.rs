@@ -18,7 +18,7 @@ use unitflow_harness::load::{Running, connect};
 use unitflow_harness::plan::Mix;
 use unitflow_harness::random::{Random, is_full, seed};
 use unitflow_harness::watch::{self, Snapshot, Watch};
-use unitflow_harness::{Load, Mesh, MeshSetup, Mysql, Worker, Written, alone as serial, schema};
+use unitflow_harness::{Load, Mesh, MeshSetup, Mysql, Worker, Written, alone, schema};
 use unitflow_sinks::ledger;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
@@ -44,7 +44,7 @@ const ROLES: [&str; 3] = ["connector", "transformer", "sink"];
 
 #[test]
 fn kills_at_random_moments() {
-    serial("kill -9 at random moments", LIMIT, async {
+    alone("kill -9 at random moments", LIMIT, async {
         let kills = if is_full() { 20 } else { 6 };
         let mut scene =
             Scene::start(MeshSetup::new(BINARY, &[Mysql9, Mariadb]), Mix::Brisk, RATE).await?;
@@ -55,7 +55,7 @@ fn kills_at_random_moments() {
 
 #[test]
 fn kills_with_whole_transactions() {
-    serial("kill -9 with whole transactions", LIMIT, async {
+    alone("kill -9 with whole transactions", LIMIT, async {
         let kills = if is_full() { 20 } else { 3 };
         let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9]).whole_transactions();
         let mut scene = Scene::start(setup, Mix::Bank, RATE).await?;
@@ -66,7 +66,7 @@ fn kills_with_whole_transactions() {
 
 #[test]
 fn kills_of_a_relay() {
-    serial("kill -9 of a relay", LIMIT, async {
+    alone("kill -9 of a relay", LIMIT, async {
         let kills = if is_full() { 20 } else { 3 };
         let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9, Mariadb]).hub("B");
         let mut scene = Scene::start(setup, Mix::Brisk, RATE_LOW).await?;
@@ -77,7 +77,7 @@ fn kills_of_a_relay() {
 
 #[test]
 fn deaths_at_named_points() {
-    serial("deaths at named points", LIMIT, async {
+    alone("deaths at named points", LIMIT, async {
         let points = [
             ("connector", "die_after_read"),
             ("connector", "die_before_kafka_commit"),
@@ -96,7 +96,7 @@ fn deaths_at_named_points() {
 
 #[test]
 fn a_zombie_of_each_role() {
-    serial("zombies", LIMIT, async {
+    alone("zombies", LIMIT, async {
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).whole_transactions();
         let mut scene = Scene::start(setup, Mix::Bank, RATE_LOW).await?;
         for role in ROLES {
@@ -109,7 +109,7 @@ fn a_zombie_of_each_role() {
 
 #[test]
 fn a_broker_killed_and_started_again() {
-    serial("a broker killed", LIMIT, async {
+    alone("a broker killed", LIMIT, async {
         let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9]).kafka_own().whole_transactions();
         let mut scene = Scene::start(setup, Mix::Bank, RATE_LOW).await?;
         scene.let_run(1000).await;
@@ -131,7 +131,7 @@ fn a_broker_killed_and_started_again() {
 
 #[test]
 fn a_target_rolled_back_to_an_older_copy() {
-    serial("a target rolled back", LIMIT, async {
+    alone("a target rolled back", LIMIT, async {
         let random = Random::new(seed("fault"));
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).one_way("A", "B");
         let mut mesh = setup.whole_transactions().start().await?;
@@ -173,7 +173,7 @@ fn a_target_rolled_back_to_an_older_copy() {
 /// What a lane makes of a ledger row that is not where it believed, on both servers.
 #[test]
 fn a_ledger_row_that_is_elsewhere_says_why() {
-    serial("a ledger row that is elsewhere", LIMIT, async {
+    alone("a ledger row that is elsewhere", LIMIT, async {
         for flavor in [Mysql9, Mariadb] {
             let server = Mysql::setup(flavor).start().await?;
             for (_, statement) in unitflow_sinks::schema::OBJECTS {
@@ -199,7 +199,7 @@ fn a_ledger_row_that_is_elsewhere_says_why() {
 /// The user may write to a replica as well: only what the server says of itself keeps the sink from it.
 #[test]
 fn a_target_that_fails_over_to_its_replica() {
-    serial("a target fails over", LIMIT, async {
+    alone("a target fails over", LIMIT, async {
         let random = Random::new(seed("fault"));
         let mut mesh = MeshSetup::new(BINARY, &[Mysql9, Mysql9]).one_way("A", "B").start().await?;
         let replica = replica_of(mesh.server("B")).await?;

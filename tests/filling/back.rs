@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail, ensure};
 use tokio::time::{Instant, sleep};
 use unitflow_harness::Flavor::{self, Mariadb, Mysql9};
 use unitflow_harness::random::{Random, seed};
-use unitflow_harness::{Mesh, MeshSetup, serial};
+use unitflow_harness::{Mesh, MeshSetup, beside};
 
 use crate::writers::{Last, Writers};
 use crate::{
@@ -23,7 +23,7 @@ fn few() -> String {
 
 #[test]
 fn a_target_that_kafka_no_longer_bridges_is_refilled() {
-    serial("a target that Kafka no longer bridges", LIMIT, async {
+    beside("a target that Kafka no longer bridges", LIMIT, async {
         let random = Random::new(seed("filling"));
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).one_way("A", "B").tables(GOODS);
         let mut mesh = setup.prepare("A", &few()).prepare("B", &few()).start().await?;
@@ -64,12 +64,12 @@ fn a_target_that_kafka_no_longer_bridges_is_refilled() {
 
 #[test]
 fn a_mysql_source_gets_back_what_it_lost() {
-    serial("a MySQL source that lost its end", LIMIT, lost(&[Mysql9, Mariadb]));
+    beside("a MySQL source that lost its end", LIMIT, lost(&[Mysql9, Mariadb]));
 }
 
 #[test]
 fn a_mariadb_source_among_three_gets_back_what_it_lost() {
-    serial("a MariaDB source that lost its end", LIMIT, lost(&[Mariadb, Mysql9, Mariadb]));
+    beside("a MariaDB source that lost its end", LIMIT, lost(&[Mariadb, Mysql9, Mariadb]));
 }
 
 /// A's server goes back in time and takes writes again before anybody knows, under the names that

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::load::connect;
 use unitflow_harness::random::{Random, is_full, seed};
-use unitflow_harness::{Mesh, MeshSetup, Mysql, serial};
+use unitflow_harness::{Mesh, MeshSetup, Mysql, beside};
 
 use crate::writers::Writers;
 use crate::{
@@ -40,7 +40,7 @@ fn flow(tables: &str, below: u64) -> String {
 
 #[test]
 fn a_table_a_filter_and_a_store_are_added() {
-    serial("a table, a filter and a store are added", LIMIT, grow());
+    beside("a table, a filter and a store are added", LIMIT, grow());
 }
 
 /// Before: A and B exchange the goods, and prices of low numbers. Then novelties travel too, more of

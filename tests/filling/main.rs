@@ -16,7 +16,7 @@ use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::random::{Random, is_full, seed};
-use unitflow_harness::{Mesh, MeshSetup, Mysql, serial};
+use unitflow_harness::{Mesh, MeshSetup, Mysql, beside};
 use writers::{Last, Writers};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
@@ -64,7 +64,7 @@ fn fill_table(table: &str, rows: u64) -> String {
 
 #[test]
 fn a_table_that_holds_rows_arrives_while_all_write() {
-    serial("a first copy, MySQL to MariaDB", LIMIT, async {
+    beside("a first copy, MySQL to MariaDB", LIMIT, async {
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).tables(GOODS).prepare("A", &fill());
         scene(setup, "", &["connector A", "sink B", "transformer A"]).await?.finish();
         Ok(())
@@ -73,7 +73,7 @@ fn a_table_that_holds_rows_arrives_while_all_write() {
 
 #[test]
 fn a_table_is_brought_back_in_line_while_all_write() {
-    serial("a full resync, MariaDB to MySQL", LIMIT, async {
+    beside("a full resync, MariaDB to MySQL", LIMIT, async {
         let mut mesh = scene(both(), "", &["sink B", "connector B", "connector A"]).await?;
         keys::rows_are_brought_back_by_keys(&mut mesh).await?;
         mesh.finish();
@@ -83,7 +83,7 @@ fn a_table_is_brought_back_in_line_while_all_write() {
 
 #[test]
 fn a_unit_joins_while_the_others_write() {
-    serial("a unit joins", LIMIT, join());
+    beside("a unit joins", LIMIT, join());
 }
 
 /// C comes to A and B, which hold equal rows and go on writing. A worker of each kind is killed.
@@ -147,7 +147,7 @@ async fn join() -> anyhow::Result<()> {
 
 #[test]
 fn chunks_that_overwrite_are_found_out() {
-    serial("a resync that overwrites", LIMIT, async {
+    beside("a resync that overwrites", LIMIT, async {
         match scene(both(), "copy_overwrites", &[]).await {
             Ok(_) => bail!("rows were overwritten by older ones and nobody noticed"),
             // A row that went back in time is found by the comparison, or sooner by a sink: the

@@ -16,7 +16,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use unitflow_harness::Flavor::{self, Mariadb, Mysql9};
 use unitflow_harness::load::connect;
-use unitflow_harness::{Mesh, MeshSetup, serial};
+use unitflow_harness::{Mesh, MeshSetup, beside};
 use unitflow_mysql::TypeCode;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
@@ -31,7 +31,7 @@ fn mysql_to_mysql() {
     let setup = setup(&[Mysql9, Mysql9])
         .setting_at(1, "binlog_transaction_compression", "ON")
         .setting_at(1, "binlog_row_value_options", "PARTIAL_JSON");
-    serial("MySQL to MySQL", LIMIT, async {
+    beside("MySQL to MySQL", LIMIT, async {
         let mut mesh = every_cell(setup).await?;
         large_transaction(&mut mesh).await?;
         mesh.finish();
@@ -41,7 +41,7 @@ fn mysql_to_mysql() {
 
 #[test]
 fn mysql_to_mariadb_and_back() {
-    serial("MySQL to MariaDB and back", LIMIT, async {
+    beside("MySQL to MariaDB and back", LIMIT, async {
         // MariaDB gets documents of which the log has parts only.
         let setup = setup(&[Mysql9, Mariadb]);
         let setup = setup.setting_at(0, "binlog_row_value_options", "PARTIAL_JSON");
@@ -58,7 +58,7 @@ fn mariadb_to_mariadb() {
         "log_bin_compress_min_len",
         10,
     );
-    serial("MariaDB to MariaDB", LIMIT, async {
+    beside("MariaDB to MariaDB", LIMIT, async {
         every_cell(setup).await?.finish();
         Ok(())
     });

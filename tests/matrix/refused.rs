@@ -12,7 +12,7 @@ use unitflow_change::seq::Seq;
 use unitflow_change::tag::{Afters, Kind, Tag};
 use unitflow_harness::Flavor::{self, Mariadb, Mysql9};
 use unitflow_harness::load::connect;
-use unitflow_harness::{Mysql, serial};
+use unitflow_harness::{Mysql, beside};
 use unitflow_mysql::stream::{Event, Options, Stream};
 use unitflow_mysql::{Server, Store, Tls};
 use unitflow_sinks::batch::Batch;
@@ -24,7 +24,7 @@ use crate::cells::{CELLS, Cell, REFUSED, Refusal};
 
 #[test]
 fn what_a_target_can_not_hold_is_refused_with_a_code() {
-    serial("refused values", LIMIT, every_refusal());
+    beside("refused values", LIMIT, every_refusal());
 }
 
 async fn every_refusal() -> anyhow::Result<()> {

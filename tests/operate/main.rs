@@ -12,7 +12,7 @@ mod world;
 
 use std::time::Duration;
 
-use unitflow_harness::serial;
+use unitflow_harness::beside;
 
 use world::World;
 
@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(480);
 
 #[test]
 fn every_wrong_setup_says_what_it_is_and_leaves_nothing_half_made() {
-    serial("a wrong setup", LIMIT, async {
+    beside("a wrong setup", LIMIT, async {
         let mut world = World::start(&["A", "B", "C"]).await?;
         world.run_together(cases::BEFORE_INIT).await?;
         world.forget("C");
@@ -31,14 +31,14 @@ fn every_wrong_setup_says_what_it_is_and_leaves_nothing_half_made() {
 
 #[test]
 fn what_workers_meet_shows_and_can_be_mended() {
-    serial("a mesh at work", LIMIT, async {
+    beside("a mesh at work", LIMIT, async {
         World::start(&["A", "B"]).await?.run_in_order(cases::AT_WORK).await
     });
 }
 
 #[test]
 fn a_log_that_says_too_little_stops_its_connector() {
-    serial("logs that lack something", LIMIT, async {
+    beside("logs that lack something", LIMIT, async {
         World::start(&["A", "B"]).await?.run_in_order(cases::LOGS).await
     });
 }

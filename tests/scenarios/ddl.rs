@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::load::connect;
 use unitflow_harness::random::{Random, is_full, seed};
-use unitflow_harness::{Flavor, Load, Mesh, Mysql, serial};
+use unitflow_harness::{Flavor, Load, Mesh, Mysql, beside};
 use unitflow_local::Component;
 
 use crate::{LIMIT, QUIET, setup};
@@ -59,24 +59,24 @@ const DEATHS: &[(&str, &str)] = &[
 
 #[test]
 fn schema_changes_from_mysql_to_mariadb() {
-    serial("schema changes, MySQL to MariaDB", LIMIT, schema_changes(Mysql9, Mariadb));
+    beside("schema changes, MySQL to MariaDB", LIMIT, schema_changes(Mysql9, Mariadb));
 }
 
 #[test]
 fn schema_changes_from_mariadb_to_mysql() {
-    serial("schema changes, MariaDB to MySQL", LIMIT, schema_changes(Mariadb, Mysql9));
+    beside("schema changes, MariaDB to MySQL", LIMIT, schema_changes(Mariadb, Mysql9));
 }
 
 /// Both tools alter a copy and swap it in. Elsewhere that arrives as the alteration, so that what
 /// other units write meanwhile is in the table and not in a copy.
 #[test]
 fn online_schema_changes_of_mariadb_arrive_as_what_they_mean() {
-    serial("online schema changes of MariaDB", LIMIT, online_schema_changes(Mariadb, Mysql9));
+    beside("online schema changes of MariaDB", LIMIT, online_schema_changes(Mariadb, Mysql9));
 }
 
 #[test]
 fn online_schema_changes_of_mysql_arrive_as_what_they_mean() {
-    serial("online schema changes of MySQL", LIMIT, online_schema_changes(Mysql9, Mariadb));
+    beside("online schema changes of MySQL", LIMIT, online_schema_changes(Mysql9, Mariadb));
 }
 
 async fn online_schema_changes(owner: Flavor, other: Flavor) -> anyhow::Result<()> {
@@ -155,7 +155,7 @@ const MADE: &[&str] = &[
 
 #[test]
 fn a_schema_change_is_run_as_its_session_was() {
-    serial("a schema change as its session was", LIMIT, async {
+    beside("a schema change as its session was", LIMIT, async {
         for pairing in [[Mysql9, Mariadb], [Mariadb, Mysql9]] {
             let mut mesh = setup(&pairing)
                 .kafka_shared()
@@ -196,7 +196,7 @@ fn a_schema_change_is_run_as_its_session_was() {
 /// Stored code comes along where it is named; events arrive disabled, accounts never.
 #[test]
 fn stored_code_comes_along_where_it_is_named() {
-    serial("stored code", LIMIT, async {
+    beside("stored code", LIMIT, async {
         let policy = "{ apply = \"A\" }\nstored_code = [\"views\", \"events\"]";
         let mut mesh = setup(&[Mysql9, Mariadb]).kafka_shared().ddl(policy).start().await?;
         mesh.start_workers()?;

@@ -10,7 +10,7 @@ use unitflow_change::envelope::Row;
 use unitflow_change::routing::{PartitionBy, lane_of};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::load::connect;
-use unitflow_harness::{Mesh, serial};
+use unitflow_harness::{Mesh, beside};
 
 use super::{LIMIT, QUIET, setup};
 
@@ -23,7 +23,7 @@ const WAITING: &str = "waiting for another lane";
 
 #[test]
 fn a_key_that_comes_back_in_another_lane_waits_for_its_delete() {
-    serial("a key comes back in another lane", LIMIT, async {
+    beside("a key comes back in another lane", LIMIT, async {
         let mut mesh = setup(&[Mysql9, Mariadb])
             .kafka_shared()
             .one_way("A", "B")

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::ensure;
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
-use unitflow_harness::serial;
+use unitflow_harness::beside;
 
 use super::{LIMIT, QUIET, setup};
 
@@ -14,7 +14,7 @@ const ROWS: u32 = 20_000;
 
 #[test]
 fn rows_loaded_from_a_file() {
-    serial("rows loaded from a file", LIMIT, async {
+    beside("rows loaded from a file", LIMIT, async {
         let mut mesh = setup(&[Mysql9, Mariadb])
             .kafka_shared()
             .setting("secure_file_priv", "")

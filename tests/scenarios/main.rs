@@ -18,7 +18,7 @@ use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::load::bulk;
 use unitflow_harness::plan::Mix;
 use unitflow_harness::random::{Random, is_full, seed};
-use unitflow_harness::{Flavor, Load, Mesh, MeshSetup, Worker, Written, serial, watch};
+use unitflow_harness::{Flavor, Load, Mesh, MeshSetup, Worker, Written, beside, watch};
 
 mod tables;
 mod tls;
@@ -47,29 +47,29 @@ fn transactions(units: usize) -> u64 {
 
 #[test]
 fn two_units_mysql_and_mysql() {
-    serial("two units, MySQL and MySQL", LIMIT, everybody_writes(setup(&[Mysql9, Mysql9])));
+    beside("two units, MySQL and MySQL", LIMIT, everybody_writes(setup(&[Mysql9, Mysql9])));
 }
 
 #[test]
 fn two_units_mysql_and_mariadb() {
-    serial("two units, MySQL and MariaDB", LIMIT, everybody_writes(setup(&[Mysql9, Mariadb])));
+    beside("two units, MySQL and MariaDB", LIMIT, everybody_writes(setup(&[Mysql9, Mariadb])));
 }
 
 #[test]
 fn two_units_mariadb_and_mariadb() {
-    serial("two units, MariaDB and MariaDB", LIMIT, everybody_writes(setup(&[Mariadb, Mariadb])));
+    beside("two units, MariaDB and MariaDB", LIMIT, everybody_writes(setup(&[Mariadb, Mariadb])));
 }
 
 #[test]
 fn mesh_of_three() {
     let setup = setup(&[Mysql9, Mariadb, Mysql9]);
-    serial("a mesh of three", LIMIT, everybody_writes(setup));
+    beside("a mesh of three", LIMIT, everybody_writes(setup));
 }
 
 #[test]
 fn star_through_a_hub() {
     let setup = setup(&[Mariadb, Mysql9, Mariadb]).hub("B");
-    serial("a star through a hub", LIMIT, everybody_writes(setup));
+    beside("a star through a hub", LIMIT, everybody_writes(setup));
 }
 
 fn setup(flavors: &[Flavor]) -> MeshSetup {
@@ -126,7 +126,7 @@ async fn write_everywhere(
 
 #[test]
 fn a_transaction_of_two_hundred_thousand_rows() {
-    serial("200,000 rows in one transaction", LIMIT, async {
+    beside("200,000 rows in one transaction", LIMIT, async {
         const ROWS: u32 = 200_000;
         let random = Random::new(seed("scenario"));
         let mut mesh = setup(&[Mysql9, Mariadb]).start().await?;
@@ -147,7 +147,7 @@ fn a_transaction_of_two_hundred_thousand_rows() {
 
 #[test]
 fn a_row_of_64_mib() {
-    serial("a row of 64 MiB", LIMIT, async {
+    beside("a row of 64 MiB", LIMIT, async {
         // Bytes of every value, and characters that need two bytes, quotes and backslashes.
         const ROWS: [&str; 2] = [
             "REPEAT(RANDOM_BYTES(1024), 65536), NULL",
@@ -207,7 +207,7 @@ fn a_row_of_64_mib() {
 
 #[test]
 fn a_target_that_takes_no_such_row_says_so() {
-    serial("a row that the target does not take", LIMIT, async {
+    beside("a row that the target does not take", LIMIT, async {
         let mut mesh = setup(&[Mysql9, Mariadb])
             .kafka_shared()
             .one_way("A", "B")
@@ -249,7 +249,7 @@ fn a_target_that_takes_no_such_row_says_so() {
 #[test]
 fn many_rows_deleted_by_one_statement() {
     let powers = if is_full() { 6 } else { 5 };
-    serial("many rows deleted by one statement", LIMIT * 2, async {
+    beside("many rows deleted by one statement", LIMIT * 2, async {
         let digits = "(SELECT 0 n UNION SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5 \
              UNION SELECT 6 UNION SELECT 7 UNION SELECT 8 UNION SELECT 9)";
         let from: Vec<_> = (0..powers).map(|power| format!("{digits} d{power}")).collect();
@@ -285,7 +285,7 @@ fn many_rows_deleted_by_one_statement() {
 
 #[test]
 fn xa_transactions_arrive_when_they_commit() {
-    serial("XA transactions", LIMIT, async {
+    beside("XA transactions", LIMIT, async {
         let mut mesh = setup(&[Mysql9, Mariadb])
             .kafka_shared()
             .tables("CREATE TABLE parts (id INT PRIMARY KEY, unit CHAR(1))")
@@ -357,7 +357,7 @@ fn tell_peaks(mesh: &mut Mesh, most: u64) -> anyhow::Result<()> {
 
 #[test]
 fn whole_transactions_keep_a_total() {
-    serial("whole transactions", LIMIT, async {
+    beside("whole transactions", LIMIT, async {
         let random = Random::new(seed("scenario"));
         let mut mesh = setup(&[Mariadb, Mysql9]).whole_transactions().start().await?;
         mesh.start_workers()?;
@@ -380,7 +380,7 @@ fn whole_transactions_keep_a_total() {
 
 #[test]
 fn records_delivered_again_change_nothing() {
-    serial("whole topics delivered again", LIMIT, async {
+    beside("whole topics delivered again", LIMIT, async {
         let random = Random::new(seed("scenario"));
         let mut mesh = setup(&[Mysql9, Mariadb]).kafka_shared().start().await?;
         mesh.start_workers()?;
@@ -412,17 +412,17 @@ async fn deliver_again(mesh: &mut Mesh, inject: &str) -> anyhow::Result<()> {
 
 #[test]
 fn the_judge_fails_where_the_mark_is_ignored() {
-    serial("mutant: the mark is ignored", LIMIT, must_fail("ignore_mark", "echoes"));
+    beside("mutant: the mark is ignored", LIMIT, must_fail("ignore_mark", "echoes"));
 }
 
 #[test]
 fn the_judge_fails_where_the_ledger_is_written_apart() {
-    serial("mutant: the ledger is written apart", LIMIT, must_fail("ledger_apart", "unmarked"));
+    beside("mutant: the ledger is written apart", LIMIT, must_fail("ledger_apart", "unmarked"));
 }
 
 #[test]
 fn the_judge_fails_where_nothing_compares_and_sets() {
-    serial("mutant: nothing compares and sets", LIMIT, async {
+    beside("mutant: nothing compares and sets", LIMIT, async {
         let (mut mesh, written) = wake_a_frozen_sink("no_cas").await?;
         mesh.workers().iter_mut().try_for_each(Worker::kill)?;
         judge_finds(&mesh, &written, "no_cas", "doubled").await?;
@@ -433,7 +433,7 @@ fn the_judge_fails_where_nothing_compares_and_sets() {
 
 #[test]
 fn a_frozen_sink_that_wakes_up_changes_nothing() {
-    serial("a frozen sink wakes up", LIMIT, async {
+    beside("a frozen sink wakes up", LIMIT, async {
         let (mut mesh, written) = wake_a_frozen_sink("").await?;
         mesh.ensure_done(&written, QUIET).await?;
         mesh.finish();

@@ -11,7 +11,7 @@ use unitflow_harness::Flavor::{self, Mariadb, Mysql9};
 use unitflow_harness::judge::{Judged, judge_ways};
 use unitflow_harness::load::Running;
 use unitflow_harness::random::{Random, seed};
-use unitflow_harness::{Load, Mesh, Mysql, Written, serial};
+use unitflow_harness::{Load, Mesh, Mysql, Written, beside};
 
 use crate::{BINARY, LIMIT, QUIET, setup};
 
@@ -24,7 +24,7 @@ const LATER: u32 = 20;
 
 #[test]
 fn a_rolling_upgrade() {
-    serial("a rolling upgrade", LIMIT, async {
+    beside("a rolling upgrade", LIMIT, async {
         let random = Random::new(seed("scenario"));
         let mut mesh = setup(&[Mysql9, Mariadb]).start().await?;
         mesh.start_workers()?;
@@ -56,12 +56,12 @@ fn a_rolling_upgrade() {
 
 #[test]
 fn a_mysql_server_replaced_by_its_replica() {
-    serial("a MySQL server replaced by its replica", LIMIT, replaced(Mysql9, Mariadb));
+    beside("a MySQL server replaced by its replica", LIMIT, replaced(Mysql9, Mariadb));
 }
 
 #[test]
 fn a_mariadb_server_replaced_by_its_replica() {
-    serial("a MariaDB server replaced by its replica", LIMIT, replaced(Mariadb, Mysql9));
+    beside("a MariaDB server replaced by its replica", LIMIT, replaced(Mariadb, Mysql9));
 }
 
 /// Unit A's server gives way to its replica, as planned, while B goes on writing. Then it comes back
@@ -119,7 +119,7 @@ async fn replaced(flavor: Flavor, other: Flavor) -> anyhow::Result<()> {
 
 #[test]
 fn a_unit_that_leaves() {
-    serial("a unit that leaves", LIMIT, async {
+    beside("a unit that leaves", LIMIT, async {
         let random = Random::new(seed("scenario"));
         let mut mesh = setup(&[Mysql9, Mariadb, Mysql9]).kafka_shared().start().await?;
         mesh.start_workers()?;

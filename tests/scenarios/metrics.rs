@@ -4,7 +4,7 @@ use anyhow::ensure;
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::metrics::Metrics;
 use unitflow_harness::random::{Random, seed};
-use unitflow_harness::{Load, Mesh, Written, serial};
+use unitflow_harness::{Load, Mesh, Written, beside};
 
 use crate::{LIMIT, QUIET, setup, write_everywhere};
 
@@ -15,7 +15,7 @@ const LAG_MOST: f64 = 60.0;
 
 #[test]
 fn metrics_say_what_was_done() {
-    serial("metrics", LIMIT, async {
+    beside("metrics", LIMIT, async {
         let random = Random::new(seed("metrics"));
         let mut mesh = setup(&[Mysql9, Mariadb]).kafka_shared().start().await?;
         mesh.start_workers()?;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, ensure};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::random::is_full;
-use unitflow_harness::{Mesh, MeshSetup, serial};
+use unitflow_harness::{Mesh, MeshSetup, beside};
 
 use super::tables::{ensure_same, wait_for};
 use super::{BINARY, LIMIT, QUIET};
@@ -24,7 +24,7 @@ const PICTURES: &str = "CREATE DATABASE odd; CREATE TABLE odd.beside (id INT PRI
 
 #[test]
 fn parked_tables_catch_up() {
-    serial("parked tables catch up", LIMIT, async {
+    beside("parked tables catch up", LIMIT, async {
         let create = format!(
             "CREATE DATABASE odd; CREATE TABLE odd.beside (id INT PRIMARY KEY, v INT); {PARTED}"
         );
@@ -102,7 +102,7 @@ async fn goes_on(mesh: &mut Mesh, order: &str) -> anyhow::Result<()> {
 /// A person brings the row over by other means and passes over the records that stand for it.
 #[test]
 fn a_row_larger_than_any_that_travels_parks_its_table_alone() {
-    serial("a row larger than any that travels", LIMIT, async {
+    beside("a row larger than any that travels", LIMIT, async {
         // By default the limit is lowered.
         let (inject, large) = match is_full() {
             true => ("", "REPEAT('x', 209715200)"),

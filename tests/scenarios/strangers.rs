@@ -4,7 +4,7 @@
 use anyhow::{Context as _, ensure};
 use unitflow_change::tag::{HEADER, ORIGIN};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
-use unitflow_harness::{Mesh, serial};
+use unitflow_harness::{Mesh, beside};
 use unitflow_kafka::{Broker, Writer};
 
 use super::{LIMIT, QUIET, setup};
@@ -14,7 +14,7 @@ const VALUE: &[u8] = br#"{"before":null,"after":{"id":1},"op":"c"}"#;
 
 #[test]
 fn what_others_write_to_a_tagged_topic_is_not_applied() {
-    serial("strangers in a tagged topic", LIMIT, async {
+    beside("strangers in a tagged topic", LIMIT, async {
         let mut mesh = setup(&[Mysql9, Mariadb])
             .kafka_shared()
             .one_way("A", "B")

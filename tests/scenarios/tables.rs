@@ -11,7 +11,7 @@ use mysql_async::prelude::Queryable as _;
 use unitflow_change::routing::{PartitionBy, lane_of};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::load::connect;
-use unitflow_harness::{Flavor, Mesh, MeshSetup, serial};
+use unitflow_harness::{Flavor, Mesh, MeshSetup, beside};
 
 use super::{BINARY, LIMIT, QUIET};
 
@@ -176,17 +176,17 @@ const REFUSED: &str =
 
 #[test]
 fn tables_from_mysql_to_mysql() {
-    serial("tables, MySQL and MySQL", LIMIT, tables([Mysql9, Mysql9]));
+    beside("tables, MySQL and MySQL", LIMIT, tables([Mysql9, Mysql9]));
 }
 
 #[test]
 fn tables_from_mysql_to_mariadb() {
-    serial("tables, MySQL and MariaDB", LIMIT, tables([Mysql9, Mariadb]));
+    beside("tables, MySQL and MariaDB", LIMIT, tables([Mysql9, Mariadb]));
 }
 
 #[test]
 fn tables_from_mariadb_to_mariadb() {
-    serial("tables, MariaDB and MariaDB", LIMIT, tables([Mariadb, Mariadb]));
+    beside("tables, MariaDB and MariaDB", LIMIT, tables([Mariadb, Mariadb]));
 }
 
 fn create(unit: &str, flavor: Flavor) -> String {
@@ -268,8 +268,8 @@ pub async fn ensure_same(mesh: &Mesh, in_a: &str, in_b: &str) -> anyhow::Result<
 
 #[test]
 fn what_foreign_keys_do_travels_where_the_log_holds_it() {
-    serial("cascades, MySQL to MariaDB", LIMIT, cascades(Mariadb));
-    serial("cascades, MySQL to MySQL", LIMIT, cascades(Mysql9));
+    beside("cascades, MySQL to MariaDB", LIMIT, cascades(Mariadb));
+    beside("cascades, MySQL to MySQL", LIMIT, cascades(Mysql9));
 }
 
 async fn cascades(target: Flavor) -> anyhow::Result<()> {
@@ -311,7 +311,7 @@ async fn cascades(target: Flavor) -> anyhow::Result<()> {
 
 #[test]
 fn filters_and_names() {
-    serial("filters and a unit's own names", LIMIT, async {
+    beside("filters and a unit's own names", LIMIT, async {
         let in_a = "CREATE DATABASE mall; CREATE TABLE mall.users (id INT PRIMARY KEY, name VARCHAR(20), photo BLOB, secret INT NOT NULL DEFAULT 6);
             CREATE TABLE mall.orders (id INT PRIMARY KEY, region VARCHAR(9), total DECIMAL(10,2), state ENUM('draft','sent'))";
         let in_b = "CREATE DATABASE mall_jp; CREATE TABLE mall_jp.users (id INT PRIMARY KEY, name VARCHAR(20), photo BLOB, secret INT NOT NULL DEFAULT 5);
@@ -432,7 +432,7 @@ async fn ensure_generation(mesh: &Mesh, unit: &str, log: &str, least: u16) -> an
 
 #[test]
 fn a_unique_key_that_comes_later_begins_a_generation() {
-    serial("a unique key that comes later", LIMIT, async {
+    beside("a unique key that comes later", LIMIT, async {
         const CREATE: &str =
             "CREATE DATABASE odd; CREATE TABLE odd.late (id INT PRIMARY KEY, place INT)";
         let mut mesh = MeshSetup::new(BINARY, &[Mysql9, Mariadb])
@@ -480,7 +480,7 @@ fn a_unique_key_that_comes_later_begins_a_generation() {
 
 #[test]
 fn a_generation_waits_for_every_lane() {
-    serial("a generation waits for every lane", LIMIT, async {
+    beside("a generation waits for every lane", LIMIT, async {
         const CREATE: &str =
             "CREATE DATABASE odd; CREATE TABLE odd.many (id INT PRIMARY KEY, v INT)";
         let mut mesh = MeshSetup::new(BINARY, &[Mariadb, Mysql9])

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::ensure;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
-use unitflow_harness::{Worker, serial};
+use unitflow_harness::{Worker, beside};
 
 use crate::{LIMIT, QUIET, setup};
 
@@ -49,7 +49,7 @@ impl Authority {
 
 #[test]
 fn servers_are_known_by_their_certificates() {
-    serial("TLS", LIMIT, async {
+    beside("TLS", LIMIT, async {
         let folder = tempfile::tempdir()?;
         let own = Authority::new(folder.path(), "own")?;
         let other = Authority::new(folder.path(), "other")?;

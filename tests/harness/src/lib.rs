@@ -9,7 +9,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`mesh`] | servers, configuration, workers, waiting |
-//! | [`mod@serial`] | tests side by side, with a limit and a clock |
+//! | [`mod@turns`] | tests side by side, with a limit and a clock |
 //! | [`worker`] | one worker process: start, kill, freeze, measure |
 //! | [`metrics`] | what a worker tells Prometheus |
 //! | [`random`] | the seed that a test prints, and the choices made from it |
@@ -33,8 +33,8 @@ pub mod metrics;
 pub mod plan;
 pub mod random;
 pub mod schema;
-pub mod serial;
 pub mod tagged;
+pub mod turns;
 pub mod watch;
 pub mod worker;
 
@@ -43,6 +43,6 @@ pub use judge::{Verdict, judge};
 pub use load::{Load, Written};
 pub use mesh::{Mesh, MeshSetup};
 pub use random::{Random, is_full};
-pub use serial::{alone, beside as serial};
+pub use turns::{alone, beside};
 pub use unitflow_local::{Flavor, Kafka, Mysql};
 pub use worker::Worker;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use unitflow_harness::judge::{Judged, judge};
 use unitflow_harness::random::{Random, seed};
-use unitflow_harness::{Flavor, Load, Mysql, schema, serial};
+use unitflow_harness::{Flavor, Load, Mysql, beside, schema};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -17,12 +17,12 @@ const MARK: &str = "BEGIN; UPDATE unitflow.ledger SET seq = seq + 1; ";
 
 #[test]
 fn mysql() {
-    serial("judge on MySQL", LIMIT, on(Flavor::Mysql9));
+    beside("judge on MySQL", LIMIT, on(Flavor::Mysql9));
 }
 
 #[test]
 fn mariadb() {
-    serial("judge on MariaDB", LIMIT, on(Flavor::Mariadb));
+    beside("judge on MariaDB", LIMIT, on(Flavor::Mariadb));
 }
 
 async fn on(flavor: Flavor) -> anyhow::Result<()> {

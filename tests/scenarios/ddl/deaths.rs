@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use unitflow_change::ddl::{Class, Statement};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::random::{Random, is_full, seed};
-use unitflow_harness::{Flavor, Load, Mesh, Mysql, Written, serial};
+use unitflow_harness::{Flavor, Load, Mesh, Mysql, Written, beside};
 
 use super::{ARRIVES_WITHIN, DIES_WITHIN, Writer, bare};
 use crate::{LIMIT, QUIET, setup};
@@ -101,7 +101,7 @@ const SCHEMA: &[&str] = &[
 #[test]
 fn each_schema_change_survives_a_death_at_each_point() {
     let limit = if is_full() { LIMIT * 8 } else { LIMIT };
-    serial("each schema change, a death at each point", limit, async {
+    beside("each schema change, a death at each point", limit, async {
         let turn = usize::try_from(seed("deaths") % (2 * APART as u64))?;
         let owners = [[Mysql9, Mariadb], [Mariadb, Mysql9]][turn / APART];
         for owner in owners.into_iter().take(if is_full() { 2 } else { 1 }) {
@@ -159,7 +159,7 @@ async fn run(owner: Flavor, turn: usize) -> anyhow::Result<()> {
 /// tables are the same either way.
 #[test]
 fn the_count_fails_where_nobody_looks_what_was_run() {
-    serial("mutant: nobody looks what was run", LIMIT, async {
+    beside("mutant: nobody looks what was run", LIMIT, async {
         const TRUNCATE: &str = "TRUNCATE TABLE shop.slips0";
         let setup = setup(&[Mysql9, Mariadb]).kafka_shared().ddl("{ apply = \"A\" }");
         let mut mesh = setup.tables(&tables()).start().await?;

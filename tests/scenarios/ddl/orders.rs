@@ -7,7 +7,7 @@ use mysql_async::prelude::Queryable as _;
 use tokio::time::sleep;
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::load::connect;
-use unitflow_harness::{Flavor, Mesh, serial};
+use unitflow_harness::{Flavor, Mesh, beside};
 
 use super::ARRIVES_WITHIN;
 use crate::{LIMIT, setup};
@@ -32,7 +32,7 @@ const STOPS: &[(&str, &str, &str)] = &[
 
 #[test]
 fn what_cannot_be_followed_stops_until_it_is_skipped() {
-    serial("what can't be followed stops", LIMIT, async {
+    beside("what can't be followed stops", LIMIT, async {
         let create = "CREATE DATABASE old; CREATE TABLE old.things (id INT PRIMARY KEY)";
         let mut mesh = setup(&[Mariadb, Mysql9])
             .kafka_shared()
@@ -125,7 +125,7 @@ async fn wait_for(mesh: &Mesh, query: &str, expected: &str) -> anyhow::Result<()
 /// What the server refuses parks its table, until it is run again or somebody has done it.
 #[test]
 fn a_refused_schema_change_waits_for_an_order() {
-    serial("a refused schema change", LIMIT, async {
+    beside("a refused schema change", LIMIT, async {
         let mut mesh = setup(&[Mysql9, Mariadb])
             .kafka_shared()
             .ddl("{ apply = \"A\" }")
@@ -181,7 +181,7 @@ fn a_refused_schema_change_waits_for_an_order() {
 /// B writes a row in the schema that A's statement made, and C reads B before it reads A.
 #[test]
 fn rows_of_another_unit_wait_for_the_schema_they_were_written_in() {
-    serial("rows wait for their schema", LIMIT, async {
+    beside("rows wait for their schema", LIMIT, async {
         let mut mesh = setup(&[Mysql9, Mariadb, Mysql9])
             .kafka_shared()
             .ddl("{ apply = \"A\" }")
@@ -218,7 +218,7 @@ fn rows_of_another_unit_wait_for_the_schema_they_were_written_in() {
 /// change.
 #[test]
 fn a_lane_that_does_not_come_to_a_barrier_shows() {
-    serial("a lane that does not come", LIMIT, async {
+    beside("a lane that does not come", LIMIT, async {
         let mut mesh = setup(&[Mysql9, Mariadb])
             .kafka_shared()
             .ddl("{ apply = \"A\" }")
@@ -259,7 +259,7 @@ fn a_lane_that_does_not_come_to_a_barrier_shows() {
 /// `check` asks for no others.
 #[test]
 fn a_user_with_no_more_rights_than_needed_runs_schema_changes() {
-    serial("least rights", LIMIT, async {
+    beside("least rights", LIMIT, async {
         for pairing in [[Mariadb, Mysql9], [Mysql9, Mariadb]] {
             with_least_rights(pairing).await?;
         }
