@@ -205,9 +205,12 @@ impl Window<'_> {
         mut with: impl FnMut(Transaction) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         let (start, high) = self.range;
+        if start >= high {
+            return Ok(());
+        }
         let reader = Reader::open(self.broker, self.topic, &[(0, start)], QUEUE_BYTES).await?;
         let mut gathered: Option<Gathered> = None;
-        while start < high {
+        loop {
             let record = match reader.next().await? {
                 Item::End { offset, .. } if offset >= high => break,
                 Item::End { .. } => continue,
