@@ -71,6 +71,9 @@ async fn grow() -> anyhow::Result<()> {
     // Servers of a test are not as safe as check wants them.
     let checked = mesh.run(&["check"]).await.unwrap_or_else(|error| error.to_string());
     ensure!(checked.contains("what an older configuration said"), "{checked}");
+    // A row of a table with a condition that goes while it is copied can't be told from one that does
+    // not travel.
+    let priced = prices.stop().await?;
     let rest = Rest::watch(mesh.server("B")).await?;
     let copies = [
         copy(&mesh, &["--store", "shop", "--table", "shop.novelties", "--table", "shop.prices"])?,
@@ -104,8 +107,7 @@ async fn grow() -> anyhow::Result<()> {
         ensure_well(&mesh, copy).await?;
     }
     rest.ensure_short().await?;
-    let last =
-        [goods.stop().await?, prices.stop().await?, more.stop().await?, others.stop().await?];
+    let last = [goods.stop().await?, priced, more.stop().await?, others.stop().await?];
     arrive(&mut mesh).await?;
     for worker in mesh.workers() {
         ensure!(!worker.log()?.contains("code=conflict"), "a lane of {} stopped", worker.name());
