@@ -117,14 +117,7 @@ async fn join() -> anyhow::Result<()> {
         "--rows-per-second",
         ROWS_PER_SECOND,
     ])?;
-    let prepared = "SELECT COUNT(*) > 4 FROM unitflow.ledger";
-    for waited in 0.. {
-        ensure!(waited < 300, "C is not prepared:\n{}", said(&mesh)?);
-        if mesh.server("C").sql(prepared).await.is_ok_and(|rows| rows.trim() == "1") {
-            break;
-        }
-        sleep(Duration::from_millis(100)).await;
-    }
+    shows(&mesh, "C", "SELECT COUNT(*) > 4 FROM unitflow.ledger").await?;
     for worker in mesh.workers() {
         worker.kill()?;
     }
@@ -178,16 +171,6 @@ async fn scene(setup: MeshSetup, inject: &str, kills: &[&str]) -> anyhow::Result
     let random = Random::new(seed("filling"));
     let mut mesh = setup.start().await?;
     mesh.start_workers_broken(inject)?;
-    let units = mesh.units().len() as u64;
-    let mut own = Writers::none();
-    let mut clashing = Writers::none();
-    for (place, unit) in (0..).zip(mesh.units()) {
-        let below = 0..CLASHING.start;
-        own.own((&unit.server, "shop.goods"), (place, units), below, random.branch(place)).await?;
-        clashing
-            .clashing((&unit.server, "shop.goods"), CLASHING, random.branch(100 + place))
-            .await?;
-    }
     let arguments = [
         "resync",
         "full",
@@ -203,6 +186,20 @@ async fn scene(setup: MeshSetup, inject: &str, kills: &[&str]) -> anyhow::Result
         ROWS_PER_SECOND,
     ];
     let command = mesh.spawn(&arguments)?;
+    // Before that a change that does not fit stops its lane, and a sink without a lane ends.
+    for unit in mesh.units() {
+        shows(&mesh, &unit.name, "SELECT COUNT(*) FROM unitflow.filling").await?;
+    }
+    let units = mesh.units().len() as u64;
+    let mut own = Writers::none();
+    let mut clashing = Writers::none();
+    for (place, unit) in (0..).zip(mesh.units()) {
+        let below = 0..CLASHING.start;
+        own.own((&unit.server, "shop.goods"), (place, units), below, random.branch(place)).await?;
+        clashing
+            .clashing((&unit.server, "shop.goods"), CLASHING, random.branch(100 + place))
+            .await?;
+    }
     for name in kills {
         sleep(Duration::from_millis(1_500)).await;
         let (role, unit) = name.split_once(' ').context("role and unit")?;
@@ -240,6 +237,16 @@ async fn arrive(mesh: &mut Mesh) -> anyhow::Result<()> {
         }
     }
     Err(error)
+}
+
+/// Waits until a unit answers 1, as the command makes it.
+async fn shows(mesh: &Mesh, unit: &str, query: &str) -> anyhow::Result<()> {
+    let deadline = Instant::now() + QUIET;
+    while mesh.server(unit).sql(query).await.ok().as_deref() != Some("1") {
+        ensure!(Instant::now() < deadline, "{unit} does not show {query}:\n{}", said(mesh)?);
+        sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 /// Waits until the command says this besides its result.

@@ -104,17 +104,17 @@ pub async fn end(conn: &mut Conn, tables: &[TableName]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// At most `limit` notes of these tables.
+/// All notes of at most `limit` rows of these tables.
 pub async fn notes(
     conn: &mut Conn,
     tables: &[TableName],
     limit: usize,
 ) -> Result<Vec<Note>, Fault> {
-    let mut sql =
-        b"SELECT row_key, log, lane, seq, why FROM unitflow.unsettled WHERE (db, tbl) IN ("
-            .to_vec();
+    let mut sql = b"SELECT row_key, log, lane, seq, why FROM unitflow.unsettled JOIN \
+        (SELECT DISTINCT row_hash FROM unitflow.unsettled WHERE (db, tbl) IN ("
+        .to_vec();
     write_tables(&mut sql, tables);
-    sql.extend_from_slice(format!(") LIMIT {limit}").as_bytes());
+    sql.extend_from_slice(format!(") LIMIT {limit}) AS noted USING (row_hash)").as_bytes());
     let rows: Vec<(String, String, i32, u64, String)> =
         conn.query(sql).await.map_err(|error| judge(&error).at("unitflow.unsettled"))?;
     rows.into_iter()
