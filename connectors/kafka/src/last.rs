@@ -74,7 +74,7 @@ pub async fn last_record_before(
     offset: i64,
 ) -> Result<Option<OwnedRecord>, Fault> {
     let (low, end) = match stable_bounds(broker, topic, partition).await {
-        Err(fault) => return Err(assured(broker, topic, fault).await),
+        Err(fault) => return Err(assured(broker, (topic, partition), fault).await),
         Ok(bounds) => bounds,
     };
     let end = end.min(offset);

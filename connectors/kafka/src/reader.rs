@@ -22,6 +22,7 @@ use unitflow_change::fault::{Code, Fault, Kind};
 use crate::broker::{ASK, Broker, blocking, judge, judge_code, log};
 use crate::last::OwnedRecord;
 use crate::pieces::{self, First, Joined, Joining, Piece};
+use crate::topics::assured;
 
 /// The client library wants a group's name even where partitions are assigned by hand. Nothing is
 /// ever committed to it.
@@ -233,8 +234,12 @@ impl Reader {
         starts: &[(i32, i64)],
         options: Options,
     ) -> Result<Self, Fault> {
-        let (broker, topic, starts) = (broker.clone(), topic.to_owned(), starts.to_vec());
-        blocking(move || Self::open_blocking(&broker, topic, starts, &options)).await
+        let last = starts.iter().map(|(partition, _)| *partition).max().unwrap_or(0);
+        let (asked, name, starts) = (broker.clone(), topic.to_owned(), starts.to_vec());
+        match blocking(move || Self::open_blocking(&asked, name, starts, &options)).await {
+            Err(fault) => Err(assured(broker, (topic, last), fault).await),
+            reader => reader,
+        }
     }
 
     fn open_blocking(

@@ -400,20 +400,26 @@ pub async fn bounds(broker: &Broker, topic: &str, partition: i32) -> Result<(i64
     let (asked, name) = (broker.clone(), topic.to_owned());
     let bounds = move || watermarks(&asking(&asked, "read_uncommitted")?, &name, partition);
     match blocking(bounds).await {
-        Err(fault) => Err(assured(broker, topic, fault).await),
+        Err(fault) => Err(assured(broker, (topic, partition), fault).await),
         bounds => bounds,
     }
 }
 
 /// Where the client alone says that there is no such partition, the broker is asked: a partition
 /// without a leader is unknown to the client too.
-pub(crate) async fn assured(broker: &Broker, topic: &str, fault: Fault) -> Fault {
+pub(crate) async fn assured(
+    broker: &Broker,
+    (topic, partition): (&str, i32),
+    fault: Fault,
+) -> Fault {
     if fault.code != Code::TopicMissing || !fault.is_retry() {
         return fault;
     }
     match describe(broker, &[topic]).await {
-        Ok(found) if found.iter().all(Option::is_none) => Fault { kind: Kind::Fatal, ..fault },
-        Ok(_) => Fault { code: Code::Unreachable, hint: String::new(), ..fault },
+        Ok(found) if found.iter().flatten().any(|topic| topic.partitions > partition) => {
+            Fault { code: Code::Unreachable, hint: String::new(), ..fault }
+        }
+        Ok(_) => Fault { kind: Kind::Fatal, ..fault },
         Err(fault) => fault,
     }
 }
