@@ -12,7 +12,8 @@ use unitflow_harness::{Mesh, MeshSetup, beside};
 
 use crate::writers::{Last, Writers};
 use crate::{
-    BINARY, GOODS, LIMIT, QUIET, arrive, ensure_kept, ensure_well, fill_table, said, says,
+    BINARY, GOODS, LIMIT, QUIET, arrive, ensure_kept, ensure_well, fill_table, kill_each, said,
+    says,
 };
 
 const ROWS: u64 = 4_000;
@@ -47,11 +48,7 @@ fn a_target_that_kafka_no_longer_bridges_is_refilled() {
         let command = mesh.spawn(&resync)?;
         says(&mesh, "what Kafka no longer holds is passed over").await?;
         mesh.start_worker("B", "sink", "")?;
-        for (unit, role) in [("B", "sink"), ("A", "connector")] {
-            sleep(Duration::from_millis(700)).await;
-            mesh.worker(unit, role)?.kill()?;
-            mesh.start_worker(unit, role, "")?;
-        }
+        kill_each(&mut mesh, &[("B", "sink"), ("A", "connector")], 700, "").await?;
         ensure_well(&mesh, command).await?;
         let last = own.stop().await?;
         arrive(&mut mesh).await?;
@@ -116,11 +113,13 @@ async fn lost(flavors: &[Flavor]) -> anyhow::Result<()> {
     killed.kill().await?;
     let command = mesh.spawn(&ways)?;
     goes_on(&mut mesh).await?;
-    for (unit, role) in [("A", "sink"), ("B", "connector"), ("A", "connector"), ("B", "sink")] {
-        sleep(Duration::from_millis(700)).await;
-        mesh.worker(unit, role)?.kill()?;
-        mesh.start_worker(unit, role, "")?;
-    }
+    kill_each(
+        &mut mesh,
+        &[("A", "sink"), ("B", "connector"), ("A", "connector"), ("B", "sink")],
+        700,
+        "",
+    )
+    .await?;
     ensure_well(&mesh, command).await?;
     last.extend(others.stop().await?);
     let since: Last = again.stop().await?;

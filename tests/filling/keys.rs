@@ -10,7 +10,7 @@ use unitflow_harness::Mesh;
 use unitflow_harness::random::{Random, seed};
 
 use crate::writers::Writers;
-use crate::{CLASHING, arrive, ensure_kept, ensure_well};
+use crate::{CLASHING, arrive, ensure_kept, ensure_well, kill_each};
 
 /// Rows of the table with a second unique value.
 const PLACES: u64 = 800;
@@ -40,11 +40,7 @@ pub async fn rows_are_brought_back_by_keys(mesh: &mut Mesh) -> anyhow::Result<()
     let file = file.to_str().context("a path")?;
     let ways = ["--from", "A", "--why", "test", "--by", "test"];
     let command = mesh.spawn(&[&["resync", "keys", "--keys-file", file], &ways[..]].concat())?;
-    for (unit, role) in [("A", "connector"), ("B", "sink")] {
-        sleep(Duration::from_millis(700)).await;
-        mesh.worker(unit, role)?.kill()?;
-        mesh.start_worker(unit, role, "")?;
-    }
+    kill_each(mesh, &[("A", "connector"), ("B", "sink")], 700, "").await?;
     sleep(Duration::from_secs(2)).await;
     clashing.stop().await?;
     ensure_well(mesh, command).await?;

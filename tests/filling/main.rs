@@ -66,7 +66,9 @@ fn fill_table(table: &str, rows: u64) -> String {
 fn a_table_that_holds_rows_arrives_while_all_write() {
     beside("a first copy, MySQL to MariaDB", LIMIT, async {
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).tables(GOODS).prepare("A", &fill());
-        scene(setup, "", &["connector A", "sink B", "transformer A"]).await?.finish();
+        scene(setup, "", &[("A", "connector"), ("B", "sink"), ("A", "transformer")])
+            .await?
+            .finish();
         Ok(())
     });
 }
@@ -74,7 +76,8 @@ fn a_table_that_holds_rows_arrives_while_all_write() {
 #[test]
 fn a_table_is_brought_back_in_line_while_all_write() {
     beside("a full resync, MariaDB to MySQL", LIMIT, async {
-        let mut mesh = scene(both(), "", &["sink B", "connector B", "connector A"]).await?;
+        let mut mesh =
+            scene(both(), "", &[("B", "sink"), ("B", "connector"), ("A", "connector")]).await?;
         keys::rows_are_brought_back_by_keys(&mut mesh).await?;
         mesh.finish();
         Ok(())
@@ -123,12 +126,7 @@ async fn join() -> anyhow::Result<()> {
     }
     mesh.start_workers()?;
     own.own((mesh.server("C"), "shop.goods"), (2, 3), 0..CLASHING.start, random.branch(2)).await?;
-    for name in ["sink C", "connector A"] {
-        sleep(Duration::from_millis(2_500)).await;
-        let (role, unit) = name.split_once(' ').context("role and unit")?;
-        mesh.worker(unit, role)?.kill()?;
-        mesh.start_worker(unit, role, "")?;
-    }
+    kill_each(&mut mesh, &[("C", "sink"), ("A", "connector")], 2_500, "").await?;
     ensure_well(&mesh, command).await?;
     let last = own.stop().await?;
     arrive(&mut mesh).await?;
@@ -167,7 +165,7 @@ fn both() -> MeshSetup {
 }
 
 /// Copies the goods from A while both units write, kills workers meanwhile, and compares.
-async fn scene(setup: MeshSetup, inject: &str, kills: &[&str]) -> anyhow::Result<Mesh> {
+async fn scene(setup: MeshSetup, inject: &str, kills: &[(&str, &str)]) -> anyhow::Result<Mesh> {
     let random = Random::new(seed("filling"));
     let mut mesh = setup.start().await?;
     mesh.start_workers_broken(inject)?;
@@ -200,12 +198,7 @@ async fn scene(setup: MeshSetup, inject: &str, kills: &[&str]) -> anyhow::Result
             .clashing((&unit.server, "shop.goods"), CLASHING, random.branch(100 + place))
             .await?;
     }
-    for name in kills {
-        sleep(Duration::from_millis(1_500)).await;
-        let (role, unit) = name.split_once(' ').context("role and unit")?;
-        mesh.worker(unit, role)?.kill()?;
-        mesh.start_worker(unit, role, inject)?;
-    }
+    kill_each(&mut mesh, kills, 1_500, inject).await?;
     sleep(Duration::from_secs(3)).await;
     // Rows that several units write never come to rest while they do.
     clashing.stop().await?;
@@ -215,6 +208,21 @@ async fn scene(setup: MeshSetup, inject: &str, kills: &[&str]) -> anyhow::Result
     ensure_kept(&mesh, &last).await?;
     mesh.ensure_still().await?;
     Ok(mesh)
+}
+
+/// `kill -9` of these workers (unit, role), each after a pause and started again at once.
+async fn kill_each(
+    mesh: &mut Mesh,
+    workers: &[(&str, &str)],
+    pause_ms: u64,
+    inject: &str,
+) -> anyhow::Result<()> {
+    for (unit, role) in workers {
+        sleep(Duration::from_millis(pause_ms)).await;
+        mesh.worker(unit, role)?.kill()?;
+        mesh.start_worker(unit, role, inject)?;
+    }
+    Ok(())
 }
 
 /// Whether the command comes to its end and has done what it shall.
