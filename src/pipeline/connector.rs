@@ -19,7 +19,7 @@ use unitflow_change::ddl::{Class, Verb};
 use unitflow_change::envelope::{Envelope, Op};
 use unitflow_change::form::Form;
 use unitflow_change::name::{Log, Stage};
-use unitflow_change::position::Open;
+use unitflow_change::position::{Open, Position};
 use unitflow_change::routing::{INTERNAL_DATABASE, Routing, Turn};
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{Afters, HEADER, Kind, Tag};
@@ -27,13 +27,12 @@ use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::pieces::RECORD_BYTES_MAX;
 use unitflow_kafka::{Writer, positions};
 use unitflow_mysql::connect::{Store, connect};
-use unitflow_mysql::stream::{Event, Options, Stream};
-use xxhash_rust::xxh3::xxh3_64;
+use unitflow_mysql::stream::{Event, Stream};
 
 use super::copier::{Copier, Lot};
 use super::grouping::Grouping;
 use super::heartbeat;
-use super::state::{ConnectorState, ensure_same_topic, ensure_tail, require};
+use super::state::{BinlogReader, ConnectorState, ensure_same_topic, ensure_tail, require};
 use crate::bridge::{mended_by_resync, targets};
 use crate::config::Mesh;
 use crate::supervisor::Begin;
@@ -68,12 +67,11 @@ pub async fn run(
     };
     let capture = async {
         begin.stand_by(&mesh, &log.unit, &log, Stage::Connector).await?;
+        ensure_goes_on(&mesh, &log, &store).await?;
         let mut capture = Capture::open(&mesh, &log, &meters).await?;
         capture.state.ensure_form(&log, flow.envelope)?;
         capture.begin().await?;
-        let mut options = Options::new(replica_id(&log), log.to_string());
-        options.form = flow.envelope;
-        options.server.clone_from(&capture.state.server);
+        let options = capture.state.options(&log, BinlogReader::Connector);
         let mut stream = Stream::open(&store, capture.state.position.clone(), options).await?;
         capture.state.server = Some(stream.server().to_owned());
         info!(%log, server = stream.server(), position = %capture.state.position.seen(), "capturing");
@@ -88,10 +86,16 @@ pub async fn run(
     }
 }
 
-/// The id by which the server knows this log's reader: always the same, so that a successor
-/// displaces one that hangs, and in a range that nobody numbers servers with.
-fn replica_id(log: &Log) -> u32 {
-    0x7000_0000 | (xxh3_64(log.to_string().as_bytes()) as u32 & 0x0fff_ffff)
+/// Whether the store has what was captured from it. A connector that can't go on takes the role
+/// from nobody: started again and again, it would end every attempt of `resync lost` to turn the log.
+async fn ensure_goes_on(mesh: &Mesh, log: &Log, store: &Store) -> Result<(), Fault> {
+    let broker = &mesh.unit(&log.unit)?.broker;
+    let state: ConnectorState = require(broker, &mesh.topics, log, Stage::Connector).await?;
+    let options = state.options(log, BinlogReader::Look);
+    // What it may have of an open transaction is seen when that goes on.
+    let position = Position { open: None, ..state.position };
+    Stream::open(store, position, options).await?.close().await;
+    Ok(())
 }
 
 /// The change that waits until it is known whether it is its transaction's last.

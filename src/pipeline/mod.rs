@@ -29,7 +29,7 @@ use crate::telemetry::{self, Meters};
 
 pub use copier::Scan;
 pub use stand_by::{GONE_AFTER, is_worked_on};
-pub use state::{ConnectorState, RelayState, TransformerState, load as load_state};
+pub use state::{BinlogReader, ConnectorState, RelayState, TransformerState, load as load_state};
 
 /// Runs the named roles of one unit until the process is told to stop.
 pub async fn run(mesh: Mesh, args: &RunArgs) -> Result<Outcome, Fault> {

@@ -9,7 +9,9 @@ use unitflow_change::tag::{HEADER, Tag};
 use unitflow_change::{Code, Fault, Form};
 use unitflow_kafka::broker::Broker;
 use unitflow_kafka::{last_record, positions, topics};
+use unitflow_mysql::stream::Options;
 use unitflow_transformer::State;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::copier::Progress;
 
@@ -36,7 +38,35 @@ pub struct ConnectorState {
     pub server: Option<String>,
 }
 
+/// Who reads a store's binlog for a log. Each is known to the server by its own number: always the
+/// same, so that a successor displaces one that hangs, and no other.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+pub enum BinlogReader {
+    /// Who captures it.
+    Connector = 7,
+    /// Who finds out what the source lost.
+    Loss = 6,
+    /// Who only looks whether the log goes on.
+    Look = 5,
+}
+
+impl BinlogReader {
+    /// In a range that nobody numbers servers with.
+    fn number(self, log: &Log) -> u32 {
+        (self as u32) << 28 | (xxh3_64(log.to_string().as_bytes()) as u32 & 0x0fff_ffff)
+    }
+}
+
 impl ConnectorState {
+    /// How the store's binlog is read for this log.
+    pub fn options(&self, log: &Log, reader: BinlogReader) -> Options {
+        let mut options = Options::new(reader.number(log), log.to_string());
+        options.form = self.envelope;
+        options.server.clone_from(&self.server);
+        options
+    }
+
     /// Whether the log's records have this form. They keep it: dates and times are other text in
     /// the other, so that one row would have two keys.
     pub fn ensure_form(&self, log: &Log, form: Form) -> Result<(), Fault> {

@@ -23,11 +23,11 @@ use unitflow_kafka::broker::Broker;
 use unitflow_kafka::reader::{Item, Reader};
 use unitflow_kafka::topics;
 use unitflow_mysql::connect::{Server, connect};
-use unitflow_mysql::stream::{Event, Options, Stream};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use unitflow_mysql::stream::{Event, Stream};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::config::Mesh;
-use crate::pipeline::ConnectorState;
+use crate::pipeline::{BinlogReader, ConnectorState};
 
 /// How far before now the captured log is read first.
 const LOOK_BACK: Duration = Duration::from_secs(600);
@@ -58,7 +58,8 @@ pub struct Loss {
 /// [`Code::SourceLostTail`] where the log ends inside a transaction.
 pub async fn find(mesh: &Mesh, log: &Log, state: &ConnectorState) -> Result<Option<Loss>, Fault> {
     let store = mesh.store(&log.unit, &log.store)?;
-    match Stream::open(store, state.position.clone(), options(log, state)).await {
+    match Stream::open(store, state.position.clone(), state.options(log, BinlogReader::Loss)).await
+    {
         Ok(stream) => {
             stream.close().await;
             return Ok(None);
@@ -93,15 +94,6 @@ pub async fn find(mesh: &Mesh, log: &Log, state: &ConnectorState) -> Result<Opti
         }
         back = back.saturating_mul(FURTHER_BACK);
     }
-}
-
-fn options(log: &Log, state: &ConnectorState) -> Options {
-    // Another number than the connector's, whose stream it would end.
-    let replica_id = 0x6000_0000 | (xxh3_64(log.to_string().as_bytes()) as u32 & 0x0fff_ffff);
-    let mut options = Options::new(replica_id, log.to_string());
-    options.form = state.envelope;
-    options.server.clone_from(&state.server);
-    options
 }
 
 /// A part of the captured log, up to its end.
@@ -147,7 +139,8 @@ impl Window<'_> {
         let mut position = Position::after(start.done);
         position.prepared.clone_from(&state.position.prepared);
         position.prepared.retain(|one| position.done.contains(&one.transaction.gtid));
-        let stream = Stream::open(store, position.clone(), options(log, state)).await;
+        let stream =
+            Stream::open(store, position.clone(), state.options(log, BinlogReader::Loss)).await;
         let stream = match stream {
             Ok(stream) => stream,
             Err(fault) if is_behind(&fault) => return Ok(None),
