@@ -32,7 +32,7 @@ use unitflow_mysql::stream::{Event, Stream};
 use super::copier::{Copier, Lot};
 use super::grouping::Grouping;
 use super::heartbeat;
-use super::state::{BinlogReader, ConnectorState, ensure_same_topic, ensure_tail, require};
+use super::state::{self, BinlogReader, ConnectorState, ensure_same_topic, ensure_tail, require};
 use crate::bridge::{mended_by_resync, targets};
 use crate::config::Mesh;
 use crate::supervisor::Begin;
@@ -90,7 +90,9 @@ pub async fn run(
 /// from nobody: started again and again, it would end every attempt of `resync lost` to turn the log.
 async fn ensure_goes_on(mesh: &Mesh, log: &Log, store: &Store) -> Result<(), Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
-    let state: ConnectorState = require(broker, &mesh.topics, log, Stage::Connector).await?;
+    let seen = state::look(broker, &mesh.topics, log, Stage::Connector).await?;
+    // Where there is none, whoever takes the role says so.
+    let Some(state): Option<ConnectorState> = seen else { return Ok(()) };
     let options = state.options(log, BinlogReader::Look);
     // What it may have of an open transaction is seen when that goes on.
     let position = Position { open: None, ..state.position };

@@ -135,8 +135,29 @@ pub async fn load<S: DeserializeOwned>(
 ) -> Result<Option<S>, Fault> {
     let topic = topics.position(log);
     let loaded = positions::load(broker, &topic, stage.partition()).await;
+    parse(loaded, broker, &topic, (log, stage))
+}
+
+/// The same for whoever does not hold the role; none is there before the flow was initialised.
+pub async fn look<S: DeserializeOwned>(
+    broker: &Broker,
+    topics: &Topics,
+    log: &Log,
+    stage: Stage,
+) -> Result<Option<S>, Fault> {
+    let topic = topics.position(log);
+    let seen = positions::look(broker, &topic, stage.partition()).await;
+    parse(seen, broker, &topic, (log, stage))
+}
+
+fn parse<S: DeserializeOwned>(
+    loaded: Result<Option<Vec<u8>>, Fault>,
+    broker: &Broker,
+    topic: &str,
+    (log, stage): (&Log, Stage),
+) -> Result<Option<S>, Fault> {
     let loaded = loaded.map_err(|fault| match fault.code {
-        Code::TopicMissing => missing(&topic),
+        Code::TopicMissing => missing(topic),
         _ => at_broker(fault, broker),
     })?;
     let Some(bytes) = loaded else { return Ok(None) };

@@ -63,7 +63,21 @@ pub async fn last_record(
     last_record_before(broker, topic, partition, i64::MAX).await
 }
 
-/// The same of those before an offset.
+/// The last record that is committed by now: a transaction that is open at the end is not waited
+/// for, and what it holds does not count.
+///
+/// # Errors
+/// As [`last_record`].
+pub async fn last_committed(
+    broker: &Broker,
+    topic: &str,
+    partition: i32,
+) -> Result<Option<OwnedRecord>, Fault> {
+    let bounds = committed_bounds(broker, topic, partition).await;
+    search(broker, (topic, partition), bounds, i64::MAX).await
+}
+
+/// The last record before an offset.
 ///
 /// # Errors
 /// As [`last_record`].
@@ -73,7 +87,18 @@ pub async fn last_record_before(
     partition: i32,
     offset: i64,
 ) -> Result<Option<OwnedRecord>, Fault> {
-    let (low, end) = match stable_bounds(broker, topic, partition).await {
+    let bounds = stable_bounds(broker, topic, partition).await;
+    search(broker, (topic, partition), bounds, offset).await
+}
+
+/// Steps back from a partition's end, or from `offset`.
+async fn search(
+    broker: &Broker,
+    (topic, partition): (&str, i32),
+    bounds: Result<(i64, i64), Fault>,
+    offset: i64,
+) -> Result<Option<OwnedRecord>, Fault> {
+    let (low, end) = match bounds {
         Err(fault) => return Err(assured(broker, (topic, partition), fault).await),
         Ok(bounds) => bounds,
     };
@@ -122,6 +147,16 @@ async fn last_between(reader: &Reader, upper: i64) -> Result<Option<OwnedRecord>
             Item::End { .. } => {}
         }
     }
+}
+
+/// The beginning of a partition, and the end of what no open transaction holds back.
+async fn committed_bounds(
+    broker: &Broker,
+    topic: &str,
+    partition: i32,
+) -> Result<(i64, i64), Fault> {
+    let (broker, topic) = (broker.clone(), topic.to_owned());
+    blocking(move || watermarks(&asking(&broker, "read_committed")?, &topic, partition)).await
 }
 
 /// The beginning and the end of a partition, once no transaction is open at the end.

@@ -41,7 +41,7 @@ pub mod topics;
 pub mod writer;
 
 pub use broker::Broker;
-pub use last::{OwnedRecord, last_record, last_record_before};
+pub use last::{OwnedRecord, last_committed, last_record, last_record_before};
 pub use members::{Change, Members};
 pub use reader::{Item, Reader, Record};
 pub use topics::{Retention, Spec, Topic, TopicId};

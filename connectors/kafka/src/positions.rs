@@ -8,7 +8,7 @@
 use unitflow_change::fault::{Code, Fault};
 
 use crate::broker::Broker;
-use crate::last::last_record;
+use crate::last::{OwnedRecord, last_committed, last_record};
 use crate::topics::{Retention, Spec};
 use crate::writer::Writer;
 
@@ -45,7 +45,24 @@ pub fn spec(name: impl Into<String>, stages: i32, replication: i32, min_insync: 
 /// # Errors
 /// As [`last_record`]; [`Code::PositionUnreadable`] if the last record is empty.
 pub async fn load(broker: &Broker, topic: &str, stage: i32) -> Result<Option<Vec<u8>>, Fault> {
-    let Some(record) = last_record(broker, topic, stage).await? else { return Ok(None) };
+    state_in(last_record(broker, topic, stage).await?, topic, stage)
+}
+
+/// The same as it is committed by now, for whoever does not hold the role: the stage's writer may be
+/// at work.
+///
+/// # Errors
+/// As [`load`].
+pub async fn look(broker: &Broker, topic: &str, stage: i32) -> Result<Option<Vec<u8>>, Fault> {
+    state_in(last_committed(broker, topic, stage).await?, topic, stage)
+}
+
+fn state_in(
+    record: Option<OwnedRecord>,
+    topic: &str,
+    stage: i32,
+) -> Result<Option<Vec<u8>>, Fault> {
+    let Some(record) = record else { return Ok(None) };
     match record.value {
         Some(value) => Ok(Some(value)),
         None => {
