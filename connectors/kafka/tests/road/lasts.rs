@@ -1,6 +1,6 @@
 use rdkafka::producer::{BaseRecord, Producer};
 use unitflow_change::fault::{Code, Kind};
-use unitflow_kafka::{Broker, Writer, last_record, topics as road};
+use unitflow_kafka::{Broker, Writer, last_committed, last_record, topics as road};
 
 use crate::{
     SOON, broker, noise, read_from, rude_producer, send, stands, topic, unique, within, write,
@@ -71,6 +71,9 @@ async fn an_open_transaction_is_waited_for() {
         let (broker, topic) = (broker.clone(), topic.clone());
         async move { last(&broker, &topic).await }
     });
+    // Who only looks takes what is committed by now.
+    let committed = last_committed(&broker, &topic, 0).await.unwrap().unwrap();
+    assert_eq!((committed.offset, committed.value.as_deref()), (0, Some(&b"a"[..])));
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert!(!search.is_finished(), "the end is not stable yet");
     // What a successor does first aborts it.
