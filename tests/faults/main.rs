@@ -248,7 +248,6 @@ async fn replica_of(primary: &Mysql) -> anyhow::Result<Mysql> {
     Ok(replica)
 }
 
-/// Two units that both write, with everybody watching.
 /// What is watched at a target from the outside.
 struct Watches {
     versions: Watch<u64>,

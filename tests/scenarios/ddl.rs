@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::load::connect;
-use unitflow_harness::random::{Random, is_full, seed};
+use unitflow_harness::random::{Random, seed};
 use unitflow_harness::{Flavor, Load, Mesh, Mysql, beside};
 use unitflow_local::Component;
 
@@ -27,6 +27,8 @@ const PLUGINS: &str = "usr/lib/x86_64-linux-gnu/libmariadb3/plugin";
 const DIES_WITHIN: Duration = Duration::from_secs(100);
 /// How long a schema change may take to arrive.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(100);
+/// Between a writer's rounds. Each schema change holds all lanes up: faster, rows would pile up.
+const WRITER_PAUSE: Duration = Duration::from_millis(20);
 
 /// Each is run at the owner while rows are written; `wares` is the writers' table.
 const SCRIPT: &[&str] = &[
@@ -325,8 +327,6 @@ impl Writer {
         let mut conn = connect(server).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        // In full so many schema changes follow each other that the rows would pile up.
-        let pause = Duration::from_millis(if is_full() { 20 } else { 3 });
         let task = tokio::spawn(async move {
             let mut count = 0_u64;
             while !stopped.load(Ordering::Relaxed) {
@@ -345,7 +345,7 @@ impl Writer {
                     let old = first + count / 7;
                     conn.query_drop(format!("DELETE FROM shop.wares WHERE id = {old}")).await?;
                 }
-                sleep(pause).await;
+                sleep(WRITER_PAUSE).await;
             }
             conn.disconnect().await?;
             Ok(count)
