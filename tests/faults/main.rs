@@ -22,7 +22,7 @@ use unitflow_harness::{Load, Mesh, MeshSetup, Mysql, Worker, Written, alone, sch
 use unitflow_sinks::ledger;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
-/// A test that is not done by then hangs: several times what the longest takes on two cores.
+/// No test takes longer.
 const LIMIT: Duration = Duration::from_secs(600);
 /// Nor does what was written take longer to arrive.
 const QUIET: Duration = Duration::from_secs(120);

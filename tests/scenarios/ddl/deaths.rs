@@ -100,7 +100,7 @@ const SCHEMA: &[&str] = &[
 
 #[test]
 fn each_schema_change_survives_a_death_at_each_point() {
-    let limit = if is_full() { LIMIT * 4 } else { LIMIT };
+    let limit = if is_full() { LIMIT * 8 } else { LIMIT };
     beside("each schema change, a death at each point", limit, async {
         let turn = usize::try_from(seed("deaths") % (2 * APART as u64))?;
         let owners = [[Mysql9, Mariadb], [Mariadb, Mysql9]][turn / APART];
