@@ -40,6 +40,8 @@ const RATE_LOW: u32 = 100;
 /// if that can be had soon.
 const PILE: u64 = 100;
 const RATE_LEAST: f64 = 500.0;
+/// How many positions of a ledger have to be seen, with the data at each.
+const POSITIONS: usize = 25;
 const ROLES: [&str; 3] = ["connector", "transformer", "sink"];
 
 #[test]
@@ -464,8 +466,12 @@ impl Scene {
         }
     }
 
-    /// Stops writing, and sees whether everything holds.
+    /// Stops writing when enough was seen, and sees whether everything holds.
     async fn end(mut self) -> anyhow::Result<()> {
+        for (from, watch) in &self.snapshots {
+            let moved = watch.wait_for_moves(POSITIONS, CAUGHT_UP).await;
+            moved.with_context(|| format!("{from}'s ledger"))?;
+        }
         let mut written = Written::default();
         let mut rate = 0.0;
         for load in std::mem::take(&mut self.load) {
@@ -494,7 +500,7 @@ impl Scene {
                 "  {from}'s ledger was seen at {states} positions, the data with it ({:?})",
                 self.mix
             );
-            ensure!(states > 20, "the ledger was seen at {states} positions only");
+            ensure!(states >= POSITIONS, "the ledger was seen at {states} positions only");
         }
         self.mesh.finish();
         Ok(())

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -30,35 +30,61 @@ const QUERY: Duration = Duration::from_secs(30);
 /// A watcher at work.
 #[derive(Debug)]
 pub struct Watch<T> {
-    stop: Arc<AtomicBool>,
+    signals: Arc<Signals>,
     task: JoinHandle<anyhow::Result<T>>,
 }
 
+#[derive(Debug, Default)]
+struct Signals {
+    stop: AtomicBool,
+    /// How often what is watched was seen to have moved.
+    moves: AtomicUsize,
+}
+
+impl Signals {
+    fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
 impl<T> Watch<T> {
+    /// Waits until what is watched was seen to have moved so often.
+    pub async fn wait_for_moves(&self, moves: usize, within: Duration) -> anyhow::Result<()> {
+        let moved = async {
+            while self.signals.moves.load(Ordering::Relaxed) < moves && !self.task.is_finished() {
+                sleep(PAUSE).await;
+            }
+        };
+        timeout(within, moved).await.with_context(|| {
+            let seen = self.signals.moves.load(Ordering::Relaxed);
+            format!("seen to move {seen} times, not {moves}, in {within:?}")
+        })
+    }
+
     /// Stops watching; what was found, if it was in order.
     pub async fn stop(self) -> anyhow::Result<T> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.signals.stop.store(true, Ordering::Relaxed);
         timeout(QUERY * 2, self.task).await.context("a watcher hangs")??
     }
 
-    fn start<F>(watch: impl FnOnce(Arc<AtomicBool>) -> F) -> Self
+    fn start<F>(watch: impl FnOnce(Arc<Signals>) -> F) -> Self
     where
         F: Future<Output = anyhow::Result<T>> + Send + 'static,
         T: Send + 'static,
     {
-        let stop = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(watch(stop.clone()));
-        Self { stop, task }
+        let signals = Arc::new(Signals::default());
+        let task = tokio::spawn(watch(signals.clone()));
+        Self { signals, task }
     }
 }
 
 /// Polls the pulses and some orders of all units at a target; gives the number of polls.
 pub async fn versions(target: &Mysql) -> anyhow::Result<Watch<u64>> {
     let mut conn = connect(target).await?;
-    Ok(Watch::start(|stop| async move {
+    Ok(Watch::start(|signals| async move {
         let mut versions: Versions<(String, String, u32)> = Versions::default();
         let mut polls = 0;
-        while !stop.load(Ordering::Relaxed) {
+        while !signals.is_over() {
             for table in ["pulse", "accounts", "items"] {
                 let query =
                     format!("SELECT unit, number, version FROM {DATABASE}.{table} LIMIT 500");
@@ -78,9 +104,9 @@ pub async fn versions(target: &Mysql) -> anyhow::Result<Watch<u64>> {
 /// Reads the money of each unit at a target, over and over; gives the number of reads that saw some.
 pub async fn totals(target: &Mysql) -> anyhow::Result<Watch<u64>> {
     let mut conn = connect(target).await?;
-    Ok(Watch::start(|stop| async move {
+    Ok(Watch::start(|signals| async move {
         let mut reads = 0;
-        while !stop.load(Ordering::Relaxed) {
+        while !signals.is_over() {
             let query = format!(
                 "SELECT unit, CAST(SUM(balance) AS SIGNED), COUNT(*) FROM {DATABASE}.accounts GROUP BY unit"
             );
@@ -113,14 +139,17 @@ pub struct Snapshot {
     pulses: Vec<(u32, u32)>,
 }
 
-/// Takes snapshots of a target over and over, for [`ensure_positions`].
+/// Takes snapshots of a target over and over, for [`ensure_positions`]; it moves where the ledger does.
 pub async fn snapshots(target: &Mysql, from: &str) -> anyhow::Result<Watch<Vec<Snapshot>>> {
     let mut conn = connect(target).await?;
     let from = from.to_owned();
-    Ok(Watch::start(|stop| async move {
-        let mut snapshots = Vec::new();
-        while !stop.load(Ordering::Relaxed) {
-            snapshots.push(timeout(QUERY, snapshot(&mut conn, &from)).await??);
+    Ok(Watch::start(|signals| async move {
+        let mut snapshots: Vec<Snapshot> = Vec::new();
+        while !signals.is_over() {
+            let now = timeout(QUERY, snapshot(&mut conn, &from)).await??;
+            let before = snapshots.last().map_or(&[][..], |last| &last.ledger);
+            signals.moves.fetch_add(usize::from(before != now.ledger), Ordering::Relaxed);
+            snapshots.push(now);
             sleep(PAUSE).await;
         }
         conn.disconnect().await?;
