@@ -73,6 +73,9 @@ async fn full(mesh: &Mesh, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
     plan.begin().await?;
     plan.wait_until_carried().await?;
     copy::tables(&plan, args.rows_per_second, &bereft).await?;
+    if args.table.is_empty() {
+        plan.all_is_brought().await?;
+    }
     finish(&plan, &filled).await
 }
 

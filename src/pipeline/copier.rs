@@ -33,6 +33,8 @@ use unitflow_kafka::jobs::{self, Job, Jobs, ROWS_PER_SECOND, Sparing};
 use unitflow_mysql::connect::Store;
 use unitflow_mysql::snapshot::{Opened, Reader, Records, Row, Table};
 use unitflow_mysql::stream;
+use unitflow_sinks::copy::identity::Identity;
+use unitflow_sinks::copy::passed;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// Rows of a chunk at most.
@@ -175,10 +177,32 @@ struct Work {
     read: Option<Read>,
     /// Rows that were changed since the reading began, by their keys.
     touched: HashSet<u128>,
+    /// The same by what some collation may hold for one key, where rows are asked for that may be gone.
+    alike: HashSet<(u64, Option<u64>)>,
     /// The schema changed, or too much did.
     broken: bool,
     /// Why it can't be read.
     failed: Option<String>,
+}
+
+impl Work {
+    fn touch(&mut self, key: &[u8]) -> Result<(), Fault> {
+        self.touched.insert(xxh3_128(key));
+        if matches!(self.what, What::Keys(_)) {
+            let Identity { table, row } = Identity::of(key)?;
+            self.alike.insert((table, row));
+        }
+        Ok(())
+    }
+
+    /// Whether a row was changed that may be the one of this key.
+    fn is_alike(&self, key: &[u8]) -> bool {
+        let Ok(Identity { table, row }) = Identity::of(key) else { return true };
+        match row {
+            Some(_) => self.alike.contains(&(table, row)) || self.alike.contains(&(table, None)),
+            None => self.alike.iter().any(|(of, _)| *of == table),
+        }
+    }
 }
 
 /// See the [module](self).
@@ -245,13 +269,13 @@ impl Copier {
     pub fn touch(&mut self, row: &stream::Row<'_>) -> Result<(), Fault> {
         let Some(work) = &mut self.work else { return Ok(()) };
         let key = form::plain_key(row.key)?;
-        work.touched.insert(xxh3_128(&key));
+        work.touch(&key)?;
         if row.moves
             && let Some(after) = &Envelope::parse(row.value)?.after
         {
             let mut moved = Vec::new();
             Key::parse(&key)?.of_row(after, &mut moved)?;
-            work.touched.insert(xxh3_128(&moved));
+            work.touch(&moved)?;
         }
         work.broken |= work.touched.len() > TOUCHED_MAX;
         Ok(())
@@ -406,6 +430,7 @@ impl Copier {
             reading: None,
             read: None,
             touched: HashSet::new(),
+            alike: HashSet::new(),
             broken: false,
             failed: None,
         };
@@ -420,11 +445,13 @@ impl Copier {
 
     fn start(&mut self, work: &mut Work, captured: &GtidSet) {
         work.touched.clear();
+        work.alike.clear();
         work.broken = false;
         work.read = None;
         let locals: Result<Vec<_>, Fault> =
             work.tables.iter().map(|table| local(&self.rename, table)).collect();
         let (what, captured) = (work.what.clone(), captured.clone());
+        let tables = work.tables.clone();
         let (reader, store) = (self.reader.take(), self.store.clone());
         let declared = self.declared.clone();
         let (limiter, owed) = (self.limiter.clone(), std::mem::take(&mut self.owed));
@@ -437,7 +464,8 @@ impl Copier {
                 Some(reader) => reader,
                 None => Reader::open(&store).await?,
             };
-            let read = read(&mut reader, &locals, &what, (declared.as_deref(), &captured)).await?;
+            let names = (tables.as_slice(), locals.as_slice());
+            let read = read(&mut reader, names, &what, (declared.as_deref(), &captured)).await?;
             Ok((reader, read))
         }));
     }
@@ -492,7 +520,8 @@ impl Copier {
         });
         let mut absent = std::mem::take(&mut read.absent);
         absent.retain(|(_, key)| {
-            let changed = touched.contains(&xxh3_128(key));
+            // Its server may hold a new row's key for equal to it.
+            let changed = work.is_alike(key);
             if changed {
                 again.push(key.clone());
             }
@@ -583,12 +612,12 @@ async fn pay(limiter: &DefaultDirectRateLimiter, rate: u32, rows: u32) {
 
 async fn read(
     reader: &mut Reader,
-    names: &[(String, String)],
+    (named, locals): (&[TableName], &[(String, String)]),
     what: &What,
     (declared, captured): (Option<&str>, &GtidSet),
 ) -> Result<Read, Fault> {
     wait_while_busy(reader).await?;
-    let mut tables = reader.tables(names).await?;
+    let mut tables = reader.tables(locals).await?;
     let server = reader.server().clone();
     for table in &mut tables {
         if let Some(name) = declared {
@@ -611,6 +640,16 @@ async fn read(
         reader.ask("SELECT log, lane, seq FROM unitflow.ledger ORDER BY log, lane").await?;
     for (log, lane, seq) in lanes {
         read.ledger.entry(log).or_default().push(Standing { lane, seq: Seq(seq) });
+    }
+    let named: Vec<_> =
+        named.iter().map(|name| (name.database.as_str(), name.table.as_str())).collect();
+    // The ledger tells more than these rows hold.
+    let lower: Vec<(String, i32, u64)> = reader.ask(&passed::query(&named)).await?;
+    for (log, lane, seq) in lower {
+        let lanes = read.ledger.get_mut(&log).into_iter().flatten();
+        for standing in lanes.filter(|standing| standing.lane == lane) {
+            standing.seq = standing.seq.min(Seq(seq));
+        }
     }
     match what {
         What::Behind(after) => {

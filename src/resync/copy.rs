@@ -42,8 +42,14 @@ pub async fn tables(
     // Left by a command that was killed.
     let left = known.keys().filter(|name| state.copy.done.contains_key(*name)).cloned();
     jobs_removed(plan, &left.collect::<Vec<_>>()).await?;
+    if !bereft.is_empty() {
+        // What is gone may hold rows of a copy that is under way.
+        let older = known.iter().filter(|(_, (_, known))| same(known));
+        jobs_removed(plan, &older.map(|(name, _)| name.clone()).collect::<Vec<_>>()).await?;
+    }
     let under_way = known.iter().find(|(name, (_, known))| {
-        same(known)
+        bereft.is_empty()
+            && same(known)
             && !state.copy.done.contains_key(*name)
             && !state.copy.failed.contains_key(*name)
     });

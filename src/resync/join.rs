@@ -7,14 +7,14 @@
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use tracing::info;
-use unitflow_change::name::{Log, Name};
+use unitflow_change::name::{Log, Name, Topics};
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, Tag};
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::{last_record, topics};
 use unitflow_mysql::connect::{Flavor, Server, connect, connect_to_write, fault};
 use unitflow_mysql::literal::quote_identifier;
-use unitflow_sinks::ledger;
+use unitflow_sinks::{ledger, park};
 
 use super::plan::Plan;
 use super::{copy, finish};
@@ -110,6 +110,16 @@ async fn seeds(
     wanted: &[Log],
     authority: &mut Conn,
 ) -> Result<Vec<Seed>, Fault> {
+    for of in wanted {
+        if let Some((table, _)) = park::read_all(authority, of).await?.first() {
+            let (unit, flow) = (&log.unit, Topics::flow(of, &log.unit));
+            return Err(Fault::fatal(
+                Code::Parked,
+                format!("{table} is parked in unit {unit}, whose ledger is taken over: it lacks what {of} brought"),
+            )
+            .hint(format!("mend it and unitflow resume {flow} --table {table} --why …, then this again")));
+        }
+    }
     let mut seeds = Vec::new();
     if wanted.contains(log) {
         seeds.extend(ends(mesh, log).await?);

@@ -12,9 +12,10 @@ use unitflow_change::routing::Routing;
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::control::{self, Action, Order};
 use unitflow_mysql::connect::connect_to_write;
-use unitflow_mysql::snapshot::Reader;
-use unitflow_sinks::copy::filling;
-use unitflow_sinks::ledger;
+use unitflow_mysql::schema::{self, Type};
+use unitflow_mysql::snapshot::{Reader, Table};
+use unitflow_sinks::copy::{filling, passed};
+use unitflow_sinks::{ledger, park};
 
 use super::copy;
 use crate::bridge::{self, Bereft};
@@ -154,7 +155,8 @@ impl<'m> Plan<'m> {
 
     /// Whether each unit has the tables, in a shape in which rows can be told apart.
     async fn ensure_tables(&self, routing: &Routing) -> Result<(), Fault> {
-        for unit in self.to.iter().chain([&self.log.unit]) {
+        let mut authority: Option<Vec<Table>> = None;
+        for unit in [&self.log.unit].into_iter().chain(&self.to) {
             let rename = self.mesh.rename(unit, &self.log.store)?;
             let mut names = Vec::new();
             for table in &self.tables {
@@ -164,7 +166,8 @@ impl<'m> Plan<'m> {
                 })?);
             }
             let mut reader = Reader::open(self.mesh.store(unit, &self.log.store)?).await?;
-            for (table, found) in self.tables.iter().zip(reader.tables(&names).await?) {
+            let tables = reader.tables(&names).await?;
+            for (table, found) in self.tables.iter().zip(&tables) {
                 if found.schema.primary_key.is_empty() {
                     return Err(Fault::fatal(
                         Code::NoPrimaryKey,
@@ -175,6 +178,35 @@ impl<'m> Plan<'m> {
                 let hides = !routing.conditions(&table.database, &table.table).is_empty();
                 if hides && *unit == self.log.unit {
                     tracing::warn!(%table, "only rows that meet its condition are copied; others are left as they are");
+                }
+            }
+            match &authority {
+                None => authority = Some(tables),
+                Some(of) => {
+                    for (table, (one, other)) in self.tables.iter().zip(of.iter().zip(&tables)) {
+                        ensure_one_spelling(table, unit, &one.schema, &other.schema)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of a table that waits for a person in the authority lack what others wrote since.
+    async fn ensure_nothing_is_parked(&self) -> Result<(), Fault> {
+        let mut conn = self.connect(&self.log.unit).await?;
+        for (log, _) in self.mesh.logs_to(&self.log.unit) {
+            for (table, standing) in park::read_all(&mut conn, &log).await? {
+                if self.tables.contains(&table) {
+                    let (unit, since) = (&self.log.unit, standing.seq);
+                    let what = format!(
+                        "{table} is parked in unit {unit}, whose rows count: it lacks what {log} brought after {since}"
+                    );
+                    let flow = Topics::flow(&log, unit);
+                    let hint = format!(
+                        "mend it and unitflow resume {flow} --table {table} --why …, or leave the table out with --table"
+                    );
+                    return Err(Fault::fatal(Code::Parked, what).hint(hint));
                 }
             }
         }
@@ -212,6 +244,7 @@ impl<'m> Plan<'m> {
 
     /// The same by another name, at most 64 characters long.
     pub async fn begin_as(&self, job: &str) -> Result<(), Fault> {
+        self.ensure_nothing_is_parked().await?;
         for unit in &self.units {
             let mut conn = self.connect(unit).await?;
             filling::begin(&mut conn, &self.tables, &self.log, job).await?;
@@ -261,9 +294,19 @@ impl<'m> Plan<'m> {
                 "what Kafka no longer holds is passed over; the copy brings it"
             );
             let mut conn = self.connect(unit).await?;
+            // Until then the unit's rows are not what its ledger says.
+            passed::note(&mut conn, (&self.log, *lane), *stands).await?;
             ledger::pass_over(&mut conn, (&self.log, *lane), (*stands, *before), *offset).await?;
         }
         if bereft.is_empty() { Ok(()) } else { self.wake().await }
+    }
+
+    /// What was passed over has come, by a copy of all tables.
+    pub async fn all_is_brought(&self) -> Result<(), Fault> {
+        for unit in &self.to {
+            passed::forget(&mut self.connect(unit).await?, &self.log).await?;
+        }
+        Ok(())
     }
 
     /// Waits until the log of each unit carries these tables as the configuration says: connectors that
@@ -342,8 +385,24 @@ fn ensure_guarded(mesh: &Mesh, log: &Log, unit: &Name) -> Result<(), Fault> {
         .map(|(other, _)| other.to_string())
         .collect();
     let captured = mesh.flows[&log.store].from.contains(unit);
-    if captured || others.is_empty() {
+    let authority = &log.unit;
+    if unit == authority || !captured && others.is_empty() {
         return Ok(());
+    }
+    if captured && mesh.flows[&log.store].to.contains(authority) {
+        return Ok(());
+    }
+    if captured {
+        return Err(Fault::fatal(
+            Code::Config,
+            format!(
+                "nothing flows to unit {authority}, so its rows can't tell what {unit} wrote since"
+            ),
+        )
+        .hint(format!(
+            "let {} flow to {authority} too (to of the flow), or leave {unit} out with --to",
+            log.store
+        )));
     }
     Err(Fault::fatal(
         Code::Config,
@@ -356,6 +415,35 @@ fn ensure_guarded(mesh: &Mesh, log: &Log, unit: &Name) -> Result<(), Fault> {
         "let {} flow from {unit} too (from of the flow): rows are judged by its own log, which carries nothing as long as nobody writes there; or leave it out with --to",
         log.store
     )))
+}
+
+/// A key's value has to be one text in both units, or rows would be judged as others.
+fn ensure_one_spelling(
+    table: &TableName,
+    unit: &Name,
+    authority: &schema::Table,
+    target: &schema::Table,
+) -> Result<(), Fault> {
+    for column in authority.key_columns() {
+        let Some(other) = target.column(&column.name) else { continue };
+        let differs = match (&column.kind, &other.kind) {
+            (Type::Decimal { scale: one, .. }, Type::Decimal { scale: other, .. })
+            | (Type::Time(one), Type::Time(other))
+            | (Type::Datetime(one), Type::Datetime(other))
+            | (Type::Timestamp(one), Type::Timestamp(other)) => one != other,
+            (Type::Float, Type::Double) | (Type::Double, Type::Float) => true,
+            _ => false,
+        };
+        if differs {
+            let what = format!(
+                "the key column {} of {table} has other digits in unit {unit}",
+                column.name
+            );
+            return Err(Fault::fatal(Code::Table, what)
+                .hint("give it the same type in every unit, or leave the table out with --table"));
+        }
+    }
+    Ok(())
 }
 
 /// The keys named on the command line, or one a line in a file.

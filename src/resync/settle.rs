@@ -10,7 +10,7 @@ use unitflow_change::ddl::TableName;
 use unitflow_change::key::Key;
 use unitflow_change::name::Name;
 use unitflow_change::{Code, Fault};
-use unitflow_mysql::snapshot::{Reader, Table};
+use unitflow_mysql::snapshot::{Reader, Row, Table};
 use unitflow_sinks::copy::filling::{self, Note};
 
 use super::copy;
@@ -30,8 +30,9 @@ const BYTES_AT_ONCE: usize = 4 << 20;
 /// Reads noted rows again until there is none; gives how many are left, and says why.
 pub async fn notes(plan: &Plan<'_>) -> Result<u64, Fault> {
     let until = Instant::now() + SETTLE_WITHIN;
+    let mut asked = BTreeSet::new();
     loop {
-        let Doubts { mut keys, taken, own, told } = gather(plan).await?;
+        let Doubts { all, mut keys, taken, own, told } = gather(plan).await?;
         if keys.is_empty() {
             return Ok(0);
         }
@@ -40,6 +41,9 @@ pub async fn notes(plan: &Plan<'_>) -> Result<u64, Fault> {
             return Ok(keys.len() as u64);
         }
         info!(rows = keys.len(), "reading again: {told}");
+        let again = all.into_iter().filter(|(_, note)| asked.contains(&text(note)));
+        keys.extend(spell_as_authority(plan, again.collect()).await?);
+        asked.clone_from(&keys);
         // What belongs together is read together, before all else.
         let mut ordered = in_the_way(plan, &taken).await?;
         for key in &ordered {
@@ -54,8 +58,42 @@ pub async fn notes(plan: &Plan<'_>) -> Result<u64, Fault> {
     }
 }
 
+fn text(note: &Note) -> String {
+    String::from_utf8_lossy(&note.key).into_owned()
+}
+
+/// A note is taken back by a copy under its key. Where the authority's server holds another key for equal
+/// to it, the row is noted under that one; gives these.
+async fn spell_as_authority(
+    plan: &Plan<'_>,
+    notes: Vec<(Name, Note)>,
+) -> Result<Vec<String>, Fault> {
+    let mut all = Vec::new();
+    let mut open = BTreeMap::new();
+    for (unit, note) in notes {
+        let key = text(&note);
+        let place = (unit, table_of(&key)?);
+        if !open.contains_key(&place)
+            && let Some(ends) = Ends::open(plan, &place.0, &place.1).await?
+        {
+            open.insert(place.clone(), ends);
+        }
+        let Some(ends) = open.get_mut(&place) else { continue };
+        let Some(spelt) = ends.here_as(&key).await?.filter(|spelt| *spelt != key) else {
+            continue;
+        };
+        let mut conn = plan.connect(&place.0).await?;
+        let renamed = Note { key: spelt.clone().into_bytes(), ..note.clone() };
+        filling::note(&mut conn, &[renamed]).await?;
+        filling::forget(&mut conn, &[note]).await?;
+        all.push(spelt);
+    }
+    Ok(all)
+}
+
 /// What is noted in all units.
 struct Doubts {
+    all: Vec<(Name, Note)>,
     keys: BTreeSet<String>,
     /// Those that another row keeps out, and in which unit.
     taken: Vec<(Name, String)>,
@@ -66,6 +104,7 @@ struct Doubts {
 }
 
 async fn gather(plan: &Plan<'_>) -> Result<Doubts, Fault> {
+    let mut all = Vec::new();
     let mut keys = BTreeSet::new();
     let mut taken = Vec::new();
     let mut own = Vec::new();
@@ -74,7 +113,7 @@ async fn gather(plan: &Plan<'_>) -> Result<Doubts, Fault> {
         let mut conn = plan.connect(unit).await?;
         let notes = filling::notes(&mut conn, &plan.tables, NOTES_MAX).await?;
         for note in &notes {
-            let key = String::from_utf8_lossy(&note.key).into_owned();
+            let key = text(note);
             if note.why == filling::TAKEN {
                 taken.push((unit.clone(), key.clone()));
             }
@@ -82,11 +121,12 @@ async fn gather(plan: &Plan<'_>) -> Result<Doubts, Fault> {
             *reasons.entry(format!("{} in {unit} from {}", note.why, note.log)).or_default() += 1;
         }
         if *unit == plan.log.unit {
-            own = notes;
+            own.clone_from(&notes);
         }
+        all.extend(notes.into_iter().map(|note| (unit.clone(), note)));
     }
     let reasons = reasons.iter().map(|(why, count)| format!("{count} {why}"));
-    Ok(Doubts { keys, taken, own, told: reasons.collect::<Vec<_>>().join(", ") })
+    Ok(Doubts { all, keys, taken, own, told: reasons.collect::<Vec<_>>().join(", ") })
 }
 
 /// Rows that other rows keep out by a unique value, with those: each behind the ones that it waits for,
@@ -149,12 +189,24 @@ impl Ends {
         Ok(Some(Self { head, here, our, there, their }))
     }
 
+    /// The authority's row of this key.
+    async fn row(&mut self, key: &str) -> Result<Option<Row>, Fault> {
+        let key = [self.our.key_head(), &key.as_bytes()[self.head.len()..]].concat();
+        Ok(self.here.get(&self.our, &[&key]).await?.pop())
+    }
+
+    /// The key that this row has in the authority, in the mesh's names.
+    async fn here_as(&mut self, key: &str) -> Result<Option<String>, Fault> {
+        let row = self.row(key).await?;
+        Ok(row.map(|row| {
+            let key = [&self.head, &row.key[self.our.key_head().len()..]].concat();
+            String::from_utf8_lossy(&key).into_owned()
+        }))
+    }
+
     /// The rows that hold a unique value there which the authority's row of this key has.
     async fn holders(&mut self, key: &str) -> Result<Vec<String>, Fault> {
-        let key = [self.our.key_head(), &key.as_bytes()[self.head.len()..]].concat();
-        let Some(row) = self.here.get(&self.our, &[&key]).await?.pop() else {
-            return Ok(Vec::new());
-        };
+        let Some(row) = self.row(key).await? else { return Ok(Vec::new()) };
         let image = serde_json::from_slice(&row.after).map_err(|error| {
             Fault::fatal(Code::Bug, format!("a row that was read can't be read: {error}"))
         })?;

@@ -77,7 +77,8 @@ async fn next_of_each(
     topic: &str,
     starts: &[(i32, i64)],
 ) -> Result<Vec<Option<OwnedRecord>>, Fault> {
-    let options = Options { queue_bytes: QUEUE_BYTES, end_within: Duration::from_millis(20) };
+    let end_within = Duration::from_millis(20);
+    let options = Options { queue_bytes: QUEUE_BYTES, end_within, ..Options::default() };
     let reader = Reader::open_with(broker, topic, starts, options).await?;
     let mut found: Vec<Option<Option<OwnedRecord>>> = vec![None; starts.len()];
     while found.iter().any(Option::is_none) {

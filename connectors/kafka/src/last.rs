@@ -109,7 +109,8 @@ async fn search(
     if start >= end {
         return Ok(None);
     }
-    let options = Options { queue_bytes: 1 << 20, end_within: Duration::from_millis(10) };
+    let end_within = Duration::from_millis(10);
+    let options = Options { queue_bytes: 1 << 20, end_within, ..Options::default() };
     let starts = [(partition, start)];
     let reader = Reader::open_with(broker, topic, &starts, options).await.map_err(raced)?;
     loop {

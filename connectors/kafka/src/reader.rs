@@ -36,15 +36,19 @@ pub const QUEUE_BYTES: usize = 8 << 20;
 pub struct Options {
     /// Bytes fetched ahead, over all partitions.
     pub queue_bytes: usize,
+    /// Bytes that one answer of the broker holds of a partition, compressed: a few times as much in
+    /// memory, beside what waits in the queue. A batch that is larger comes all the same.
+    pub fetch_bytes: usize,
     /// How soon after the last record its [`Item::End`] is told. It is also how often an idle
     /// reader asks, so a shorter time costs. Records are not delayed by it.
     pub end_within: Duration,
 }
 
 impl Default for Options {
-    /// 8 MiB, and a fifth of a second.
+    /// 8 MiB, 1 MiB, and a fifth of a second.
     fn default() -> Self {
-        Self { queue_bytes: QUEUE_BYTES, end_within: Duration::from_millis(200) }
+        let end_within = Duration::from_millis(200);
+        Self { queue_bytes: QUEUE_BYTES, fetch_bytes: 1 << 20, end_within }
     }
 }
 
@@ -249,10 +253,12 @@ impl Reader {
         options: &Options,
     ) -> Result<Self, Fault> {
         let queue = (options.queue_bytes / 1024).max(1).to_string();
+        let fetch = options.fetch_bytes.to_string();
         let wait = options.end_within.as_millis().to_string();
         let defaults = [
             ("fetch.wait.max.ms", wait.as_str()),
             ("queued.max.messages.kbytes", queue.as_str()),
+            ("fetch.message.max.bytes", fetch.as_str()),
             // At its default of a second, a backlog is read in fits and starts.
             ("fetch.queue.backoff.ms", "5"),
             ("fetch.error.backoff.ms", "100"),

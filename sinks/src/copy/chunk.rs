@@ -1,8 +1,8 @@
 //! A lane's part of a chunk of copied rows.
 //!
-//! The rows are judged by what this unit's own log says of them, first as it stands, then again when
-//! they are written and so locked: a write that came between shows in the log before the marker that
-//! follows it, and one that comes later has to wait. Rows in doubt are left as they are and noted.
+//! The rows are judged by what this unit's own log says of them, first as far as it is read, then again
+//! when they are written and so locked: a write that came between shows in the log before the marker
+//! that follows it, and one that comes later has to wait. Rows in doubt are left as they are and noted.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use unitflow_change::{Code, Fault, inject};
 use super::filling::{self, Note};
 use super::identity::Identity;
 use super::index::Whose;
+use super::own_log::OwnLog;
 use crate::lane::Lane;
 use crate::ledger;
 use crate::mysql::apply::End;
@@ -54,6 +55,8 @@ mod why {
     pub use crate::copy::filling::TAKEN;
     /// Its table waits for a person.
     pub const PARKED: &str = "parked";
+    /// The head of its chunk is gone, so that nobody knows when it was read.
+    pub const HEADLESS: &str = "its head is gone";
 }
 
 impl Lane<'_> {
@@ -68,6 +71,13 @@ impl Lane<'_> {
         self.parked = Parked::load(self.applier.conn(), &self.way.log, self.lane).await?;
         self.metrics.parked(self.parked.count());
         Ok(())
+    }
+
+    /// Passes over a copied row whose chunk's head is gone.
+    pub(crate) async fn note_headless(&mut self, key: &[u8], to: End) -> Result<(), Fault> {
+        let note = self.noted(key, to.seq, why::HEADLESS)?;
+        self.metrics.copied(0, 1);
+        self.step(to, &[note]).await
     }
 
     async fn step(&mut self, to: End, also: &[Vec<u8>]) -> Result<(), Fault> {
@@ -165,11 +175,12 @@ impl Lane<'_> {
             return Ok(all(why::BEHIND));
         }
         let Some(own) = &self.way.own_log else { return Ok(late) };
-        own.catch_up_for(chunk, gathered.read_us, CATCH_UP_WITHIN).await?;
-        if !own.covers(chunk) {
-            return Ok(all(why::UNKNOWN));
-        }
-        late.extend(self.beyond(&copies, chunk)?);
+        own.begin_for(chunk, gathered.read_us, CATCH_UP_WITHIN).await?;
+        let others: Vec<usize> = copies
+            .into_iter()
+            .filter(|place| !late.iter().any(|(known, _)| known == place))
+            .collect();
+        late.extend(self.beyond(own, None, &others, chunk)?);
         Ok(late)
     }
 
@@ -183,25 +194,28 @@ impl Lane<'_> {
         if inject::on("copy_overwrites") {
             return Ok(Vec::new());
         }
-        own.catch_up(gathered.read_us, LOCKED_FOR).await?;
-        if !own.covers(&gathered.chunk) {
-            return Ok(wanted.iter().map(|place| (*place, why::UNKNOWN)).collect());
-        }
-        self.beyond(wanted, &gathered.chunk)
+        let reading = own.catch_up(gathered.read_us, LOCKED_FOR).await?;
+        self.beyond(own, Some(reading), wanted, &gathered.chunk)
     }
 
-    fn beyond(&self, places: &[usize], chunk: &Chunk) -> Result<Vec<(usize, &'static str)>, Fault> {
-        let Some(own) = &self.way.own_log else { return Ok(Vec::new()) };
-        let mut beyond = Vec::new();
-        for place in places {
-            let row = Identity::of(self.batch.key(&self.batch.slots()[*place]))?;
-            match own.beyond(row, chunk) {
-                Some(Whose::Own) => beyond.push((*place, why::WRITTEN_HERE)),
-                Some(Whose::Other) => beyond.push((*place, why::BEYOND)),
-                None => {}
-            }
-        }
-        Ok(beyond)
+    /// The rows that can't be written, by what the own log says of them.
+    fn beyond(
+        &self,
+        own: &OwnLog,
+        reading: Option<u64>,
+        places: &[usize],
+        chunk: &Chunk,
+    ) -> Result<Vec<(usize, &'static str)>, Fault> {
+        let identity = |place: &usize| Identity::of(self.batch.key(&self.batch.slots()[*place]));
+        let rows: Vec<_> = places.iter().map(identity).collect::<Result<_, _>>()?;
+        let Some(beyond) = own.beyond(reading, &rows, chunk) else {
+            return Ok(places.iter().map(|place| (*place, why::UNKNOWN)).collect());
+        };
+        let late = places.iter().zip(beyond).filter_map(|(place, whose)| match whose? {
+            Whose::Own => Some((*place, why::WRITTEN_HERE)),
+            Whose::Other => Some((*place, why::BEYOND)),
+        });
+        Ok(late.collect())
     }
 
     /// Waits until this unit has applied what the source had applied of third units; `false` if it

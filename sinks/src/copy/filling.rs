@@ -142,7 +142,7 @@ pub async fn forget(conn: &mut Conn, notes: &[Note]) -> Result<(), Fault> {
     for note in notes {
         conn.exec_drop(
             "DELETE FROM unitflow.unsettled WHERE row_hash = ? AND log = ? AND lane = ? AND seq = ?",
-            (identity::name(&note.key)?, note.log.to_string(), note.lane, note.seq.0),
+            (identity::name(&note.key), note.log.to_string(), note.lane, note.seq.0),
         )
         .await
         .map_err(|error| judge(&error).at("unitflow.unsettled"))?;
@@ -166,7 +166,7 @@ pub(crate) fn noted(note: &Note) -> Result<Vec<u8>, Fault> {
     let mut sql =
         b"INSERT INTO unitflow.unsettled (row_hash,log,lane,seq,db,tbl,row_key,why) VALUES ('"
             .to_vec();
-    sql.extend_from_slice(identity::name(&note.key)?.as_bytes());
+    sql.extend_from_slice(identity::name(&note.key).as_bytes());
     let Note { log, lane, seq, .. } = note;
     sql.extend_from_slice(format!("','{log}',{lane},{seq},").as_bytes());
     quote_string(&mut sql, &key.database);
@@ -193,7 +193,9 @@ pub(crate) async fn settled(
     chunk: &Chunk,
     (log, seq): (&Log, Seq),
 ) -> Result<Vec<Vec<u8>>, Fault> {
-    let mut seen = format!("(log='{log}' AND seq<={seq})");
+    // Of a unit that has left nothing more is said.
+    let mut seen =
+        format!("(log='{log}' AND seq<={seq}) OR log NOT IN (SELECT log FROM unitflow.ledger)");
     for (name, lanes) in &chunk.ledger {
         // It comes from the topic and goes into a statement.
         let Some(log) = Log::parse(name) else { continue };
@@ -204,9 +206,8 @@ pub(crate) async fn settled(
     }
     let mut statements = Vec::new();
     for keys in keys.chunks(NAMES_PER_STATEMENT) {
-        let names: Result<Vec<_>, Fault> =
-            keys.iter().map(|key| Ok(format!("'{}'", identity::name(key)?))).collect();
-        let names = names?.join(",");
+        let names: Vec<_> = keys.iter().map(|key| format!("'{}'", identity::name(key))).collect();
+        let names = names.join(",");
         let query = format!(
             "SELECT row_hash, log, lane, seq FROM unitflow.unsettled WHERE row_hash IN ({names}) AND ({seen})"
         );

@@ -6,6 +6,7 @@
 //! | [`index`] | which rows were written here lately, by whom |
 //! | [`identity`] | what makes two keys one row |
 //! | [`own_log`] | reads this unit's own captured log up to now |
+//! | [`passed`] | what this unit's ledger passed over and a copy has still to bring |
 //! | [`filling`] | tables that are being filled, and rows that could not be settled yet |
 //!
 //! The guarantee: a row is written or removed only if this unit has applied all that the source had
@@ -20,3 +21,4 @@ pub mod filling;
 pub mod identity;
 pub mod index;
 pub mod own_log;
+pub mod passed;

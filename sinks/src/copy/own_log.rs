@@ -5,7 +5,7 @@
 //! its log. What was committed before the marker stands before it there.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -43,6 +43,8 @@ const LOOK_BACK: Duration = Duration::from_secs(30);
 const FURTHER_BACK: u32 = 8;
 /// How the keys of our own tables' rows begin.
 const INTERNAL: &[u8] = br#"["unitflow","#;
+/// How long rows may be locked until the log is read up to now without anybody minding.
+const QUICK: Duration = Duration::from_millis(250);
 /// How long the log is read on when no copied row comes any more.
 const IDLE: Duration = Duration::from_secs(120);
 
@@ -67,9 +69,13 @@ pub struct Place {
 pub struct OwnLog {
     place: Place,
     reading: AsyncMutex<Option<Reading>>,
-    index: Mutex<Option<Index>>,
+    index: Mutex<Option<Read>>,
+    /// How many readings were begun.
+    readings: AtomicU64,
     /// How often [`LOOK_BACK`] was too short.
     further: AtomicU32,
+    /// Whether it took no more than a moment to read up to now when that was done last.
+    quick: AtomicBool,
 }
 
 impl fmt::Debug for OwnLog {
@@ -78,8 +84,15 @@ impl fmt::Debug for OwnLog {
     }
 }
 
+/// What one reading has put into the index.
+struct Read {
+    reading: u64,
+    index: Index,
+}
+
 /// A log that is being read.
 struct Reading {
+    number: u64,
     /// It was begun with the first record that the log still has.
     from_the_first: bool,
     /// The last marker that was read, or why no more will be.
@@ -95,24 +108,27 @@ impl OwnLog {
         Arc::new(Self {
             place,
             reading: AsyncMutex::new(None),
-            index: Mutex::new(None),
+            index: Mutex::default(),
+            readings: AtomicU64::new(0),
             further: AtomicU32::new(0),
+            quick: AtomicBool::new(false),
         })
     }
 
-    /// Reads the log up to now, from as far back as the chunk asks for and the log goes.
+    /// Sees that the log is read, from as far back as the chunk asks for and the log goes, and that to
+    /// read it up to now takes no more than a moment: it does not where that was so last time.
     ///
     /// # Errors
     /// As [`catch_up`](Self::catch_up).
-    pub async fn catch_up_for(
+    pub async fn begin_for(
         self: &Arc<Self>,
         chunk: &Chunk,
         since_us: u64,
         patience: Duration,
     ) -> Result<(), Fault> {
-        loop {
+        while !self.is_read_for(chunk).await {
             self.catch_up(since_us, patience).await?;
-            let behind = self.index().as_ref().is_some_and(|index| index.begins_behind(chunk));
+            let behind = self.index().as_ref().is_some_and(|read| read.index.begins_behind(chunk));
             let mut reading = self.reading.lock().await;
             if !behind || reading.as_ref().is_none_or(|reading| reading.from_the_first) {
                 return Ok(());
@@ -120,9 +136,23 @@ impl OwnLog {
             self.further.fetch_add(1, Ordering::Relaxed);
             *reading = None;
         }
+        Ok(())
     }
 
-    /// Reads the log up to now; `since_us` is when the oldest of the chunks at hand was read.
+    async fn is_read_for(&self, chunk: &Chunk) -> bool {
+        let reading = self.reading.lock().await;
+        let goes_on = reading.as_ref().is_some_and(|reading| {
+            // No marker was read yet: lanes of which nothing came are not known.
+            let complete = matches!(*reading.reached.borrow(), Ok(marker) if marker > 0);
+            complete && reading.reached.has_changed().is_ok()
+        });
+        goes_on
+            && self.quick.load(Ordering::Relaxed)
+            && self.index().as_ref().is_some_and(|read| !read.index.begins_behind(chunk))
+    }
+
+    /// Reads the log up to now; gives the reading that has. `since_us` is when the oldest of the chunks at
+    /// hand was read.
     ///
     /// # Errors
     /// `Retry` where that takes longer than `patience`: the connector is away or lags.
@@ -130,10 +160,13 @@ impl OwnLog {
         self: &Arc<Self>,
         since_us: u64,
         patience: Duration,
-    ) -> Result<(), Fault> {
+    ) -> Result<u64, Fault> {
+        let begun = Instant::now();
         let result = timeout(patience, self.read_up_to_now(since_us)).await;
+        let quick = matches!(result, Ok(Ok(_))) && begun.elapsed() < QUICK;
+        self.quick.store(quick, Ordering::Relaxed);
         match result {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(reading)) => Ok(reading),
             Ok(Err(fault)) => {
                 *self.reading.lock().await = None;
                 Err(fault)
@@ -150,8 +183,8 @@ impl OwnLog {
         }
     }
 
-    async fn read_up_to_now(self: &Arc<Self>, since_us: u64) -> Result<(), Fault> {
-        let (marker, mut reached) = {
+    async fn read_up_to_now(self: &Arc<Self>, since_us: u64) -> Result<u64, Fault> {
+        let (number, marker, mut reached) = {
             let mut reading = self.reading.lock().await;
             let over =
                 reading.as_ref().is_some_and(|reading| reading.reached.has_changed().is_err());
@@ -165,13 +198,14 @@ impl OwnLog {
             let Some(reading) = reading.as_mut() else {
                 return Err(Fault::fatal(Code::Bug, "a log that was begun is not read"));
             };
-            (self.put_marker(&mut reading.markers).await?, reading.reached.clone())
+            let marker = self.put_marker(&mut reading.markers).await?;
+            (reading.number, marker, reading.reached.clone())
         };
         let read = reached
             .wait_for(|reached| reached.as_ref().map_or(true, |reached| *reached >= marker))
             .await;
         match read {
-            Ok(reached) => reached.as_ref().map(|_| ()).map_err(Clone::clone),
+            Ok(reached) => reached.as_ref().map(|_| number).map_err(Clone::clone),
             Err(_) => Err(Fault::retry(Code::Timeout, "the own log is no longer read")),
         }
     }
@@ -187,13 +221,15 @@ impl OwnLog {
         let reader = Reader::open(broker, topic, &[(0, start)], QUEUE_BYTES).await?;
         let markers = connect_to_write(store).await?;
         let (tell, reached) = watch::channel(Ok(0));
+        let number = self.readings.fetch_add(1, Ordering::Relaxed) + 1;
         *self.index() = None;
         let task = tokio::spawn(async move {
-            if let Err(fault) = self.follow(&reader, &tell).await {
+            if let Err(fault) = self.follow(number, &reader, &tell).await {
                 drop(tell.send_replace(Err(fault)));
             }
         });
         Ok(Reading {
+            number,
             from_the_first: start == low,
             reached,
             markers,
@@ -224,6 +260,7 @@ impl OwnLog {
     /// Puts what the log holds into the index, until nobody has asked for it for long.
     async fn follow(
         &self,
+        number: u64,
         reader: &Reader,
         tell: &watch::Sender<Result<u64, Fault>>,
     ) -> Result<(), Fault> {
@@ -233,12 +270,13 @@ impl OwnLog {
             let Ok(item) = timeout(IDLE, reader.next()).await else { return Ok(()) };
             let Item::Record(record) = item? else { continue };
             let tag = Tag::parse(record.header(HEADER).unwrap_or_default())?;
-            if self.index().is_none() {
+            if self.index().as_ref().is_none_or(|read| read.reading != number) {
                 // Half a transaction says nothing.
                 if tag.index > 0 {
                     continue;
                 }
-                *self.index() = Some(Index::new(self.place.log.clone(), tag.prev));
+                let index = Index::new(self.place.log.clone(), tag.prev);
+                *self.index() = Some(Read { reading: number, index });
             }
             let marker = self.take(&record, &tag, &mut transaction)?;
             if tag.last {
@@ -329,7 +367,7 @@ impl OwnLog {
         if let (Some(log), Some(lane), Some(to)) = (log, lane, seq(after)) {
             let lane = Lane { log, lane };
             if lane.log != self.place.copied
-                && let Some(index) = self.index().as_mut()
+                && let Some(Read { index, .. }) = self.index().as_mut()
                 && let Some(from) = envelope.before.as_ref().and_then(seq)
             {
                 index.stood(lane.clone(), from);
@@ -341,8 +379,8 @@ impl OwnLog {
 
     /// A transaction has ended: all its rows are by whom its mark names, or by this unit.
     fn put(&self, transaction: &mut Transaction) {
-        let mut index = self.index();
-        let (Some(index), seq) = (index.as_mut(), transaction.seq) else { return };
+        let mut read = self.index();
+        let (Some(Read { index, .. }), seq) = (read.as_mut(), transaction.seq) else { return };
         let by = match transaction.mark.take() {
             Some((lane, _)) if lane.log == self.place.copied => None,
             Some((lane, seq)) => Some(Writer::Other(lane, seq)),
@@ -361,7 +399,7 @@ impl OwnLog {
         let lanes = ledger::read_logs(&mut conn).await;
         let _ = conn.disconnect().await;
         let lanes = lanes?;
-        if let Some(index) = self.index().as_mut() {
+        if let Some(Read { index, .. }) = self.index().as_mut() {
             for (log, lane, seq) in lanes.into_iter().filter(|(log, ..)| *log != self.place.copied)
             {
                 index.stood(Lane { log, lane }, seq);
@@ -370,20 +408,24 @@ impl OwnLog {
         Ok(())
     }
 
-    /// Whether everything is known that was written here beyond what the chunk's source had applied.
+    /// For each of these rows, whose write to it lies beyond what the chunk's source had applied, as far
+    /// as read, and by this reading if one is named. `None` where not everything is known that does.
     #[must_use]
-    pub fn covers(&self, chunk: &Chunk) -> bool {
-        self.index().as_ref().is_some_and(|index| index.covers(chunk))
+    pub fn beyond(
+        &self,
+        reading: Option<u64>,
+        rows: &[Identity],
+        chunk: &Chunk,
+    ) -> Option<Vec<Option<Whose>>> {
+        let read = self.index();
+        let Read { index, .. } = read
+            .as_ref()
+            .filter(|read| reading.is_none_or(|reading| reading == read.reading))
+            .filter(|read| read.index.covers(chunk))?;
+        Some(rows.iter().map(|row| index.beyond(*row, chunk)).collect())
     }
 
-    /// Whose write to a row lies beyond what the chunk's source had applied, as far as read; where
-    /// nothing is read, anybody's may.
-    #[must_use]
-    pub fn beyond(&self, row: Identity, chunk: &Chunk) -> Option<Whose> {
-        self.index().as_ref().map_or(Some(Whose::Other), |index| index.beyond(row, chunk))
-    }
-
-    fn index(&self) -> MutexGuard<'_, Option<Index>> {
+    fn index(&self) -> MutexGuard<'_, Option<Read>> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
