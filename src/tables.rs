@@ -96,6 +96,14 @@ pub fn filter_faults(routing: &Routing, carried: &Carried, table: &Table) -> Vec
         fault(format!("the column {:?} is hidden, and is part of the primary key", column.name))
             .hint("take it out of columns for this table, or exclude the table")
     }));
+    if let PartitionBy::Columns(columns) = routing.spread(database, name) {
+        // Named exactly, as values are looked up.
+        let lacks = |name: &&String| !table.columns.iter().any(|column| column.name == **name);
+        faults.extend(columns.iter().filter(lacks).map(|column| {
+            fault(format!("partition_by names the column {column:?}, which the table lacks"))
+                .hint("correct partition_by for this table")
+        }));
+    }
     for condition in routing.conditions(database, name) {
         for (column, compared) in condition.columns() {
             let what = match table.column(column) {

@@ -22,7 +22,7 @@ use crate::lane::{LONG_WAIT, Lane, OnDdl};
 use crate::ledger;
 use crate::mysql::apply::End;
 use crate::mysql::ddl::{announced, done, run_once};
-use crate::park::{Parked, Reason};
+use crate::park::{self, Parked, Reason};
 
 /// How often the ledger is looked at while a lane waits for others.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -140,7 +140,7 @@ impl Lane<'_> {
     async fn act(&mut self, statement: Statement, seq: Seq) -> Result<Vec<Vec<u8>>, Fault> {
         self.wait_until_lowest_is(seq, Waits::Before).await?;
         let shown = statement.ddl.clone();
-        match self.decide(&statement).await? {
+        match self.decide(&statement, seq).await? {
             Act::Nothing => {
                 info!(seq = seq.0, ddl = shown, "a schema change is passed over");
                 Ok(Vec::new())
@@ -161,7 +161,7 @@ impl Lane<'_> {
         }
     }
 
-    async fn decide(&mut self, statement: &Statement) -> Result<Act, Fault> {
+    async fn decide(&mut self, statement: &Statement, seq: Seq) -> Result<Act, Fault> {
         let act = match (self.way.on_ddl, statement.class()) {
             (OnDdl::Pass, _) | (_, Class::Local) => Act::Nothing,
             (_, Class::Unknown) => Act::Stop(NOT_KNOWN),
@@ -170,16 +170,16 @@ impl Lane<'_> {
                 Act::Run
             }
             (_, Class::Stored(..)) => Act::Nothing,
-            (OnDdl::Apply, _) => self.may_run(statement).await?,
+            (OnDdl::Apply, _) => self.may_run(statement, seq).await?,
             (OnDdl::Stop, class) => self.without_running(statement, class).await?,
         };
         Ok(act)
     }
 
     /// A statement that is to be run, unless it would not do the same here.
-    async fn may_run(&mut self, statement: &Statement) -> Result<Act, Fault> {
+    async fn may_run(&mut self, statement: &Statement, seq: Seq) -> Result<Act, Fault> {
         let tables = statement.tables();
-        Ok(if self.parked.among(&tables).is_some() {
+        Ok(if self.stays_parked(&tables, seq).await? {
             Act::Stop("a table of it is parked")
         } else if statement.unseen {
             Act::Park(tables)
@@ -190,6 +190,29 @@ impl Lane<'_> {
         } else {
             Act::Run
         })
+    }
+
+    /// Whether one of these tables waits for a person in any lane: what waits there precedes the
+    /// statement. One that is released is waited for.
+    async fn stays_parked(&mut self, tables: &[TableName], seq: Seq) -> Result<bool, Fault> {
+        let begun = Instant::now();
+        let mut told = false;
+        loop {
+            let parked = park::read_all(self.applier.conn(), &self.way.log).await?;
+            let waiting: Vec<_> =
+                parked.into_iter().filter(|(table, _)| tables.contains(table)).collect();
+            if waiting.is_empty() {
+                return Ok(false);
+            }
+            if waiting.iter().any(|(table, at)| !at.goes_on(table, &self.orders, seq)) {
+                return Ok(true);
+            }
+            if begun.elapsed() > LONG_WAIT && !told {
+                told = true;
+                warn!(lane = self.lane, seq = seq.0, "waiting for released tables to catch up");
+            }
+            sleep(LOOK_EVERY).await;
+        }
     }
 
     /// What a statement means for a target whose schema is in a person's hands.
@@ -203,7 +226,11 @@ impl Lane<'_> {
                 Act::Nothing
             }
             _ if self.way.renamed => Act::Stop("units have other names for its tables"),
-            Class::Tables(Verb::Create, tables) if self.has_all(&tables).await? => Act::Nothing,
+            Class::Tables(Verb::Create, tables)
+                if !statement.replaces() && self.has_all(&tables).await? =>
+            {
+                Act::Nothing
+            }
             Class::Tables(_, tables) => Act::Park(tables),
             Class::Rename(_) => Act::Park(statement.tables()),
             Class::Database(..) | Class::Stored(..) | Class::Local => Act::Nothing,
@@ -260,8 +287,9 @@ impl Lane<'_> {
         }
     }
 
-    /// Runs a statement that a table was parked for: the first lane does, the others wait.
-    pub(crate) async fn run_again(&mut self, seq: Seq) -> Result<(), Fault> {
+    /// Runs a statement that a table was parked for: the first lane does, the others wait until it
+    /// has, or could not.
+    pub(crate) async fn run_again(&mut self, seq: Seq, table: &TableName) -> Result<(), Fault> {
         let log = self.way.log.to_string();
         loop {
             let found = announced(&mut self.applier, &log, seq).await?;
@@ -277,9 +305,19 @@ impl Lane<'_> {
                 run_once(&mut self.applier, &self.way.store, &intent, self.at).await?;
                 let noted = [done(&log, seq).into_bytes()];
                 self.applier.step_with(self.at, self.at, false, &noted).await?;
+            } else if self.has_first_failed(table).await? {
+                let what = format!("lane {FIRST} could not run {log} {seq}");
+                return Err(Fault::fatal(Code::Ddl, what));
             }
             sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Whether the first lane has tried by the order in force, and the table stays parked there.
+    async fn has_first_failed(&mut self, table: &TableName) -> Result<bool, Fault> {
+        let parked = park::read_all(self.applier.conn(), &self.way.log).await?;
+        let first = parked.iter().find(|(name, at)| name == table && at.lane == FIRST);
+        Ok(first.is_some_and(|(_, at)| at.released(table, &self.orders).is_none()))
     }
 
     async fn park_everywhere(

@@ -78,6 +78,14 @@ impl Batch {
         self.slots.clear();
     }
 
+    /// Forgets this record and all behind it.
+    pub fn truncate(&mut self, place: usize) {
+        if let Some(slot) = self.slots.get(place) {
+            self.bytes.truncate(slot.key.start);
+            self.slots.truncate(place);
+        }
+    }
+
     /// The records in order.
     #[must_use]
     pub fn slots(&self) -> &[Slot] {

@@ -23,7 +23,7 @@ use unitflow_kafka::broker::Broker;
 use unitflow_kafka::control::InForce;
 use unitflow_kafka::last_record_before;
 use unitflow_kafka::quarantine::Quarantine;
-use unitflow_kafka::reader::{Item, Reader, Record};
+use unitflow_kafka::reader::{Item, Options, Reader, Record};
 use unitflow_kafka::topics;
 use unitflow_mysql::connect::Store;
 
@@ -38,8 +38,10 @@ use crate::mysql::apply::{Applier, End, Part};
 use crate::park::{Parked, key_of, parked_at, parks, payload_of, table_of};
 use crate::schema;
 
-/// Bytes fetched ahead for each lane.
-pub(crate) const QUEUE_BYTES: usize = 4 << 20;
+/// Bytes fetched ahead for each lane, and in one answer: a sink has many, and JSON is unpacked to ten
+/// times its size.
+const QUEUE_BYTES: usize = 4 << 20;
+const FETCH_BYTES: usize = 256 << 10;
 /// How often an idle connection shows that it is alive.
 const PING_EVERY: Duration = Duration::from_secs(20);
 /// How long a transaction stays open at the target while nothing more of it comes.
@@ -197,13 +199,21 @@ async fn apply_all(
         mirror,
         metrics,
     };
-    // One that is only noted comes again.
+    // What waits precedes the barrier that the lane stands on. One that is only noted comes again.
+    lane.release().await?;
     if let Some(barrier) = entry.barrier.filter(|barrier| *barrier <= entry.seq) {
         lane.meet(barrier).await?;
+        lane.release().await?;
     }
-    lane.release().await?;
-    let reader = Reader::open(&way.broker, &way.topic, &[(lane.lane, start)], QUEUE_BYTES).await?;
+    let reader = read(way, lane.lane, start).await?;
     lane.run(&reader).await
+}
+
+/// Reads a lane's records from there.
+pub(crate) async fn read(way: &Way, lane: i32, start: i64) -> Result<Reader, Fault> {
+    let options =
+        Options { queue_bytes: QUEUE_BYTES, fetch_bytes: FETCH_BYTES, ..Options::default() };
+    Reader::open_with(&way.broker, &way.topic, &[(lane, start)], options).await
 }
 
 /// Where a lane begins to read.
@@ -278,7 +288,7 @@ pub(crate) struct Lane<'a> {
     /// Where it will stand once all that is gathered is committed.
     seen: End,
     /// Whether a part of a long source transaction is applied and not committed.
-    inside: bool,
+    pub(crate) inside: bool,
     /// Whether something was applied since the target's tables were first read.
     proven: bool,
     /// Whether the topic no longer holds the offset that the ledger names.
@@ -453,11 +463,17 @@ impl Lane<'_> {
             self.seen = to;
             return Ok(Action::Gather);
         }
+        if self.gathered.is_none() {
+            // What it would be judged by was removed from the topic.
+            self.commit_what_precedes().await?;
+            self.note_headless(&key_of(record)?, to).await?;
+            return Ok(Action::Gather);
+        }
         self.batch.push(record.offset(), tag, &key_of(record)?, payload_of(record));
         self.seen = to;
-        if tag.last {
-            let lacks = || Fault::fatal(Code::Record, "copied rows without their head");
-            let gathered = self.gathered.take().ok_or_else(lacks)?;
+        if tag.last
+            && let Some(gathered) = self.gathered.take()
+        {
             self.apply_chunk(gathered, to).await?;
         }
         Ok(Action::Gather)
@@ -593,9 +609,10 @@ impl Lane<'_> {
             }
             return Err(fault);
         }
-        self.proven = true;
         self.inside = matches!(part, Part::First | Part::Middle);
         if !self.inside {
+            // What is not committed proves nothing: another attempt would begin before it.
+            self.proven = true;
             self.at = self.seen;
             self.mirror.applied(self.lane, self.at.offset, self.at.seq);
         }

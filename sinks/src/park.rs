@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use unitflow_change::ddl::TableName;
 use unitflow_change::key::Key;
 use unitflow_change::name::Log;
@@ -22,12 +22,12 @@ use unitflow_change::tag::{HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault, form};
 use unitflow_kafka::control::InForce;
 use unitflow_kafka::quarantine::Entry;
-use unitflow_kafka::reader::{Item, Reader, Record};
+use unitflow_kafka::reader::{Item, Record};
 use unitflow_mysql::connect::fault as judge;
 use unitflow_mysql::literal::quote_string;
 
-use crate::batch::Batch;
-use crate::lane::{Lane, QUEUE_BYTES};
+use crate::batch::{Batch, Slot};
+use crate::lane::{Lane, read};
 use crate::mysql::apply::{End, Part};
 use crate::mysql::ddl::done;
 
@@ -54,11 +54,32 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// Whether it waits for a person to change its schema: no change of its own has failed.
+    fn waits_for_schema(&self) -> bool {
+        self.ddl_seq.is_none() && self.code == Code::Ddl.as_str()
+    }
+
+    /// Whether the order in force lets the table go on, in a lane that stands at `at`.
+    pub(crate) fn goes_on(&self, table: &TableName, orders: &InForce, at: Seq) -> bool {
+        self.released(table, orders).is_some() || self.is_passed_by(orders, at)
+    }
+
+    /// Whether the order in force releases the table, and if so whether what parked it is tried again.
+    /// Where no statement was tried, only a person knows when the schema fits, and says so by `resume`
+    /// or by naming the table.
+    pub(crate) fn released(&self, table: &TableName, orders: &InForce) -> Option<bool> {
+        let name = table.to_string();
+        let again = orders.releases(&name, self.control_offset)?;
+        (!again || !self.waits_for_schema() || orders.names(&name)).then_some(again)
+    }
+
     /// Whether what the table waits for is passed over by the order in force, in a lane that stands
     /// at `at`: its schema change, or one of the records that wait.
     fn is_passed_by(&self, orders: &InForce, at: Seq) -> bool {
         let waits = match self.ddl_seq {
             Some(ddl) => (Seq(ddl.0.saturating_sub(1)), ddl),
+            // In each lane it stands on the statement's own record.
+            None if self.waits_for_schema() => (Seq(self.seq.0.saturating_sub(1)), self.seq),
             None => (self.seq, at),
         };
         orders.skips_some(self.lane, waits, self.control_offset)
@@ -111,8 +132,8 @@ impl Parked {
     /// them is tried again.
     fn released_by(&self, orders: &InForce, at: Seq) -> Vec<(TableName, Standing, bool)> {
         let released = self.tables.iter().filter_map(|(table, standing)| {
-            let again = orders
-                .releases(&table.to_string(), standing.control_offset)
+            let again = standing
+                .released(table, orders)
                 .or_else(|| standing.is_passed_by(orders, at).then_some(false))?;
             Some((table.clone(), standing.clone(), again))
         });
@@ -193,6 +214,7 @@ impl Lane<'_> {
     /// returned makes the lane begin anew from there.
     pub(crate) async fn park(&mut self, fault: Fault) -> Fault {
         let Some((table, slot)) = self.applier.take_blamed() else { return fault };
+        let failed = slot.or_else(|| self.first_of(&table));
         let (at, key) = match slot.and_then(|slot| self.batch.slots().get(slot)) {
             Some(slot) => {
                 let key = String::from_utf8_lossy(self.batch.key(slot)).into_owned();
@@ -200,10 +222,46 @@ impl Lane<'_> {
             }
             None => (self.at, table.to_string()),
         };
+        if let Some(failed) = failed
+            && let Err(fault) = self.apply_what_precedes(failed).await
+        {
+            return fault;
+        }
         match self.park_here(&table, (at, &key), &fault).await {
             Ok(()) => Fault::retry(Code::Parked, format!("{table} is parked: {}", fault.what)),
             Err(fault) => fault,
         }
+    }
+
+    /// The first change of a table in the batch.
+    fn first_of(&self, table: &TableName) -> Option<usize> {
+        let is_its = |slot: &Slot| {
+            slot.kind == Kind::Row && table_of(self.batch.key(slot)).is_ok_and(|of| of == *table)
+        };
+        self.batch.slots().iter().position(is_its)
+    }
+
+    /// Applies what stands in the batch before the change that failed, so that no more waits than has
+    /// to. Where that does not fit either, or is a part of more, the table waits from where the ledger
+    /// stands.
+    async fn apply_what_precedes(&mut self, failed: usize) -> Result<(), Fault> {
+        let [.., last, next] = self.batch.slots().get(..=failed).unwrap_or_default() else {
+            return Ok(());
+        };
+        let to = End { seq: last.seq, offset: next.offset, commit_us: last.commit_us };
+        if self.inside || self.batch.slots().iter().any(|slot| slot.kind == Kind::Copy) {
+            return Ok(());
+        }
+        self.batch.truncate(failed);
+        match self.applier.apply(&self.batch, Part::Whole, self.at, to).await {
+            Ok(()) => self.stands_at(to),
+            Err(fault) if fault.is_retry() => return Err(fault),
+            Err(fault) => {
+                debug!(code = %fault.code, "what precedes waits too: {}", fault.what);
+                drop(self.applier.take_blamed());
+            }
+        }
+        Ok(())
     }
 
     /// Parks a table from where the ledger stands, for a fault at the change `at` with this key.
@@ -298,10 +356,9 @@ impl Lane<'_> {
         again: bool,
     ) -> Result<(), Fault> {
         if let Some(ddl) = standing.ddl_seq.filter(|_| again) {
-            self.run_again(ddl).await?;
+            self.run_again(ddl, table).await?;
         }
-        let start = [(self.lane, standing.topic_offset)];
-        let reader = Reader::open(&self.way.broker, &self.way.topic, &start, QUEUE_BYTES).await?;
+        let reader = read(self.way, self.lane, standing.topic_offset).await?;
         let mut batch = Batch::default();
         let mut reached = standing.seq;
         let mut expected = Some(standing.topic_offset);

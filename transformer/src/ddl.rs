@@ -211,7 +211,11 @@ impl Memory {
             of,
             alterations: Vec::new(),
         }));
-        let mut altered = altered.into_iter().filter(|(_, alterations)| !alterations.is_empty());
+        // No tool swaps in a copy that it did not alter: a person did, with rows that never travelled.
+        if altered.values().any(Vec::is_empty) {
+            return Verdict::TravelsAs(Statement { unseen: true, ..statement.clone() });
+        }
+        let mut altered = altered.into_iter();
         match (altered.next(), altered.next()) {
             (None, _) => Verdict::Stays,
             (Some((table, alterations)), None) => {

@@ -54,6 +54,11 @@ impl Gone {
         self.young.insert(xxh3_128(key), at);
     }
 
+    /// Any row may have been deleted in any lane by this record.
+    pub fn anywhere(&mut self, seq: Seq) {
+        self.given_up.iter_mut().for_each(|last| *last = seq.max(*last));
+    }
+
     fn give_up(&mut self) {
         for at in self.old.values() {
             if let Some(last) = self.given_up.get_mut(place(at.lane)) {

@@ -183,6 +183,13 @@ impl Transformer {
         match record.tag.kind {
             Kind::Row | Kind::Move => self.change(record, out),
             Kind::Copy => self.copied(record, out),
+            Kind::Barrier => {
+                // The rest of a transaction is lost where the log was begun anew inside it.
+                self.open = None;
+                self.flush(out)?;
+                self.start_generation(record)?;
+                self.copy_to_every(record, out)
+            }
             kind if self.open.is_some() => Err(Fault::fatal(
                 Code::Record,
                 format!(
@@ -192,10 +199,6 @@ impl Transformer {
             )),
             Kind::Watermark => self.copy_to_every(record, out),
             Kind::Ddl => self.schema_change(record, out),
-            Kind::Barrier => {
-                self.start_generation(record)?;
-                self.copy_to_every(record, out)
-            }
             Kind::Routing => self.reroute(record),
             Kind::Chunk => self.begin_chunk(record, out),
         }
@@ -282,9 +285,8 @@ impl Transformer {
             let lane = self.router()?.lane_of_key(&rule.by, &key)?;
             return self.hold(lane, record, &record.tag, &key, record.value, out);
         }
-        if Envelope::stands_for_larger(record.value)? && !rule.by_row {
-            let lane = self.router()?.lane_of_key(&rule.by, &key)?;
-            return self.hold(lane, record, &record.tag, &key, record.value, out);
+        if Envelope::stands_for_larger(record.value)? {
+            return self.spread_larger(record, &record.tag, rule, &key, out);
         }
         let envelope = Envelope::parse(record.value)?;
         let left = match &rule.filter {
@@ -350,11 +352,9 @@ impl Transformer {
             let lane = self.router()?.lane_of_key(by, &key)?;
             return self.hold(lane, record, &record.tag, &key, record.value, out);
         }
-        // What it changes nobody knows, so it goes where it is refused; it shows nothing of the row.
-        if Envelope::stands_for_larger(record.value)? && !rule.by_row {
-            let lane = self.router()?.lane_of_key(by, &key)?;
+        if Envelope::stands_for_larger(record.value)? {
             let tag = Tag { kind: Kind::Row, ..record.tag };
-            return self.hold(lane, record, &tag, &key, record.value, out);
+            return self.spread_larger(record, &tag, rule, &key, out);
         }
         let envelope = Envelope::parse(record.value)?;
         let left = match &rule.filter {
@@ -397,6 +397,26 @@ impl Transformer {
                 self.split(record, rule, (from, to), (&key, &new_key), &value, out)
             }
         }
+    }
+
+    /// What stands for a row that is too large to travel: what it changes nobody knows, so it goes
+    /// where it is refused; it shows nothing of the row. Where only the row says which lane that is, it
+    /// goes to all, and whatever is inserted from here on may be the row that left one of them.
+    fn spread_larger(
+        &mut self,
+        record: &Captured<'_>,
+        tag: &Tag<'_>,
+        rule: &Rule,
+        key: &[u8],
+        out: &mut impl Output,
+    ) -> Result<(), Fault> {
+        if !rule.by_row {
+            let lane = self.router()?.lane_of_key(&rule.by, key)?;
+            return self.hold(lane, record, tag, key, record.value, out);
+        }
+        self.gone.anywhere(tag.seq);
+        (0..self.held.len())
+            .try_for_each(|place| self.hold(partition(place), record, tag, key, record.value, out))
     }
 
     /// An update that leaves its key or its lane: a delete, and behind it an insert that waits for

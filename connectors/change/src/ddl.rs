@@ -7,14 +7,19 @@
 //! Grammar: <https://dev.mysql.com/doc/refman/9.0/en/sql-data-definition-statements.html> and
 //! <https://mariadb.com/kb/en/data-definition/>.
 
-use std::borrow::Cow;
-use std::{fmt, iter};
+mod alteration;
+mod classify;
+mod words;
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Code, Fault};
 use crate::form;
 use crate::seq::Seq;
+use classify::classify;
+use words::{Token, Words};
 
 /// Stands in each statement that Unitflow itself executes on a store for itself.
 pub const INTERNAL_COMMENT: &str = "/* unitflow internal */";
@@ -73,6 +78,10 @@ pub struct Session {
     /// `explicit_defaults_for_timestamp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explicit_timestamps: Option<bool>,
+    /// `lower_case_table_names = 1`: the server logs rows under names in lower case, but statements as
+    /// they were typed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub folds_names: bool,
 }
 
 /// The record of a statement that one unit took over from another.
@@ -142,6 +151,24 @@ pub enum Class {
 }
 
 impl Class {
+    /// The same with the names of databases and tables in lower case.
+    fn in_lower_case(self) -> Self {
+        let table = |name: TableName| TableName {
+            database: name.database.to_lowercase(),
+            table: name.table.to_lowercase(),
+        };
+        match self {
+            Self::Tables(verb, tables) => {
+                Self::Tables(verb, tables.into_iter().map(table).collect())
+            }
+            Self::Rename(pairs) => {
+                Self::Rename(pairs.into_iter().map(|(from, to)| (table(from), table(to))).collect())
+            }
+            Self::Database(verb, name) => Self::Database(verb, name.to_lowercase()),
+            other => other,
+        }
+    }
+
     /// Whether servers write such statements into their logs in other words, without comments.
     #[must_use]
     pub fn is_written_anew(&self) -> bool {
@@ -166,38 +193,6 @@ pub enum Stored {
     /// An event of the scheduler.
     Event,
 }
-
-/// Functions whose value is another each time, or in each session. What a clock says is not among
-/// them: it stands still for a statement.
-const VOLATILE: &[&str] = &[
-    "UUID",
-    "UUID_SHORT",
-    "UUID_V4",
-    "UUID_V7",
-    "SYS_GUID",
-    "RAND",
-    "RANDOM_BYTES",
-    "SYSDATE",
-    "CONNECTION_ID",
-    "LAST_INSERT_ID",
-    "FOUND_ROWS",
-    "ROW_COUNT",
-    "USER",
-    "SESSION_USER",
-    "SYSTEM_USER",
-    "DATABASE",
-    "SCHEMA",
-    "VERSION",
-    "NEXTVAL",
-    "LASTVAL",
-    "SETVAL",
-    "LOAD_FILE",
-];
-
-/// Bit of `sql_mode` under which double quotes enclose names.
-const ANSI_QUOTES: u64 = 1 << 2;
-/// Bit of `sql_mode` under which a backslash in a string is only a backslash.
-const NO_BACKSLASH_ESCAPES: u64 = 1 << 20;
 
 impl Session {
     /// Reads what [`to_json`](Self::to_json) wrote; nothing is what an older build noted.
@@ -243,7 +238,8 @@ impl Statement {
     /// What the statement is about.
     #[must_use]
     pub fn class(&self) -> Class {
-        classify(self.words(), &self.database).unwrap_or(Class::Unknown)
+        let class = classify(self.words(), &self.database).unwrap_or(Class::Unknown);
+        if self.session.folds_names { class.in_lower_case() } else { class }
     }
 
     /// Whether Unitflow executed it, for itself or for another unit.
@@ -357,6 +353,13 @@ impl Statement {
         ignore || parts.iter().any(|part| part.adds_a_column() && part.makes_up_a_value())
     }
 
+    /// Whether it first takes away the table that has its name (MariaDB).
+    #[must_use]
+    pub fn replaces(&self) -> bool {
+        let mut words = self.words();
+        words.skip("CREATE") && words.skip("OR") && words.skip("REPLACE")
+    }
+
     /// Whether it has a column count the rows that are there, in their order.
     #[must_use]
     pub fn counts_rows(&self) -> bool {
@@ -377,508 +380,11 @@ impl Statement {
     }
 }
 
-fn classify(mut words: Words<'_>, database: &str) -> Option<Class> {
-    let first = words.keyword()?;
-    match first.as_str() {
-        "CREATE" => create(words, database),
-        "ALTER" => alter(words, database),
-        "DROP" => drop_(words, database),
-        "RENAME" => rename(words, database),
-        "TRUNCATE" => {
-            words.skip_any(&["TABLE"]);
-            Some(Class::Tables(Verb::Truncate, vec![words.table(database)?]))
-        }
-        "GRANT" | "REVOKE" | "SET" | "FLUSH" | "ANALYZE" | "OPTIMIZE" | "REPAIR" | "CHECK"
-        | "INSTALL" | "UNINSTALL" | "CACHE" => Some(Class::Local),
-        _ => None,
-    }
-}
-
-fn create(mut words: Words<'_>, database: &str) -> Option<Class> {
-    words.skip_any(&["OR", "REPLACE", "ONLINE", "OFFLINE"]);
-    words.skip_stored_options();
-    let word = words.keyword()?;
-    Some(match word.as_str() {
-        "TEMPORARY" => Class::Local,
-        "TABLE" => {
-            words.skip_if_exists();
-            Class::Tables(Verb::Create, vec![words.table(database)?])
-        }
-        "UNIQUE" | "FULLTEXT" | "SPATIAL" | "VECTOR" | "INDEX" => {
-            if word != "INDEX" {
-                words.expect("INDEX")?;
-            }
-            words.skip_if_exists();
-            words.name()?;
-            while !words.at("ON") {
-                words.next()?;
-            }
-            words.expect("ON")?;
-            Class::Tables(Verb::Index, vec![words.table(database)?])
-        }
-        "DATABASE" | "SCHEMA" => {
-            words.skip_if_exists();
-            Class::Database(Verb::Create, words.name()?)
-        }
-        "USER" | "ROLE" | "SERVER" | "TABLESPACE" | "LOGFILE" | "RESOURCE" | "UNDO" => Class::Local,
-        other => stored(other, words, database)?,
-    })
-}
-
-fn alter(mut words: Words<'_>, database: &str) -> Option<Class> {
-    words.skip_any(&["ONLINE", "IGNORE", "OFFLINE"]);
-    words.skip_stored_options();
-    let word = words.keyword()?;
-    Some(match word.as_str() {
-        "TABLE" => {
-            words.skip_if_exists();
-            let table = words.table(database)?;
-            words.skip_wait();
-            let parts = words.parts();
-            let verb = match () {
-                () if parts.iter().all(Words::is_about_indexes) => Verb::Index,
-                () if parts.iter().all(|part| part.is_about_indexes() || part.adds_a_column()) => {
-                    Verb::Extend
-                }
-                () => Verb::Alter,
-            };
-            match parts.iter().find_map(|part| part.new_name(database)) {
-                Some(to) => Class::Rename(vec![(table, to)]),
-                None => {
-                    let partners = parts.iter().filter_map(|part| part.partner(database));
-                    Class::Tables(verb, iter::once(table).chain(partners).collect())
-                }
-            }
-        }
-        "DATABASE" | "SCHEMA" => {
-            let name = words.name().unwrap_or_default();
-            let options = ["CHARACTER", "CHARSET", "DEFAULT", "COLLATE", "ENCRYPTION", "READ"];
-            let unnamed = options.iter().any(|option| name.eq_ignore_ascii_case(option));
-            Class::Database(Verb::Alter, if unnamed { database.to_owned() } else { name })
-        }
-        "USER" | "ROLE" | "SERVER" | "TABLESPACE" | "LOGFILE" | "INSTANCE" | "RESOURCE"
-        | "UNDO" => Class::Local,
-        other => stored(other, words, database)?,
-    })
-}
-
-fn drop_(mut words: Words<'_>, database: &str) -> Option<Class> {
-    let word = words.keyword()?;
-    Some(match word.as_str() {
-        "TEMPORARY" => Class::Local,
-        "TABLE" | "TABLES" => {
-            words.skip_if_exists();
-            let mut tables = vec![words.table(database)?];
-            while words.punctuation(b',') {
-                tables.push(words.table(database)?);
-            }
-            Class::Tables(Verb::Drop, tables)
-        }
-        "INDEX" => {
-            words.skip_if_exists();
-            words.name()?;
-            words.expect("ON")?;
-            Class::Tables(Verb::Index, vec![words.table(database)?])
-        }
-        "DATABASE" | "SCHEMA" => {
-            words.skip_if_exists();
-            Class::Database(Verb::Drop, words.name()?)
-        }
-        "USER" | "ROLE" | "SERVER" | "TABLESPACE" | "LOGFILE" | "RESOURCE" | "UNDO" | "PREPARE" => {
-            Class::Local
-        }
-        other => stored(other, words, database)?,
-    })
-}
-
-fn rename(mut words: Words<'_>, database: &str) -> Option<Class> {
-    let word = words.keyword()?;
-    if matches!(word.as_str(), "USER" | "ROLE") {
-        return Some(Class::Local);
-    }
-    if !matches!(word.as_str(), "TABLE" | "TABLES") {
-        return None;
-    }
-    words.skip_if_exists();
-    let mut pairs = Vec::new();
-    loop {
-        let from = words.table(database)?;
-        words.skip_wait();
-        words.expect("TO")?;
-        pairs.push((from, words.table(database)?));
-        if !words.punctuation(b',') {
-            return Some(Class::Rename(pairs));
-        }
-    }
-}
-
-/// Stored code, in the database that its name says.
-fn stored(word: &str, mut words: Words<'_>, database: &str) -> Option<Class> {
-    let kind = match word {
-        "VIEW" => Stored::View,
-        "TRIGGER" => Stored::Trigger,
-        "PROCEDURE" | "FUNCTION" | "AGGREGATE" | "PACKAGE" | "LIBRARY" => Stored::Routine,
-        "EVENT" => Stored::Event,
-        _ => return None,
-    };
-    words.skip_any(&["FUNCTION", "BODY"]);
-    words.skip_if_exists();
-    Some(Class::Stored(kind, words.table(database)?))
-}
-
-/// One token of a statement.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Token<'a> {
-    /// A bare word: a keyword or a name.
-    Word(&'a str),
-    /// A quoted name, without its quotes.
-    Name(Cow<'a, str>),
-    /// A string or a number.
-    Literal,
-    /// One byte of anything else.
-    Punctuation(u8),
-}
-
-/// Reads a statement token by token. Comments are passed over; what stands in executable ones is
-/// read, since the server does so.
-#[derive(Clone, Debug)]
-struct Words<'a> {
-    text: &'a str,
-    at: usize,
-    sql_mode: u64,
-}
-
-impl<'a> Words<'a> {
-    fn rest(&self) -> &'a str {
-        self.text.get(self.at..).unwrap_or_default()
-    }
-
-    /// Passes over blanks and comments.
-    fn skip_blanks(&mut self) {
-        loop {
-            let rest = self.rest();
-            self.at += rest.len() - rest.trim_start().len();
-            match self.mark().or_else(|| self.comment()) {
-                Some(length) => self.at += length,
-                None => return,
-            }
-        }
-    }
-
-    /// The length of a comment that stands here.
-    fn comment(&self) -> Option<usize> {
-        let rest = self.rest();
-        if let Some(inside) = rest.strip_prefix("/*") {
-            return Some(inside.find("*/").map_or(rest.len(), |end| end + 4));
-        }
-        let to_the_end_of_the_line = rest.starts_with('#') || is_dashed_comment(rest);
-        to_the_end_of_the_line.then(|| rest.find('\n').unwrap_or(rest.len()))
-    }
-
-    /// The length of what begins or ends an executable comment here.
-    fn mark(&self) -> Option<usize> {
-        let rest = self.rest();
-        if rest.starts_with("*/") {
-            return Some(2);
-        }
-        let inside = rest.strip_prefix("/*M!").or_else(|| rest.strip_prefix("/*!"))?;
-        let digits = inside.bytes().take_while(u8::is_ascii_digit).count();
-        Some(rest.len() - inside.len() + digits)
-    }
-
-    fn next(&mut self) -> Option<Token<'a>> {
-        self.skip_blanks();
-        let rest = self.rest();
-        let first = rest.bytes().next()?;
-        match first {
-            b'`' => self.quoted(b'`').map(Token::Name),
-            b'"' if self.sql_mode & ANSI_QUOTES != 0 => self.quoted(b'"').map(Token::Name),
-            b'"' | b'\'' => {
-                self.string(first)?;
-                Some(Token::Literal)
-            }
-            _ if is_word(rest.chars().next()?) => {
-                let length = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
-                self.at += length;
-                Some(Token::Word(&rest[..length]))
-            }
-            _ => {
-                self.at += rest.chars().next()?.len_utf8();
-                Some(Token::Punctuation(first))
-            }
-        }
-    }
-
-    /// A name in quotes, which stand doubled inside.
-    fn quoted(&mut self, quote: u8) -> Option<Cow<'a, str>> {
-        let bytes = self.text.as_bytes();
-        let start = self.at + 1;
-        let mut at = start;
-        let mut doubled = false;
-        loop {
-            let length = bytes.get(at..)?.iter().position(|byte| *byte == quote)?;
-            at += length;
-            if bytes.get(at + 1) != Some(&quote) {
-                break;
-            }
-            doubled = true;
-            at += 2;
-        }
-        self.at = at + 1;
-        let inside = self.text.get(start..at)?;
-        let one = char::from(quote).to_string();
-        Some(if doubled { inside.replace(&one.repeat(2), &one).into() } else { inside.into() })
-    }
-
-    fn string(&mut self, quote: u8) -> Option<()> {
-        let bytes = self.text.as_bytes();
-        let escapes = self.sql_mode & NO_BACKSLASH_ESCAPES == 0;
-        let mut at = self.at + 1;
-        loop {
-            match *bytes.get(at)? {
-                b'\\' if escapes => at += 2,
-                byte if byte == quote && bytes.get(at + 1) == Some(&quote) => at += 2,
-                byte if byte == quote => break,
-                _ => at += 1,
-            }
-        }
-        self.at = at + 1;
-        Some(())
-    }
-
-    fn peek(&self) -> Option<Token<'a>> {
-        self.clone().next()
-    }
-
-    /// The next token, if it is a bare word, in capitals.
-    fn keyword(&mut self) -> Option<String> {
-        match self.next()? {
-            Token::Word(word) => Some(word.to_ascii_uppercase()),
-            _ => None,
-        }
-    }
-
-    fn at(&self, keyword: &str) -> bool {
-        matches!(self.peek(), Some(Token::Word(word)) if word.eq_ignore_ascii_case(keyword))
-    }
-
-    fn skip(&mut self, keyword: &str) -> bool {
-        let there = self.at(keyword);
-        if there {
-            self.next();
-        }
-        there
-    }
-
-    fn expect(&mut self, keyword: &str) -> Option<()> {
-        self.skip(keyword).then_some(())
-    }
-
-    fn skip_any(&mut self, keywords: &[&str]) {
-        while keywords.iter().any(|keyword| self.skip(keyword)) {}
-    }
-
-    /// `IF EXISTS` and `IF NOT EXISTS`.
-    fn skip_if_exists(&mut self) {
-        if self.skip("IF") {
-            self.skip_any(&["NOT", "EXISTS"]);
-        }
-    }
-
-    /// MariaDB's `WAIT n` and `NOWAIT` behind a table's name.
-    fn skip_wait(&mut self) {
-        if self.skip("WAIT") {
-            self.next();
-        }
-        self.skip("NOWAIT");
-    }
-
-    /// What stands before the word VIEW, PROCEDURE and the like.
-    fn skip_stored_options(&mut self) {
-        loop {
-            if self.skip("ALGORITHM") {
-                self.punctuation(b'=');
-                self.next();
-            } else if self.skip("DEFINER") {
-                self.punctuation(b'=');
-                // `'user'@'host'`, `user@host`, `CURRENT_USER()`.
-                self.next();
-                if self.punctuation(b'@') {
-                    self.next();
-                }
-                if self.punctuation(b'(') {
-                    self.punctuation(b')');
-                }
-            } else if self.at("SQL") {
-                self.next();
-                self.skip("SECURITY");
-                self.next();
-            } else {
-                return;
-            }
-        }
-    }
-
-    fn punctuation(&mut self, byte: u8) -> bool {
-        let there = self.peek() == Some(Token::Punctuation(byte));
-        if there {
-            self.next();
-        }
-        there
-    }
-
-    fn name(&mut self) -> Option<String> {
-        match self.next()? {
-            Token::Word(word) => Some(word.to_owned()),
-            Token::Name(name) => Some(name.into_owned()),
-            _ => None,
-        }
-    }
-
-    /// `table` or `database.table`.
-    fn table(&mut self, database: &str) -> Option<TableName> {
-        let first = self.name()?;
-        if !self.punctuation(b'.') {
-            return Some(TableName { database: database.to_owned(), table: first });
-        }
-        Some(TableName { database: first, table: self.name()? })
-    }
-
-    /// What is left, taken apart at the commas that stand in no parentheses.
-    fn parts(&self) -> Vec<Words<'a>> {
-        let mut reader = self.clone();
-        let (mut parts, mut depth, mut start) = (Vec::new(), 0_u32, self.at);
-        let mut push = |from: usize, to: usize| {
-            if let Some(text) = self.text.get(..to) {
-                parts.push(Words { text, at: from, sql_mode: self.sql_mode });
-            }
-        };
-        while let Some(token) = reader.next() {
-            match token {
-                Token::Punctuation(b'(') => depth += 1,
-                Token::Punctuation(b')') => depth = depth.saturating_sub(1),
-                Token::Punctuation(b',') if depth == 0 => {
-                    push(start, reader.at - 1);
-                    start = reader.at;
-                }
-                _ => {}
-            }
-        }
-        push(start, self.text.len());
-        parts
-    }
-
-    /// Whether this part of an `ALTER TABLE` touches no row and no column.
-    fn is_about_indexes(&self) -> bool {
-        let mut words = self.clone();
-        let Some(first) = words.keyword() else { return false };
-        let index = ["INDEX", "KEY", "UNIQUE", "FULLTEXT", "SPATIAL"];
-        match first.as_str() {
-            "ADD" | "DROP" | "ALTER" | "RENAME" => index.iter().any(|word| words.at(word)),
-            "ALGORITHM" | "LOCK" | "COMMENT" | "STATS_PERSISTENT" | "STATS_AUTO_RECALC"
-            | "STATS_SAMPLE_PAGES" | "DISABLE" | "ENABLE" => true,
-            _ => false,
-        }
-    }
-
-    /// Whether this part of an `ALTER TABLE` adds a column, or several.
-    fn adds_a_column(&self) -> bool {
-        let mut words = self.clone();
-        let others = ["PARTITION", "CONSTRAINT", "PRIMARY", "FOREIGN", "CHECK", "PERIOD", "SYSTEM"];
-        words.skip("ADD") && !others.iter().any(|other| words.at(other))
-    }
-
-    /// Whether it names anything that differs from run to run, or from session to session.
-    fn makes_up_a_value(&self) -> bool {
-        let mut words = self.clone();
-        while let Some(token) = words.next() {
-            match token {
-                Token::Punctuation(b'@') => return true,
-                Token::Word(word) => {
-                    let is = |name: &&str| word.eq_ignore_ascii_case(name);
-                    let called = words.peek() == Some(Token::Punctuation(b'('));
-                    let bare = ["CURRENT_USER", "CURRENT_ROLE"].iter().any(is);
-                    let next = is(&"NEXT") && words.at("VALUE");
-                    if bare || next || called && VOLATILE.iter().any(is) {
-                        return true;
-                    }
-                }
-                _ => {}
-            }
-        }
-        false
-    }
-
-    /// Whether this part of an `ALTER TABLE` makes a column count; the option `AUTO_INCREMENT = n`
-    /// only says where counting goes on.
-    fn counts(&self) -> bool {
-        let mut words = self.clone();
-        let mut before = String::new();
-        while let Some(token) = words.next() {
-            let Token::Word(word) = token else {
-                before.clear();
-                before.push_str(if matches!(token, Token::Name(_)) { "a name" } else { "," });
-                continue;
-            };
-            let word = word.to_ascii_uppercase();
-            let is_option = match words.peek() {
-                Some(Token::Punctuation(byte)) => byte == b'=',
-                Some(Token::Word(next)) => next.starts_with(|c: char| c.is_ascii_digit()),
-                _ => false,
-            };
-            let is_column = matches!(before.as_str(), "" | "ADD" | "COLUMN" | "EXISTS" | ",");
-            match word.as_str() {
-                "AUTO_INCREMENT" if !is_option => return true,
-                // A type, where a column's name stands before it.
-                "SERIAL" if !is_column => return true,
-                _ => before = word,
-            }
-        }
-        false
-    }
-
-    /// The table that gives a partition to the altered one, or takes one: `EXCHANGE PARTITION p WITH
-    /// TABLE name`, `CONVERT PARTITION p TO TABLE name`, `CONVERT TABLE name TO PARTITION p …`.
-    fn partner(&self, database: &str) -> Option<TableName> {
-        let mut words = self.clone();
-        if !words.skip("EXCHANGE") && !words.skip("CONVERT") {
-            return None;
-        }
-        if words.skip("PARTITION") {
-            words.name()?;
-            words.skip_any(&["WITH", "TO"]);
-        }
-        words.expect("TABLE")?;
-        words.table(database)
-    }
-
-    /// The name that `RENAME [TO|AS] name` in an `ALTER TABLE` gives.
-    fn new_name(&self, database: &str) -> Option<TableName> {
-        let mut words = self.clone();
-        words.expect("RENAME")?;
-        if ["COLUMN", "INDEX", "KEY"].iter().any(|word| words.at(word)) {
-            return None;
-        }
-        words.skip_any(&["TO", "AS"]);
-        words.punctuation(b'=');
-        words.table(database)
-    }
-}
-
-fn is_word(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_' || c == '$' || !c.is_ascii()
-}
-
-/// `-- ` begins a comment only before a blank.
-fn is_dashed_comment(text: &str) -> bool {
-    text.strip_prefix("--")
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(|c: char| c.is_whitespace()))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::words::{ANSI_QUOTES, NO_BACKSLASH_ESCAPES};
     use super::*;
 
     fn statement(ddl: &str) -> Statement {
@@ -1064,6 +570,28 @@ mod tests {
         assert_eq!(escaped.class(), tables(Verb::Index, &[("shop", "t")]));
         escaped.sql_mode = NO_BACKSLASH_ESCAPES;
         assert_eq!(escaped.class(), tables(Verb::Alter, &[("shop", "t")]));
+    }
+
+    #[test]
+    fn names_are_in_lower_case_where_the_server_has_them_so() {
+        let mut typed = statement("RENAME TABLE SHOP.Orders TO `Old`, `Ä` TO x.Y");
+        typed.session.folds_names = true;
+        typed.database = "Shop".into();
+        let pairs = [("orders", "old"), ("ä", "y")]
+            .map(|(from, to)| (name("shop", from), name(if to == "y" { "x" } else { "shop" }, to)));
+        assert_eq!(typed.class(), Class::Rename(pairs.to_vec()));
+        let read = Session::parse(&typed.session.to_json()).unwrap();
+        assert!(read.folds_names && !Session::parse("{}").unwrap().folds_names);
+    }
+
+    #[test]
+    fn a_table_may_be_taken_away_first() {
+        for (ddl, replaces) in [
+            ("create /* a */ or replace table t (a int)", true),
+            ("CREATE TABLE t (a INT) REPLACE SELECT 1", false),
+        ] {
+            assert_eq!(statement(ddl).replaces(), replaces, "{ddl}");
+        }
     }
 
     #[test]

@@ -170,8 +170,18 @@ impl InForce {
             Action::Retry { tables } => (tables, true),
             _ => return None,
         };
-        let named = tables.is_empty() || tables.iter().any(|name| name == table);
-        (self.offset > since && named).then_some(again)
+        (self.offset > since && (tables.is_empty() || self.names(table))).then_some(again)
+    }
+
+    /// Whether the order names this table.
+    #[must_use]
+    pub fn names(&self, table: &str) -> bool {
+        match self.order.as_ref().map(|order| &order.action) {
+            Some(Action::Resume { tables } | Action::Retry { tables }) => {
+                tables.iter().any(|name| name == table)
+            }
+            _ => false,
+        }
     }
 }
 

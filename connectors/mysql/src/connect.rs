@@ -100,6 +100,8 @@ pub struct Server {
     pub server_id: u32,
     /// `system_time_zone`, which its clock was in when it started.
     pub zone: String,
+    /// `lower_case_table_names = 1`: it calls all databases and tables by names in lower case.
+    pub folds_names: bool,
     /// What stands in its log: MySQL's `gtid_executed`, MariaDB's `gtid_binlog_pos`. A capture
     /// that starts now starts after this.
     pub executed: GtidSet,
@@ -113,8 +115,10 @@ pub struct Server {
 impl Server {
     /// Asks the server.
     pub async fn read(conn: &mut Conn) -> Result<Self, Fault> {
-        let query = "SELECT VERSION(), @@global.server_id, @@global.system_time_zone";
-        let (version, server_id, zone): (String, u32, String) = first(conn, query).await?;
+        let query = "SELECT VERSION(), @@global.server_id, @@global.system_time_zone, \
+                     @@global.lower_case_table_names = 1";
+        let (version, server_id, zone, folds_names): (String, u32, String, bool) =
+            first(conn, query).await?;
         let flavor = match version.to_ascii_lowercase().contains("mariadb") {
             true => Flavor::Mariadb,
             false => Flavor::Mysql,
@@ -125,6 +129,7 @@ impl Server {
             uuid: None,
             server_id,
             zone,
+            folds_names,
             executed: GtidSet::mysql(),
             purged: GtidSet::mysql(),
             state: Vec::new(),

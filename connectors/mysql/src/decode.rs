@@ -16,7 +16,7 @@ use unitflow_change::gtid::Gtid;
 use unitflow_change::position::Digest;
 
 use crate::bytes::{Broken, Bytes, Parsed};
-use crate::connect::Flavor;
+use crate::connect::{Flavor, Server};
 use crate::declare::declare;
 use crate::event::{self, Begin, Header, Raw, kind};
 use crate::record::{Place, Record};
@@ -118,6 +118,7 @@ pub(crate) struct Decoder {
     ddl: Statement,
     /// The server's own time zone.
     system_zone: String,
+    folds_names: bool,
     /// Of the current event's header.
     timestamp: u32,
     /// The name of the XA transaction that the current one is a part of; empty where it is none.
@@ -154,6 +155,7 @@ impl Decoder {
             rows: None,
             ddl: Statement::new("", "", 0),
             system_zone: String::new(),
+            folds_names: false,
             timestamp: 0,
             xid: String::new(),
             renamed: None,
@@ -162,9 +164,9 @@ impl Decoder {
         }
     }
 
-    /// The server's own time zone has this name.
-    pub fn in_zone(self, zone: &str) -> Self {
-        Self { system_zone: zone.to_owned(), ..self }
+    /// What a statement depends on that the server does not log.
+    pub fn of_server(self, server: &Server) -> Self {
+        Self { system_zone: server.zone.clone(), folds_names: server.folds_names, ..self }
     }
 
     /// The transaction of what was returned last.
@@ -520,6 +522,7 @@ impl Decoder {
         if session.time_zone.as_deref() == Some("SYSTEM") {
             session.system_zone = Some(self.system_zone.clone());
         }
+        session.folds_names = self.folds_names;
         self.ddl = Statement { session, ..Statement::new(query.database, statement, sql_mode) };
         self.disguises.clear();
         Ok(Step::Ddl)

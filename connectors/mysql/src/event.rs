@@ -701,6 +701,7 @@ mod tests {
             collation_utf8mb4: Some(255),
             auto_increment: Some((2, 1)),
             explicit_timestamps: Some(true),
+            folds_names: false,
         };
         assert_eq!((query.database, &*query.statement), ("shop", "TRUNCATE t"));
         assert_eq!(query.session(1_700_000_000), (4, expected));

@@ -110,7 +110,7 @@ impl Source {
             store_name: store.name.clone(),
             binlog,
             decoder: Decoder::new(server.flavor, &options.connector_name, options.form)
-                .in_zone(&server.zone),
+                .of_server(server),
             event: None,
             silence: (options.heartbeat * HEARTBEATS_MISSED_MAX).max(SILENCE_MIN),
             waited: Duration::ZERO,
