@@ -22,7 +22,7 @@ use crate::lane::{LONG_WAIT, Lane, OnDdl};
 use crate::ledger;
 use crate::mysql::apply::End;
 use crate::mysql::ddl::{announced, done, run_once};
-use crate::park::{self, Parked, Reason};
+use crate::park::{Parked, Reason, parked_at, read_all};
 
 /// How often the ledger is looked at while a lane waits for others.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -198,7 +198,7 @@ impl Lane<'_> {
         let begun = Instant::now();
         let mut told = false;
         loop {
-            let parked = park::read_all(self.applier.conn(), &self.way.log).await?;
+            let parked = read_all(self.applier.conn(), &self.way.log).await?;
             let waiting: Vec<_> =
                 parked.into_iter().filter(|(table, _)| tables.contains(table)).collect();
             if waiting.is_empty() {
@@ -315,9 +315,8 @@ impl Lane<'_> {
 
     /// Whether the first lane has tried by the order in force, and the table stays parked there.
     async fn has_first_failed(&mut self, table: &TableName) -> Result<bool, Fault> {
-        let parked = park::read_all(self.applier.conn(), &self.way.log).await?;
-        let first = parked.iter().find(|(name, at)| name == table && at.lane == FIRST);
-        Ok(first.is_some_and(|(_, at)| at.released(table, &self.orders).is_none()))
+        let first = parked_at(self.applier.conn(), &self.way.log, FIRST, table).await?;
+        Ok(first.is_some_and(|first| first.released(table, &self.orders).is_none()))
     }
 
     async fn park_everywhere(

@@ -522,22 +522,23 @@ impl Lane<'_> {
 
     /// The ledger passes over what is parked, so a parked table's own place counts.
     async fn is_applied(&mut self, after: After, table: &TableName) -> Result<bool, Fault> {
-        if self.applier.seq_of(after.lane).await? < after.seq {
+        let stands = self.applier.seq_of(after.lane).await?;
+        if stands < after.seq {
             return Ok(false);
         }
         let parked = parked_at(self.applier.conn(), &self.way.log, after.lane, table).await?;
-        let Some((seq, known)) = parked.filter(|(seq, _)| *seq < after.seq) else {
+        let Some(parked) = parked.filter(|parked| parked.seq < after.seq) else {
             return Ok(true);
         };
         // One that is released is catching up.
-        if self.orders.releases(&table.to_string(), known).is_some() {
+        if parked.goes_on(table, &self.orders, stands) {
             return Ok(false);
         }
         Err(Fault::fatal(
             Code::Parked,
             format!(
-                "lane {} has to apply {} first, and has parked {table} at {seq}",
-                after.lane, after.seq
+                "lane {} has to apply {} first, and has parked {table} at {}",
+                after.lane, after.seq, parked.seq
             ),
         ))
     }

@@ -166,20 +166,15 @@ pub async fn read_all(conn: &mut Conn, log: &Log) -> Result<Vec<(TableName, Stan
         .collect()
 }
 
-/// Where a table that is parked in a lane stands there, and the last order that was known then.
+/// Where a table that is parked in a lane stands there.
 pub(crate) async fn parked_at(
     conn: &mut Conn,
     log: &Log,
     lane: i32,
     table: &TableName,
-) -> Result<Option<(Seq, i64)>, Fault> {
-    let query = "SELECT seq, control_offset FROM unitflow.parked \
-                 WHERE log = ? AND lane = ? AND db = ? AND tbl = ?";
-    let found: Option<(u64, i64)> = conn
-        .exec_first(query, (log.to_string(), lane, &table.database, &table.table))
-        .await
-        .map_err(|error| judge(&error).at("unitflow.parked"))?;
-    Ok(found.map(|(seq, known)| (Seq(seq), known)))
+) -> Result<Option<Standing>, Fault> {
+    let all = read_all(conn, log).await?.into_iter();
+    Ok(all.filter(|(name, at)| name == table && at.lane == lane).map(|(_, at)| at).next())
 }
 
 /// Why a table is parked.

@@ -442,6 +442,17 @@ pub const SETUP: &[Case] = &[
         ]),
     case("other lanes, refused by a worker", &[Config("lanes = 4", "lanes = 8")],
         "run --unit A --role connector", 3, &["[routing]", "log A.shop runs with lanes = 4"]),
+    case("a table spread by a column that it lacks", &[
+        Config("lanes = 4", "lanes = 4\npartition_by = { \"shop.orders\" = { columns = [\"Id\"] } }"),
+    ],
+        "check", 1, &[
+            "error [routing] A.shop", "shop.orders: partition_by names the column \"Id\", which the table lacks",
+            "correct partition_by for this table",
+        ]),
+    case("a table spread by a column that it lacks, refused by a worker", &[
+        Config("lanes = 4", "lanes = 4\npartition_by = { \"shop.orders\" = { columns = [\"Id\"] } }"),
+    ],
+        "run --unit A --role connector", 3, &["[routing]", "partition_by names the column \"Id\""]),
 ];
 
 /// A mesh at work: what its workers meet, and what an operator does about it.

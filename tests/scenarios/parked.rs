@@ -17,9 +17,10 @@ const TABLES: &str =
 const PARTED: &str =
     "CREATE TABLE odd.parted (id INT PRIMARY KEY, owner INT, note VARCHAR(40), body LONGBLOB)";
 const OWNERS: u32 = 12;
-/// One table as it is, one with a filter.
+/// One table as it is, one with a filter, one that is spread by a column.
 const PICTURES: &str = "CREATE DATABASE odd; CREATE TABLE odd.beside (id INT PRIMARY KEY, v INT);
     CREATE TABLE odd.photos (id INT PRIMARY KEY, state VARCHAR(9), body LONGBLOB);
+    CREATE TABLE odd.spread (id INT PRIMARY KEY, owner INT, body LONGBLOB);
     CREATE TABLE odd.chosen (id INT PRIMARY KEY, state VARCHAR(9), body LONGBLOB, secret INT NOT NULL DEFAULT 7)";
 
 #[test]
@@ -40,6 +41,7 @@ fn parked_tables_catch_up() {
         mesh.start_workers()?;
         parked_in_all_lanes(&mut mesh).await?;
         parked_in_one_lane(&mut mesh).await?;
+        parked_late_in_a_long_transaction(&mut mesh).await?;
         mesh.finish();
         Ok(())
     });
@@ -85,6 +87,25 @@ async fn parked_in_one_lane(mesh: &mut Mesh) -> anyhow::Result<()> {
     goes_on(mesh, "retry").await
 }
 
+/// What does not fit comes when several parts of its transaction are applied already.
+async fn parked_late_in_a_long_transaction(mesh: &mut Mesh) -> anyhow::Result<()> {
+    mesh.server("B").sql("ALTER TABLE odd.parted MODIFY note VARCHAR(10)").await?;
+    let mut sql = "BEGIN;".to_owned();
+    for n in 0..8 {
+        writeln!(
+            sql,
+            "INSERT INTO odd.parted VALUES ({n} + 7000, 7, 'fits', REPEAT('x', 1000000));"
+        )?;
+    }
+    sql.push_str("INSERT INTO odd.parted VALUES (7008, 7, 'longer than ten', NULL); COMMIT;");
+    mesh.server("A").sql(&sql).await?;
+    wait_for(mesh, "SELECT COUNT(*) FROM unitflow.parked").await?;
+    mesh.quiesce_but_parked("A", "B", QUIET).await?;
+    ensure_parked(mesh, 1).await?;
+    mesh.server("B").sql("ALTER TABLE odd.parted MODIFY note VARCHAR(40)").await?;
+    goes_on(mesh, "retry").await
+}
+
 async fn ensure_parked(mesh: &Mesh, lanes: u32) -> anyhow::Result<()> {
     let parked =
         mesh.server("B").sql("SELECT tbl, COUNT(*) FROM unitflow.parked GROUP BY tbl").await?;
@@ -114,6 +135,7 @@ fn a_row_larger_than_any_that_travels_parks_its_table_alone() {
             .setting("max_allowed_packet", "1G")
             .flow(
                 "tables = [\"odd.*\"]\nrows = { \"odd.chosen\" = \"state = 'new'\" }\n\
+                 partition_by = { \"odd.spread\" = { columns = [\"owner\"] } }\n\
                  columns = { \"odd.chosen\" = { exclude = [\"secret\"] } }",
             )
             .prepare("A", PICTURES)
@@ -128,14 +150,18 @@ fn a_row_larger_than_any_that_travels_parks_its_table_alone() {
         let write = format!(
             "UPDATE odd.photos SET body = {large} WHERE id = 1; UPDATE odd.photos SET state = 'seen';
              INSERT INTO odd.chosen VALUES (1, 'new', {large}, 1);
+             INSERT INTO odd.spread VALUES (1, 1, {large}), (2, 2, 'small'), (3, 3, 'small'), (4, 4, 'small');
              INSERT INTO odd.beside VALUES (1, 1), (2, 2), (3, 3), (4, 4); UPDATE odd.beside SET v = 9"
         );
         mesh.server("A").sql(&write).await?;
         let beside = "SELECT COUNT(*) = 4 AND SUM(v) = 36 FROM odd.beside";
         wait_for(&mesh, beside).await?;
-        for table in ["photos", "chosen"] {
-            wait_for(&mesh, &format!("SELECT COUNT(*) FROM unitflow.parked WHERE tbl = '{table}'"))
-                .await?;
+        for table in ["photos", "chosen", "spread"] {
+            wait_for(
+                &mesh,
+                &format!("SELECT COUNT(*) > 0 FROM unitflow.parked WHERE tbl = '{table}'"),
+            )
+            .await?;
         }
         let Err(status) = mesh.run(&["status"]).await else {
             anyhow::bail!("status says nothing of it");
@@ -144,6 +170,7 @@ fn a_row_larger_than_any_that_travels_parks_its_table_alone() {
         for part in [
             "PARKED odd.photos in A-to-B.shop, 1 lane [too_large]",
             "PARKED odd.chosen in A-to-B.shop, 1 lane [too_large]",
+            "PARKED odd.spread in A-to-B.shop, 4 lanes [too_large]",
             "bytes as a record, more than travels",
             "keep such values elsewhere",
             "no faults",
@@ -151,12 +178,13 @@ fn a_row_larger_than_any_that_travels_parks_its_table_alone() {
             ensure!(status.contains(part), "no {part} in {status}");
         }
         let by_hand = "UPDATE odd.photos SET body = x'00', state = 'seen' WHERE id = 1;
-            REPLACE INTO odd.chosen (id, state, body) VALUES (1, 'new', x'00')";
+            REPLACE INTO odd.chosen (id, state, body) VALUES (1, 'new', x'00');
+            REPLACE INTO odd.spread VALUES (1, 1, x'00')";
         mesh.server("B")
             .sql(&format!("SET sql_log_bin = 0; {}", by_hand.replace("x'00'", large)))
             .await?;
         // The update of the large row, that of its state, and the insert.
-        for table in ["photos", "photos", "chosen"] {
+        for table in ["photos", "photos", "chosen", "spread"] {
             pass_over(&mesh, table).await?;
         }
         mesh.quiesce(QUIET).await?;
@@ -166,6 +194,7 @@ fn a_row_larger_than_any_that_travels_parks_its_table_alone() {
         for query in [
             "SELECT id, state, SHA2(body, 256) FROM odd.photos",
             "SELECT id, state, SHA2(body, 256) FROM odd.chosen",
+            "SELECT id, owner, SHA2(body, 256) FROM odd.spread",
         ] {
             ensure_same(&mesh, query, query).await?;
         }
@@ -176,8 +205,9 @@ fn a_row_larger_than_any_that_travels_parks_its_table_alone() {
 
 /// Lets the table go on without the record that it is parked for.
 async fn pass_over(mesh: &Mesh, table: &str) -> anyhow::Result<()> {
-    wait_for(mesh, &format!("SELECT COUNT(*) FROM unitflow.parked WHERE tbl = '{table}'")).await?;
-    let why = format!("SELECT why FROM unitflow.parked WHERE tbl = '{table}'");
+    wait_for(mesh, &format!("SELECT COUNT(*) > 0 FROM unitflow.parked WHERE tbl = '{table}'"))
+        .await?;
+    let why = format!("SELECT MAX(why) FROM unitflow.parked WHERE tbl = '{table}'");
     let why = mesh.server("B").sql(&why).await?;
     let (_, rest) = why.split_once("record ").with_context(|| why.clone())?;
     let number: String = rest.chars().take_while(char::is_ascii_digit).collect();

@@ -358,6 +358,19 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_that_a_person_filled_does_not_pass_in_silence() {
+        let memory = &mut Memory::default();
+        let swap = "RENAME TABLE orders TO _orders_old, _orders_new TO orders";
+        assert_eq!(judge(memory, "CREATE TABLE _orders_new LIKE orders"), Verdict::Stays);
+        let unseen = Verdict::TravelsAs(Statement { unseen: true, ..statement(swap) });
+        assert_eq!(judge(memory, swap), unseen);
+        // And back again.
+        let back = "RENAME TABLE orders TO _orders_del, _orders_old TO orders";
+        let unseen = Verdict::TravelsAs(Statement { unseen: true, ..statement(back) });
+        assert_eq!(judge(memory, back), unseen);
+    }
+
+    #[test]
     fn a_copy_that_was_never_seen_is_swapped_as_it_says() {
         let memory = &mut Memory::default();
         let swap = "RENAME TABLE orders TO _orders_old, _orders_new TO orders";

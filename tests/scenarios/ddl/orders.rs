@@ -153,6 +153,10 @@ fn a_refused_schema_change_waits_for_an_order() {
             mesh.server("A").sql("UPDATE shop.wares SET n = n + 1").await?;
             wait_for(&mesh, PARKED, "1").await?;
             mesh.quiesce_but_parked("A", "B", ARRIVES_WITHIN).await?;
+            // Tried in vain, it holds nobody else up.
+            mesh.run(&["retry", "A-to-B.shop", "--why", "too early", "--by", "test"]).await?;
+            mesh.server("A").sql("UPDATE shop.wares SET n = n + 1").await?;
+            mesh.quiesce_but_parked("A", "B", ARRIVES_WITHIN).await?;
             unlogged(&mesh, mended).await?;
             mesh.run(&[
                 order,
@@ -173,6 +177,88 @@ fn a_refused_schema_change_waits_for_an_order() {
                      WHERE table_name = 'wares' AND index_name = 'by_n'";
         ensure_equal(&mesh, index).await?;
         mesh.ensure_still().await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// Changes that wait in one lane precede a statement that comes by all.
+#[test]
+fn a_schema_change_does_not_pass_what_waits_of_its_table() {
+    beside("a schema change behind what waits", LIMIT, async {
+        let mut mesh = setup(&[Mysql9, Mariadb])
+            .kafka_shared()
+            .one_way("A", "B")
+            .ddl("{ apply = \"A\" }")
+            .tables(WARES)
+            .start()
+            .await?;
+        mesh.start_workers()?;
+        mesh.quiesce(ARRIVES_WITHIN).await?;
+        unlogged(&mesh, "ALTER TABLE shop.wares MODIFY n TINYINT").await?;
+        let rows: Vec<String> = (11..40).map(|id| format!("({id}, 1)")).collect();
+        let write = format!(
+            "INSERT INTO shop.wares VALUES (10, 1000); INSERT INTO shop.wares VALUES {};
+             TRUNCATE shop.wares; INSERT INTO shop.wares VALUES (50, 5)",
+            rows.join(",")
+        );
+        mesh.server("A").sql(&write).await?;
+        stopped_at(&mesh, "a table of it is parked").await?;
+        let parked = "SELECT COUNT(*) FROM unitflow.parked";
+        wait_for(&mesh, parked, "1").await?;
+        unlogged(&mesh, "ALTER TABLE shop.wares MODIFY n INT").await?;
+        mesh.run(&["resume", "A-to-B.shop", "--why", "mended", "--by", "test"]).await?;
+        mesh.quiesce(ARRIVES_WITHIN).await?;
+        wait_for(&mesh, parked, "0").await?;
+        ensure_equal(&mesh, "SELECT * FROM shop.wares ORDER BY id").await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// Orders that are about other things leave a table alone that waits until a person has changed its
+/// schema.
+#[test]
+fn only_a_person_knows_when_a_schema_fits() {
+    beside("a schema that a person changes", LIMIT, async {
+        let create = format!("{WARES} CREATE TABLE boxes (id INT PRIMARY KEY, n INT)");
+        let mut mesh = setup(&[Mariadb, Mysql9])
+            .kafka_shared()
+            .one_way("A", "B")
+            .tables(&create)
+            .start()
+            .await?;
+        mesh.start_workers()?;
+        mesh.quiesce(ARRIVES_WITHIN).await?;
+        unlogged(&mesh, "ALTER TABLE shop.boxes MODIFY n TINYINT").await?;
+        let parked = |table| format!("SELECT COUNT(*) FROM unitflow.parked WHERE tbl = '{table}'");
+        mesh.server("A").sql("DELETE FROM shop.wares WHERE id = 3; TRUNCATE shop.wares").await?;
+        wait_for(&mesh, &parked("wares"), "4").await?;
+        mesh.server("A").sql("INSERT INTO shop.wares VALUES (7, 7), (8, 8)").await?;
+        for (id, order) in [(1, "skip"), (2, "retry")] {
+            mesh.server("A").sql(&format!("INSERT INTO shop.boxes VALUES ({id}, 1000)")).await?;
+            wait_for(&mesh, &parked("boxes"), "1").await?;
+            let stands = "SELECT seq FROM unitflow.parked WHERE tbl = 'boxes'";
+            let stands: u64 = mesh.server("B").sql(stands).await?.parse()?;
+            let (first, last) = ((stands + 1).to_string(), (stands + 4).to_string());
+            let whose = ["A-to-B.shop", "--why", "boxes only", "--by", "test"];
+            let numbers = ["--seq", first.as_str(), "--to-seq", last.as_str()];
+            if order == "retry" {
+                unlogged(&mesh, "ALTER TABLE shop.boxes MODIFY n INT").await?;
+                mesh.run(&[&[order], &whose[..]].concat()).await?;
+            } else {
+                mesh.run(&[&[order], &whose[..], &numbers[..]].concat()).await?;
+            }
+            wait_for(&mesh, &parked("boxes"), "0").await?;
+            mesh.quiesce_but_parked("A", "B", ARRIVES_WITHIN).await?;
+            wait_for(&mesh, &parked("wares"), "4").await?;
+        }
+        wait_for(&mesh, "SELECT GROUP_CONCAT(id) FROM shop.boxes", "2").await?;
+        unlogged(&mesh, "TRUNCATE shop.wares").await?;
+        let resume = ["resume", "A-to-B.shop", "--table", "shop.wares"];
+        mesh.run(&[&resume[..], &["--why", "emptied", "--by", "test"]].concat()).await?;
+        mesh.quiesce(ARRIVES_WITHIN).await?;
+        ensure_equal(&mesh, "SELECT * FROM shop.wares ORDER BY id").await?;
         mesh.finish();
         Ok(())
     });
