@@ -9,14 +9,19 @@ use tokio::time::{Instant, sleep};
 use unitflow_harness::Flavor::{self, Mariadb, Mysql9};
 use unitflow_harness::random::{Random, seed};
 use unitflow_harness::{Mesh, MeshSetup, beside};
+use unitflow_kafka::Broker;
+use unitflow_kafka::topics::bounds;
+use unitflow_sinks::copy::passed;
 
 use crate::writers::{Last, Writers};
 use crate::{
     BINARY, GOODS, LIMIT, QUIET, arrive, ensure_kept, ensure_well, fill_table, kill_each, said,
-    says,
+    says, shows,
 };
 
 const ROWS: u64 = 4_000;
+/// Of a table that takes several chunks.
+const MORE: u64 = 12_000;
 
 fn few() -> String {
     fill_table("shop.goods", ROWS)
@@ -26,8 +31,11 @@ fn few() -> String {
 fn a_target_that_kafka_no_longer_bridges_is_refilled() {
     beside("a target that Kafka no longer bridges", LIMIT, async {
         let random = Random::new(seed("filling"));
+        let more = GOODS.replace("goods", "more");
+        let rows = format!("{} {}", few(), fill_table("shop.more", MORE));
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).one_way("A", "B").tables(GOODS);
-        let mut mesh = setup.prepare("A", &few()).prepare("B", &few()).start().await?;
+        let setup = setup.tables(&more).prepare("A", &rows).prepare("B", &rows);
+        let mut mesh = setup.start().await?;
         mesh.start_workers()?;
         let mut own = Writers::none();
         own.own((mesh.server("A"), "shop.goods"), (0, 1), 0..ROWS, random).await?;
@@ -38,7 +46,7 @@ fn a_target_that_kafka_no_longer_bridges_is_refilled() {
         mesh.run(&["wait", "--from", "A", "--to", "B"]).await?;
         mesh.worker("B", "sink")?.kill()?;
         mesh.server("B").restore_from(&older).await?;
-        trim(&mesh, "A.shop.tagged").await?;
+        trim(&mesh, "A.shop.tagged", [-1; 4]).await?;
         mesh.start_worker("B", "sink", "")?;
         ends_with(&mut mesh, ("B", "sink"), "unitflow resync full --from A --to B").await?;
         let resync = ["resync", "full", "--from", "A", "--why", "test", "--by", "test"];
@@ -53,10 +61,127 @@ fn a_target_that_kafka_no_longer_bridges_is_refilled() {
         let last = own.stop().await?;
         arrive(&mut mesh).await?;
         ensure_kept(&mesh, &last).await?;
+        a_copy_is_cut_in_the_middle(&mut mesh, &resync).await?;
         mesh.ensure_still().await?;
         mesh.finish();
         Ok(())
     });
+}
+
+/// What is gone is a part of a copy that is under way: a chunk, and the head of the next one.
+async fn a_copy_is_cut_in_the_middle(mesh: &mut Mesh, resync: &[&str]) -> anyhow::Result<()> {
+    mesh.worker("B", "sink")?.kill()?;
+    let begun = ends(mesh, "A.shop.tagged").await?;
+    let mut killed = mesh.spawn(&[resync, &["--rows-per-second", "1000"]].concat())?;
+    let deadline = Instant::now() + QUIET;
+    // All goods, and a chunk of the others.
+    let cut = loop {
+        let now = ends(mesh, "A.shop.tagged").await?;
+        let written: i64 = now.iter().zip(begun).map(|(now, begun)| now - begun).sum();
+        if written > (ROWS + MORE / 3) as i64 {
+            break now.map(|end| end - 10);
+        }
+        ensure!(Instant::now() < deadline, "only {written} records are written");
+        sleep(Duration::from_millis(20)).await;
+    };
+    killed.kill().await?;
+    let lost = format!("SET SESSION sql_log_bin = 0; DELETE FROM shop.more WHERE id < {MORE} / 4");
+    mesh.server("B").sql(&lost).await?;
+    trim(mesh, "A.shop.tagged", cut).await?;
+    mesh.start_worker("B", "sink", "")?;
+    ends_with(mesh, ("B", "sink"), "unitflow resync full --from A --to B").await?;
+    let command = mesh.spawn(resync)?;
+    let passed = "SELECT COUNT(*) = 4 FROM unitflow.marker WHERE name LIKE 'passed %'";
+    shows(mesh, "B", passed).await?;
+    mesh.start_worker("B", "sink", "")?;
+    ensure_well(mesh, command).await?;
+    for table in ["goods", "more"] {
+        let query =
+            format!("SELECT COUNT(*), SUM(CRC32(CONCAT_WS(',', id, n, body))) FROM shop.{table}");
+        let (a, b) = (mesh.server("A").sql(&query).await?, mesh.server("B").sql(&query).await?);
+        ensure!(a == b, "{table}: A has {a}, B has {b}");
+    }
+    let said = said(mesh)?;
+    ensure!(said.contains("its head is gone"), "no row lost the head of its chunk:\n{said}");
+    let left = "SELECT COUNT(*) FROM unitflow.marker WHERE name LIKE 'passed %'";
+    let left = mesh.server("B").sql(left).await?;
+    ensure!(left == "0", "{left} lanes still count as lacking what they passed over");
+    Ok(())
+}
+
+/// Where the four partitions of a topic of A's end.
+async fn ends(mesh: &Mesh, topic: &str) -> anyhow::Result<[i64; 4]> {
+    let broker = Broker { bootstrap: mesh.kafka("A").bootstrap(), properties: Default::default() };
+    let mut ends = [0; 4];
+    for (lane, end) in (0..).zip(&mut ends) {
+        *end = bounds(&broker, &mesh.topic(topic), lane).await?.1;
+    }
+    Ok(ends)
+}
+
+/// The authority's ledger passes over the changes of a parked table, so nothing is copied from there.
+#[test]
+fn a_table_that_waits_in_the_authority_is_not_copied_from_it() {
+    beside("a table that waits in the authority", LIMIT, async {
+        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).kafka_shared().tables(GOODS);
+        let mut mesh = setup.prepare("A", &few()).prepare("B", &few()).start().await?;
+        mesh.start_workers()?;
+        mesh.server("A")
+            .sql("SET sql_log_bin = 0; ALTER TABLE shop.goods MODIFY body VARCHAR(20)")
+            .await?;
+        mesh.server("B").sql("UPDATE shop.goods SET body = REPEAT('x', 30) WHERE id = 7").await?;
+        mesh.server("B").sql("UPDATE shop.goods SET n = 8 WHERE id < 100").await?;
+        let parked = "SELECT COUNT(*) > 0 FROM unitflow.parked";
+        let deadline = Instant::now() + QUIET;
+        while mesh.server("A").sql(parked).await? == "0" {
+            ensure!(Instant::now() < deadline, "nothing is parked");
+            sleep(Duration::from_millis(50)).await;
+        }
+        let why = ["--why", "test", "--by", "test"];
+        let refused = mesh.run(&[&["resync", "full", "--from", "A"], &why[..]].concat()).await;
+        let refused = refused.err().context("the table was copied")?.to_string();
+        for part in [
+            "[parked]",
+            "shop.goods is parked in unit A",
+            "unitflow resume B-to-A.shop --table shop.goods",
+        ] {
+            ensure!(refused.contains(part), "no {part} in {refused}");
+        }
+        // Ordered before it was parked, a copy leaves alone what the authority lacks.
+        lower(&mesh).await?;
+        mesh.server("A")
+            .sql("SET sql_log_bin = 0; ALTER TABLE shop.goods MODIFY body VARCHAR(200) NOT NULL")
+            .await?;
+        mesh.run(&[&["resume", "B-to-A.shop"], &why[..]].concat()).await?;
+        arrive(&mut mesh).await?;
+        let rows = "SELECT * FROM shop.goods ORDER BY id";
+        ensure!(
+            mesh.server("A").sql(rows).await? == mesh.server("B").sql(rows).await?,
+            "they differ"
+        );
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// Which lanes count as standing lower than the ledger says, as a copy's reader asks for it.
+async fn lower(mesh: &Mesh) -> anyhow::Result<()> {
+    for unit in ["A", "B"] {
+        let server = mesh.server(unit);
+        server
+            .sql("SET sql_log_bin = 0; INSERT INTO unitflow.marker VALUES ('passed C.shop 3', 77)")
+            .await?;
+        let query = passed::query(&[("shop", "goods"), ("odd", "it's")]);
+        let mut found = server.sql(&query).await?;
+        server.sql("SET sql_log_bin = 0; DELETE FROM unitflow.marker WHERE n = 77").await?;
+        let parked = "SELECT log, lane, seq FROM unitflow.parked";
+        let parked = server.sql(parked).await?;
+        if parked.is_empty() {
+            found.push('\n');
+        }
+        ensure!(found == format!("C.shop\t3\t77\n{parked}"), "{unit} has {found}");
+    }
+    Ok(())
 }
 
 #[test]
@@ -181,10 +306,16 @@ async fn goes_on(mesh: &mut Mesh) -> anyhow::Result<()> {
     bail!("A's connector does not go on:\n{}", said(mesh)?)
 }
 
-/// Removes all records that a topic of four partitions holds.
-async fn trim(mesh: &Mesh, topic: &str) -> anyhow::Result<()> {
+/// Removes the records of a topic's partitions before these offsets; all before -1.
+async fn trim<const LANES: usize>(
+    mesh: &Mesh,
+    topic: &str,
+    offsets: [i64; LANES],
+) -> anyhow::Result<()> {
     let topic = mesh.topic(topic);
-    let all = (0..4).map(|lane| format!(r#"{{"topic":"{topic}","partition":{lane},"offset":-1}}"#));
+    let all = offsets.iter().enumerate().map(|(lane, offset)| {
+        format!(r#"{{"topic":"{topic}","partition":{lane},"offset":{offset}}}"#)
+    });
     let all = all.collect::<Vec<_>>().join(",");
     let file = mesh.folder().join("trim.json");
     fs::write(&file, format!(r#"{{"partitions":[{all}],"version":1}}"#))?;
