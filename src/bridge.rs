@@ -223,7 +223,7 @@ async fn tails(mesh: &Mesh, log: &Log) -> Result<Vec<Seq>, Fault> {
 /// next record.
 pub async fn ensure_kept(mesh: &Mesh, log: &Log, to: &Name) -> Result<(), Fault> {
     match timeout(ENSURE_WITHIN, lost_lane(mesh, log, to)).await {
-        Ok(Ok(Some(lost))) => Err(mended_by_resync(lost, &log.unit, [to])),
+        Ok(Ok(Some(lost))) => Err(of_lane(lost, &log.unit, to)),
         _ => Ok(()),
     }
 }
@@ -248,19 +248,25 @@ async fn lost_lane(mesh: &Mesh, log: &Log, to: &Name) -> Result<Option<Fault>, F
     Ok(None)
 }
 
-/// What makes units equal again that missed something of another.
-pub fn resync<'a>(from: &Name, to: impl IntoIterator<Item = &'a Name>) -> String {
-    let commands: Vec<String> =
-        to.into_iter().map(|to| format!("unitflow resync full --from {from} --to {to}")).collect();
-    commands.join("; ")
+/// What makes a unit equal again that missed something of another; all units, where none is named.
+pub fn resync(from: &Name, to: Option<&Name>) -> String {
+    let to = to.map(|to| format!(" --to {to}")).unwrap_or_default();
+    format!("unitflow resync full --from {from}{to} --why …")
 }
 
-/// Where what was to be read is gone, says which commands mend that.
-pub fn mended_by_resync<'a>(
-    fault: Fault,
-    unit: &Name,
-    to: impl IntoIterator<Item = &'a Name>,
-) -> Fault {
+/// Where what a lane was to read is gone, says which command mends that.
+pub fn of_lane(fault: Fault, unit: &Name, to: &Name) -> Fault {
+    match fault.code {
+        Code::OffsetGone => {
+            let command = resync(unit, Some(to));
+            fault.hint(format!("{command}, see the runbook; then raise the topic's retention"))
+        }
+        _ => fault,
+    }
+}
+
+/// The same for a stage that all units depend on.
+pub fn of_stage<'a>(fault: Fault, unit: &Name, to: impl IntoIterator<Item = &'a Name>) -> Fault {
     let keep = match fault.code {
         Code::OffsetGone => "then raise the topic's retention",
         Code::SourceLostTail => {
@@ -273,8 +279,7 @@ pub fn mended_by_resync<'a>(
         Code::PositionPurged => "or put the log files back; then raise binlog_expire_logs_seconds",
         _ => return fault,
     };
-    let hint = format!("{}, see the runbook; {keep}", resync(unit, to));
-    fault.hint(hint)
+    fault.hint(format!("{}, see the runbook; {keep}", resync(unit, None)))
 }
 
 /// The units that a log travels to.
@@ -370,8 +375,10 @@ mod tests {
     #[test]
     fn the_remedy_names_the_command() {
         let [a, b] = ["A", "B"].map(|name| name.parse::<Name>().unwrap());
-        let fault = mended_by_resync(Fault::fatal(Code::PositionPurged, "x"), &a, [&b]);
-        assert!(fault.hint.starts_with("unitflow resync full --from A --to B, see"), "{fault}");
-        assert_eq!(mended_by_resync(Fault::fatal(Code::Gap, "x"), &a, [&b]).hint, "");
+        let fault = of_stage(Fault::fatal(Code::PositionPurged, "x"), &a, [&b]);
+        assert!(fault.hint.starts_with("unitflow resync full --from A --why …, see"), "{fault}");
+        let fault = of_lane(Fault::fatal(Code::OffsetGone, "x"), &a, &b);
+        assert!(fault.hint.starts_with("unitflow resync full --from A --to B --why"), "{fault}");
+        assert_eq!(of_stage(Fault::fatal(Code::Gap, "x"), &a, [&b]).hint, "");
     }
 }

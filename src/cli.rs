@@ -48,7 +48,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show where every flow stands: positions, lag, last fault.
     ///
-    /// Exit code 1 if a role has failed for good, or something could not be read.
+    /// Exit code 1 if a role has failed for good or is silent, if a flow is paused, a table parked or
+    /// still being filled, if what is to be read next is gone, or if something could not be read.
     Status(StatusArgs),
     /// Wait until a unit has applied all that another has committed by now.
     ///

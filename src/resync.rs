@@ -7,12 +7,15 @@
 //! | `copy` | orders a copy and follows it to its end |
 //! | `settle` | has rows read again until none is in doubt, and removes what the authority lacks |
 //! | `join` | fills a new unit |
+//! | `broken` | finds out whether a stage lacks what it has to read next, and lets the log go on |
+//! | `turn` | lets a log go on in a new generation |
 //! | `lost` | gives a unit back what it lost when it went back in time |
 //! | `loss` | finds out what that is |
 //!
 //! The command only orders and waits: connectors read, sinks judge and write. It may be killed and
 //! run again at any moment; what it left under way is gone on with.
 
+mod broken;
 mod copy;
 mod dry;
 mod join;
@@ -20,6 +23,7 @@ mod loss;
 mod lost;
 mod plan;
 mod settle;
+mod turn;
 
 use std::time::Duration;
 
@@ -32,6 +36,7 @@ use crate::cli::{ResyncCommand, ResyncFullArgs, ResyncKeysArgs};
 use crate::config::Mesh;
 use crate::output::say;
 
+use self::broken::Broken;
 use self::plan::Plan;
 
 /// The pause before another attempt.
@@ -69,14 +74,19 @@ async fn full(mesh: &Mesh, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
         )
         .hint("copy all tables: the same without --table"));
     }
+    let broken = Broken::find(&plan).await?;
     let filled = plan.filled_before().await?;
     plan.begin().await?;
+    if let Some(broken) = broken {
+        broken.mend(&plan, args.table.is_empty()).await?;
+    }
     plan.wait_until_carried().await?;
     copy::tables(&plan, args.rows_per_second, &bereft).await?;
-    if args.table.is_empty() {
+    let outcome = finish(&plan, &filled).await?;
+    if args.table.is_empty() && matches!(outcome, Outcome::Fine) {
         plan.all_is_brought().await?;
     }
-    finish(&plan, &filled).await
+    Ok(outcome)
 }
 
 async fn keys(mesh: &Mesh, args: &ResyncKeysArgs) -> Result<Outcome, Fault> {

@@ -23,6 +23,7 @@ use unitflow_kafka::control::{self, Action, Heard, Order, Refused};
 use unitflow_kafka::reader::{Item, QUEUE_BYTES, Reader};
 use unitflow_kafka::{members, notes, positions, topics};
 use unitflow_mysql::connect::connect;
+use unitflow_sinks::copy::{filling, passed};
 use unitflow_sinks::ledger::{self, Entry, Meeting};
 use unitflow_sinks::park;
 
@@ -97,12 +98,25 @@ struct FlowStatus {
     flow: String,
     lanes: Vec<LaneStatus>,
     parked: Vec<ParkedStatus>,
+    /// Lanes that passed over records whose changes have still to be copied.
+    lacking: Vec<i32>,
+    /// Tables that are being filled with this log's unit's rows.
+    filling: Vec<FillingStatus>,
     /// Where its lanes wait for each other.
     meeting: Option<MeetingStatus>,
     /// The order that holds, if one was ever given.
     order: Option<Order>,
     /// Why a part is missing.
     unknown: Option<String>,
+}
+
+/// A table that is being filled, by a command that runs or was given up: meanwhile changes that do not
+/// fit stop nobody.
+#[derive(Debug, Serialize)]
+struct FillingStatus {
+    table: String,
+    /// Rows that are not settled yet.
+    unsettled: u64,
 }
 
 /// A table whose changes wait for a person.
@@ -206,7 +220,7 @@ impl FlowStatus {
     /// Whether it waits for a person.
     fn waits(&self) -> bool {
         let paused = self.order.as_ref().is_some_and(|order| order.action == Action::Pause);
-        paused || !self.parked.is_empty()
+        paused || !self.parked.is_empty() || !self.lacking.is_empty() || !self.filling.is_empty()
     }
 }
 
@@ -376,6 +390,8 @@ async fn read_flow(mesh: &Mesh, log: &Log, to: &Name) -> FlowStatus {
         flow: Topics::flow(log, to),
         lanes: Vec::new(),
         parked: Vec::new(),
+        lacking: Vec::new(),
+        filling: Vec::new(),
         meeting: None,
         order: None,
         unknown: None,
@@ -395,8 +411,26 @@ async fn read_flow(mesh: &Mesh, log: &Log, to: &Name) -> FlowStatus {
     }
     // Where these can't be had the lanes say why.
     flow.parked = answer(&whose, read_parked(mesh, log, to)).await.unwrap_or_default();
+    (flow.lacking, flow.filling) =
+        answer(&whose, read_copies(mesh, log, to)).await.unwrap_or_default();
     flow.meeting = answer(&whose, read_meeting(mesh, log, to)).await.unwrap_or_default();
     flow
+}
+
+/// Lanes that lack what they passed over, and tables that are being filled.
+async fn read_copies(
+    mesh: &Mesh,
+    log: &Log,
+    to: &Name,
+) -> Result<(Vec<i32>, Vec<FillingStatus>), Fault> {
+    let mut conn = connect(mesh.store(to, &log.store)?).await?;
+    let lacking = passed::lanes(&mut conn, log).await?;
+    let mut tables = Vec::new();
+    for (table, unsettled) in filling::of(&mut conn, log).await? {
+        tables.push(FillingStatus { table: table.to_string(), unsettled });
+    }
+    let _ = conn.disconnect().await;
+    Ok((lacking, tables))
 }
 
 async fn read_parked(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<ParkedStatus>, Fault> {

@@ -116,7 +116,7 @@ impl Way {
             return fault;
         }
         let hint = format!(
-            "unitflow resync full --from {} --to {}, see the runbook; then raise the topic's retention",
+            "unitflow resync full --from {} --to {} --why …, see the runbook; then raise the topic's retention",
             self.log.unit, self.to
         );
         fault.hint(hint)

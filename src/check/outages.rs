@@ -30,7 +30,7 @@ pub(super) async fn check_log_kept(mesh: &Mesh, log: &Log) -> Vec<Finding> {
     let (broker, topics) = (&unit.broker, &mesh.topics);
     let loaded = load_state::<ConnectorState>(broker, topics, log, Stage::Connector).await;
     let Ok(Some(connector)) = loaded else { return Vec::new() };
-    let resync = bridge::resync(&log.unit, bridge::targets(mesh, log));
+    let resync = bridge::resync(&log.unit, None);
     let mut findings = Vec::new();
     if let Ok(bridge) = bridge::of_binlog(mesh, log, &connector).await {
         let keeper = Keeper {
@@ -63,7 +63,7 @@ pub(super) async fn check_lanes_kept(
     let bridges = bridge::of_lanes(mesh, log, entries).await.ok()?;
     let (lane, least) = (0..).zip(bridges).min_by_key(|(_, bridge)| *bridge)?;
     let subject = format!("{}, lane {lane}", mesh.topics.tagged(log));
-    let resync = bridge::resync(&log.unit, [to]);
+    let resync = bridge::resync(&log.unit, Some(to));
     let keeper = Keeper::topic(mesh, mesh.read_at(log), subject, format!("{log} to {to}"), resync);
     keeper.judge(mesh, least)
 }

@@ -18,6 +18,7 @@ use unitflow_change::copy::{MARKER_TABLE, Part};
 use unitflow_change::ddl::{Class, Verb};
 use unitflow_change::envelope::{Envelope, Op};
 use unitflow_change::form::Form;
+use unitflow_change::gtid::GtidSet;
 use unitflow_change::name::{Log, Stage};
 use unitflow_change::position::{Open, Position};
 use unitflow_change::routing::{INTERNAL_DATABASE, Routing, Turn};
@@ -27,13 +28,14 @@ use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::pieces::RECORD_BYTES_MAX;
 use unitflow_kafka::{Writer, positions};
 use unitflow_mysql::connect::{Store, connect};
+use unitflow_mysql::kept::{Kept, kept};
 use unitflow_mysql::stream::{Event, Stream};
 
 use super::copier::{Copier, Lot};
 use super::grouping::Grouping;
 use super::heartbeat;
 use super::state::{self, BinlogReader, ConnectorState, ensure_same_topic, ensure_tail, require};
-use crate::bridge::{mended_by_resync, targets};
+use crate::bridge::{of_stage, targets};
 use crate::config::Mesh;
 use crate::supervisor::Begin;
 use crate::tables;
@@ -80,7 +82,7 @@ pub async fn run(
     tokio::select! {
         () = cancel.cancelled() => Ok(()),
         result = capture => {
-            result.map_err(|fault| mended_by_resync(fault, &log.unit, targets(&mesh, &log)))
+            result.map_err(|fault| of_stage(fault, &log.unit, targets(&mesh, &log)))
         }
         never = beat => match never {},
     }
@@ -88,7 +90,7 @@ pub async fn run(
 
 /// Whether the store has what was captured from it. A connector that can't go on takes the role
 /// from nobody: started again and again, it would end every attempt of `resync lost` to turn the log.
-async fn ensure_goes_on(mesh: &Mesh, log: &Log, store: &Store) -> Result<(), Fault> {
+pub async fn ensure_goes_on(mesh: &Mesh, log: &Log, store: &Store) -> Result<(), Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
     let seen = state::look(broker, &mesh.topics, log, Stage::Connector).await?;
     // Where there is none, whoever takes the role says so.
@@ -96,7 +98,13 @@ async fn ensure_goes_on(mesh: &Mesh, log: &Log, store: &Store) -> Result<(), Fau
     let options = state.options(log, BinlogReader::Look);
     // What it may have of an open transaction is seen when that goes on.
     let position = Position { open: None, ..state.position };
+    let done = position.done.clone();
     Stream::open(store, position, options).await?.close().await;
+    // MariaDB says so only when it is read.
+    if matches!(done, GtidSet::Mariadb(_)) && matches!(kept(store, &done).await, Ok(Kept::Gone)) {
+        let what = "the source no longer keeps what is to be captured next";
+        return Err(Fault::fatal(Code::PositionPurged, what).at(&store.name));
+    }
     Ok(())
 }
 

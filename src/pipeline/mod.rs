@@ -27,9 +27,13 @@ use crate::notice::Board;
 use crate::supervisor::Supervisor;
 use crate::telemetry::{self, Meters};
 
+pub use connector::ensure_goes_on;
 pub use copier::Scan;
 pub use stand_by::{GONE_AFTER, is_worked_on};
-pub use state::{BinlogReader, ConnectorState, RelayState, TransformerState, load as load_state};
+pub use state::{
+    BinlogReader, ConnectorState, RelayState, TransformerState, ensure_same_topic,
+    load as load_state,
+};
 
 /// Runs the named roles of one unit until the process is told to stop.
 pub async fn run(mesh: Mesh, args: &RunArgs) -> Result<Outcome, Fault> {
@@ -74,7 +78,7 @@ fn has_work(mesh: &Mesh, args: &RunArgs) -> bool {
 
 /// A broker that creates topics by itself would make one from the first notice, as none should be.
 async fn ensure_notice_topic(broker: &Broker, topic: &str) -> Result<(), Fault> {
-    match state::ensure_same_topic(broker, topic, None).await {
+    match ensure_same_topic(broker, topic, None).await {
         Err(fault) if fault.is_retry() => {
             warn!(code = %fault.code, "{}", fault.what);
             Ok(())

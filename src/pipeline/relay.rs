@@ -17,7 +17,7 @@ use unitflow_kafka::{Writer, positions, topics};
 
 use super::grouping::{Grouped, Grouping, feed};
 use super::state::{RelayState, ensure_same_topic, ensure_tail, load};
-use crate::bridge::{mended_by_resync, targets};
+use crate::bridge::{of_stage, targets};
 use crate::config::Mesh;
 use crate::supervisor::Begin;
 use crate::telemetry::{Meters, RelayMeters};
@@ -48,7 +48,7 @@ pub async fn run(
     tokio::select! {
         () = cancel.cancelled() => Ok(()),
         result = work => {
-            result.map_err(|fault| mended_by_resync(fault, &log.unit, targets(&mesh, &log)))
+            result.map_err(|fault| of_stage(fault, &log.unit, targets(&mesh, &log)))
         }
     }
 }

@@ -9,29 +9,25 @@
 //! the notes say what is left.
 
 use std::collections::BTreeSet;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 use unitflow_change::ddl::TableName;
-use unitflow_change::name::{Log, Name, Stage};
+use unitflow_change::name::{Log, Name};
 use unitflow_change::seq::Seq;
-use unitflow_change::tag::{Afters, HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::jobs::Sparing;
-use unitflow_kafka::{Writer, positions};
 use unitflow_sinks::copy::filling::{self, Note};
 use unitflow_verifier::Finding;
 
 use super::loss::{self, Loss};
 use super::plan::Plan;
+use super::turn::{self, Onward};
 use super::{copy, dry, settle};
 use crate::Outcome;
 use crate::cli::{ResyncLostArgs, ResyncWays};
 use crate::config::Mesh;
 use crate::output::{columns, say};
-use crate::pipeline::ConnectorState;
 use crate::wait::{self, Within};
 
 /// How tables are marked that lost rows: behind it stands the first record behind the loss.
@@ -73,9 +69,10 @@ pub async fn run(mesh: &Mesh, args: &ResyncLostArgs) -> Result<Outcome, Fault> {
             if args.dry_run {
                 return Ok(listed);
             }
-            note(&back, &own, &loss.keys, Seq::start_of(next_generation(&state)?)).await?;
+            note(&back, &own, &loss.keys, turn::next(&state)?).await?;
             inject::die_at("die_before_turning");
-            turn(mesh, &own, &state, loss).await?
+            let onward = Onward { position: Some(loss.position), ..Onward::default() };
+            turn::to(mesh, &own, &state, onward).await?
         }
     };
     if args.dry_run {
@@ -118,11 +115,6 @@ async fn turned(
     let Some(from) = from.filter(|from| reached >= *from) else { return Ok(None) };
     info!("going on with what a command before this one has begun");
     Ok(Some((marked.into_iter().map(|(table, _)| table).collect(), from)))
-}
-
-fn next_generation(state: &ConnectorState) -> Result<u16, Fault> {
-    let next = state.seq.generation().checked_add(1);
-    next.ok_or_else(|| Fault::fatal(Code::Routing, "the log has no generation left to begin"))
 }
 
 fn tell(own: &Log, loss: &Loss) {
@@ -204,44 +196,6 @@ async fn noted(back: &Plan<'_>, unit: &Name) -> Result<BTreeSet<String>, Fault> 
 
 fn text(note: &Note) -> String {
     String::from_utf8_lossy(&note.key).into_owned()
-}
-
-/// Lets the log go on behind what its source has, in a new generation; gives its first record.
-async fn turn(mesh: &Mesh, log: &Log, seen: &ConnectorState, loss: Loss) -> Result<Seq, Fault> {
-    let broker = &mesh.unit(&log.unit)?.broker;
-    let id = mesh.topics.transactional_id(log, Stage::Connector);
-    // From here on no connector writes to the log that was started before.
-    let mut writer = Writer::open(broker, &id).await?;
-    let mut state = copy::state(mesh, log).await?;
-    if state.seq != seen.seq || state.position != seen.position {
-        return Err(Fault::retry(Code::Fenced, format!("log {log} went on meanwhile")));
-    }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seq = Seq::start_of(next_generation(&state)?);
-    let tag = Tag {
-        kind: Kind::Barrier,
-        seq,
-        prev: state.seq,
-        transaction: "",
-        index: 0,
-        last: true,
-        commit_us: u64::try_from(now.as_micros()).unwrap_or(0),
-        after: Afters::default(),
-        to: "",
-    };
-    let mut header = Vec::new();
-    tag.write(&mut header);
-    let bug = |error| Fault::fatal(Code::Bug, format!("a state can't be written: {error}"));
-    let routing = serde_json::to_vec(&state.routing).map_err(bug)?;
-    (state.seq, state.position) = (seq, loss.position);
-    let value = state.envelope.of_payload(&routing);
-    let ms = i64::try_from(now.as_millis()).unwrap_or(0);
-    writer.send(&mesh.topics.captured(log), 0, None, Some(&value), &[(HEADER, &header)], ms)?;
-    let stored = serde_json::to_vec(&state).map_err(bug)?;
-    let stage = Stage::Connector.partition();
-    positions::store(&mut writer, &mesh.topics.position(log), stage, &stored)?;
-    block_in_place(|| writer.commit())?;
-    Ok(seq)
 }
 
 /// Gives all noted rows back, or to the others, and lets misfits stop lanes again.

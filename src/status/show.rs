@@ -3,7 +3,8 @@
 use unitflow_kafka::control::{Action, Order, Refused};
 
 use super::{
-    FaultStatus, FlowStatus, LogStatus, NotOrder, ParkedStatus, RoleStatus, State, Status,
+    FaultStatus, FillingStatus, FlowStatus, LogStatus, NotOrder, ParkedStatus, RoleStatus, State,
+    Status,
 };
 use crate::bridge::Bridge;
 use crate::output::columns;
@@ -101,6 +102,20 @@ fn waiting(status: &Status) -> String {
         if let Some(meeting) = &flow.meeting {
             blocks.push(format!("WAITING {name} {}", meeting.text()));
         }
+        let again = refill(flow);
+        if !flow.lacking.is_empty() {
+            blocks.push(format!(
+                "LACKING {name}: lanes {} passed over records that were gone, and lack what these changed\n  {again}",
+                flow.lacking.iter().map(i32::to_string).collect::<Vec<_>>().join(", ")
+            ));
+        }
+        for FillingStatus { table, unsettled } in &flow.filling {
+            blocks.push(format!(
+                "FILLING {table} in {} from {}: {unsettled} rows are not settled, and changes that do not fit stop nobody\n  \
+                 if no resync runs, give it again: {again}",
+                flow.to, flow.log
+            ));
+        }
         for ParkedStatus { table, lanes, code, why } in &flow.parked {
             let why = why.replace('\n', "\n  ");
             let lanes = if *lanes == 1 { "1 lane".to_owned() } else { format!("{lanes} lanes") };
@@ -111,6 +126,11 @@ fn waiting(status: &Status) -> String {
         }
     }
     blocks.join("\n")
+}
+
+fn refill(flow: &FlowStatus) -> String {
+    let from = flow.log.split('.').next().unwrap_or_default();
+    format!("unitflow resync full --from {from} --why …")
 }
 
 fn roles(roles: &[RoleStatus]) -> String {

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail, ensure};
 use tokio::time::{Instant, sleep};
 use unitflow_harness::Flavor::{self, Mariadb, Mysql9};
 use unitflow_harness::random::{Random, seed};
-use unitflow_harness::{Mesh, MeshSetup, beside};
+use unitflow_harness::{Mesh, MeshSetup, Mysql, beside};
 use unitflow_kafka::Broker;
 use unitflow_kafka::topics::bounds;
 use unitflow_sinks::copy::passed;
@@ -20,6 +20,8 @@ use crate::{
 };
 
 const ROWS: u64 = 4_000;
+/// Where a log is mended more than once.
+const FEWER: u64 = 1_000;
 /// Of a table that takes several chunks.
 const MORE: u64 = 12_000;
 
@@ -184,6 +186,86 @@ async fn lower(mesh: &Mesh) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a connector or a transformer has to read next is removed while both units write.
+#[test]
+fn a_log_of_which_a_part_is_gone_goes_on_with_a_copy() {
+    beside("a log of which a part is gone", LIMIT * 2, async {
+        let random = Random::new(seed("filling"));
+        let rows = fill_table("shop.goods", FEWER);
+        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).tables(GOODS);
+        let mut mesh = setup.prepare("A", &rows).prepare("B", &rows).start().await?;
+        mesh.start_workers()?;
+        let mut own = Writers::none();
+        for (place, unit) in (0..).zip(mesh.units()) {
+            let server = (&unit.server, "shop.goods");
+            own.own(server, (place, 2), 0..FEWER, random.branch(place)).await?;
+        }
+        for (unit, role) in [("A", "connector"), ("B", "connector"), ("A", "transformer")] {
+            a_part_is_gone(&mut mesh, unit, role)
+                .await
+                .with_context(|| format!("{role} of {unit}"))?;
+        }
+        let last = own.stop().await?;
+        arrive(&mut mesh).await?;
+        ensure_kept(&mesh, &last).await?;
+        mesh.ensure_still().await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// Leaves a server only the last file of its log.
+async fn purge(server: &Mysql) -> anyhow::Result<()> {
+    server.sql("FLUSH BINARY LOGS").await?;
+    let deadline = Instant::now() + QUIET;
+    while server.binlog_files()?.len() > 1 {
+        ensure!(Instant::now() < deadline, "the log is kept");
+        server.sql("PURGE BINARY LOGS BEFORE NOW() + INTERVAL 1 DAY").await?;
+    }
+    Ok(())
+}
+
+async fn a_part_is_gone(
+    mesh: &mut Mesh,
+    unit: &'static str,
+    role: &'static str,
+) -> anyhow::Result<()> {
+    sleep(Duration::from_secs(1)).await;
+    mesh.worker(unit, role)?.kill()?;
+    sleep(Duration::from_millis(1500)).await;
+    match role {
+        "connector" => purge(mesh.server(unit)).await?,
+        _ => trim(mesh, &format!("{unit}.shop.captured"), [-1]).await?,
+    }
+    let advice = format!("unitflow resync full --from {unit} --why");
+    // What was written since may be all that is left.
+    sleep(Duration::from_millis(500)).await;
+    mesh.start_worker(unit, role, "")?;
+    ends_with(mesh, (unit, role), &advice).await?;
+    let resync = ["resync", "full", "--from", unit, "--why", "test", "--by", "test"];
+    let part = mesh.run(&[&resync[..], &["--table", "shop.goods"]].concat()).await;
+    let part = part.err().context("a part was enough")?.to_string();
+    ensure!(part.contains("copy all tables to all units"), "{part}");
+    let mut killed = mesh.spawn(&resync)?;
+    goes_on(mesh, unit, role).await?;
+    let listed = mesh.run(&["status"]).await.err().context("status finds nothing")?.to_string();
+    let to = if unit == "A" { "B" } else { "A" };
+    let passed = "SELECT COUNT(*) = 4 FROM unitflow.marker WHERE name LIKE 'passed %'";
+    shows(mesh, to, passed).await?;
+    for part in
+        [format!("LACKING {unit}-to-{to}.shop"), format!("FILLING shop.goods in {to}"), advice]
+    {
+        ensure!(listed.contains(&part), "no {part} in {listed}");
+    }
+    killed.kill().await?;
+    let command = mesh.spawn(&resync)?;
+    kill_each(mesh, &[(unit, "connector"), (to, "sink")], 700, "").await?;
+    ensure_well(mesh, command).await?;
+    let left = mesh.server(to).sql(passed).await?;
+    ensure!(left == "0", "{to} still lacks what it passed over");
+    Ok(())
+}
+
 #[test]
 fn a_mysql_source_gets_back_what_it_lost() {
     beside("a MySQL source that lost its end", LIMIT, lost(&[Mysql9, Mariadb]));
@@ -237,7 +319,7 @@ async fn lost(flavors: &[Flavor]) -> anyhow::Result<()> {
     }
     killed.kill().await?;
     let command = mesh.spawn(&ways)?;
-    goes_on(&mut mesh).await?;
+    goes_on(&mut mesh, "A", "connector").await?;
     kill_each(
         &mut mesh,
         &[("A", "sink"), ("B", "connector"), ("A", "connector"), ("B", "sink")],
@@ -289,21 +371,27 @@ async fn ends_with(
     Ok(())
 }
 
-/// Starts A's connector until it finds a log that goes on.
-async fn goes_on(mesh: &mut Mesh) -> anyhow::Result<()> {
+/// Starts a unit's connector or transformer until it finds a log that goes on.
+async fn goes_on(mesh: &mut Mesh, unit: &str, role: &str) -> anyhow::Result<()> {
     let deadline = Instant::now() + QUIET;
+    let works = if role == "connector" { "capturing" } else { "transforming" };
     while Instant::now() < deadline {
-        mesh.start_worker("A", "connector", "")?;
-        let worker = mesh.worker("A", "connector")?;
+        mesh.start_worker(unit, role, "")?;
+        let worker = mesh.worker(unit, role)?;
         while worker.ended().is_none() {
-            if worker.log()?.contains("capturing") {
-                return Ok(());
+            // One that finds records missing says so at once.
+            if worker.log()?.contains(works) {
+                sleep(Duration::from_secs(1)).await;
+                if mesh.worker(unit, role)?.ended().is_none() {
+                    return Ok(());
+                }
+                break;
             }
-            ensure!(Instant::now() < deadline, "A's connector does not begin");
+            ensure!(Instant::now() < deadline, "{unit}'s {role} does not begin");
             sleep(Duration::from_millis(50)).await;
         }
     }
-    bail!("A's connector does not go on:\n{}", said(mesh)?)
+    bail!("{unit}'s {role} does not go on:\n{}", said(mesh)?)
 }
 
 /// Removes the records of a topic's partitions before these offsets; all before -1.

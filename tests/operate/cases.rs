@@ -477,6 +477,10 @@ pub const AT_WORK: &[Case] = &[
         "resync full --from A --table shop.odd --why copied --by anna", 3, &["[copy]", "failed: ", "mend it and run the command again"])
         .leaves_what_it_makes()
         .mending(&[Unlogged("A", "UPDATE shop.odd SET t = 'mended'")]),
+    case("a copy that was given up, seen by status", &[],
+        "status", 1, &["FILLING shop.odd in B from A.shop: 0 rows are not settled", "unitflow resync full --from A --why …"]),
+    case("what a copy would do", &[],
+        "resync full --from A --table shop.odd --why copied --by anna --dry-run", 1, &["TO INSERT", "B     shop.odd  1          0             0", "B: insert [\"shop\",\"odd\",{\"id\":1}]"]),
     case("a copy that was mended", &[],
         "resync full --from A --table shop.odd --why copied --by anna", 0, &["!failed"])
         .leaves_what_it_makes()
@@ -745,18 +749,18 @@ pub const LOGS: &[Case] = &[
     case("a purged position", &[Sql("A", "UPDATE shop.orders SET note = 'purged' WHERE id = 7"), Purge("A")],
         "run --unit A --role connector", 3, &[
             "[position_purged]", "units.A.stores.shop", "no longer keeps what is to be captured next",
-            "unitflow resync full --from A --to B",
+            "unitflow resync full --from A --why …, see the runbook",
         ]),
     case("a purged position, found by check", &[],
         "check --unit A", 1, &[
-            "error [position_purged] A.shop: binlog", "remedy:   unitflow resync full --from A --to B",
+            "error [position_purged] A.shop: binlog", "remedy:   unitflow resync full --from A --why …",
         ]),
     case("a purged position, seen by status", &[], "status", 1, &["GONE"]),
     case("a purged position of MariaDB", &[
         Sql("B", "UPDATE shop.orders SET note = 'purged' WHERE id = 8"), Purge("B"),
     ],
         "run --unit B --role connector", 3, &[
-            "[position_purged]", "units.B.stores.shop", "unitflow resync full --from B --to A",
+            "[position_purged]", "units.B.stores.shop", "unitflow resync full --from B --why …",
         ]),
     case("a purged position of MariaDB, found by check", &[],
         "check --unit B", 1, &["error [position_purged] B.shop: binlog"]),

@@ -86,6 +86,21 @@ pub async fn stored_at(broker: &Broker, topic: &str, stage: i32) -> Result<Optio
 /// # Errors
 /// As [`Writer::send`]; [`Code::TooLarge`] where it is no state that a stage can have.
 pub fn store(writer: &mut Writer, topic: &str, stage: i32, state: &[u8]) -> Result<(), Fault> {
+    let key = writer.id().to_owned();
+    store_for(writer, topic, stage, &key, state)
+}
+
+/// The same for a stage whose writer has this id, and which this writer keeps from its role.
+///
+/// # Errors
+/// As [`store`].
+pub fn store_for(
+    writer: &mut Writer,
+    topic: &str,
+    stage: i32,
+    id: &str,
+    state: &[u8],
+) -> Result<(), Fault> {
     // Compaction would leave the last piece only.
     if state.len() > STATE_BYTES_MAX {
         let what = format!("{topic}[{stage}]: a state of {} bytes", state.len());
@@ -94,8 +109,7 @@ pub fn store(writer: &mut Writer, topic: &str, stage: i32, state: &[u8]) -> Resu
         ));
     }
     // One key per partition, the writer's id, so that compaction keeps the last state only.
-    let key = writer.id().to_owned();
-    writer.send(topic, stage, Some(key.as_bytes()), Some(state), &[], now_ms())
+    writer.send(topic, stage, Some(id.as_bytes()), Some(state), &[], now_ms())
 }
 
 fn now_ms() -> i64 {

@@ -20,6 +20,7 @@ use unitflow_change::{Code, Fault, inject};
 use super::filling::{self, Note};
 use super::identity::Identity;
 use super::index::Whose;
+use super::known;
 use super::own_log::OwnLog;
 use crate::lane::Lane;
 use crate::ledger;
@@ -175,6 +176,9 @@ impl Lane<'_> {
             return Ok(all(why::BEHIND));
         }
         let Some(own) = &self.way.own_log else { return Ok(late) };
+        if chunk.applied_by_all(own.log()) < known::from(self.applier.conn()).await? {
+            return Ok(all(why::UNKNOWN));
+        }
         own.begin_for(chunk, gathered.read_us, CATCH_UP_WITHIN).await?;
         let others: Vec<usize> = copies
             .into_iter()

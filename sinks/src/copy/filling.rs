@@ -72,6 +72,22 @@ pub async fn tables(conn: &mut Conn) -> Result<BTreeSet<TableName>, Fault> {
     Ok(rows.into_iter().map(|(database, table)| TableName { database, table }).collect())
 }
 
+/// The tables that are being filled in this unit with the rows of a log's unit, and how many of their rows
+/// are noted.
+pub async fn of(conn: &mut Conn, log: &Log) -> Result<Vec<(TableName, u64)>, Fault> {
+    let rows: Vec<(String, String, u64)> = conn
+        .exec(
+            "SELECT db, tbl, (SELECT COUNT(DISTINCT row_hash) FROM unitflow.unsettled AS noted \
+             WHERE noted.db = filling.db AND noted.tbl = filling.tbl) \
+             FROM unitflow.filling AS filling WHERE log = ? ORDER BY db, tbl",
+            (log.to_string(),),
+        )
+        .await
+        .map_err(|error| judge(&error).at("unitflow.filling"))?;
+    let named = |(database, table, count)| (TableName { database, table }, count);
+    Ok(rows.into_iter().map(named).collect())
+}
+
 /// Lets these tables be filled; at one that is filled already nothing changes.
 pub async fn begin(
     conn: &mut Conn,

@@ -6,6 +6,7 @@
 //! | [`index`] | which rows were written here lately, by whom |
 //! | [`identity`] | what makes two keys one row |
 //! | [`own_log`] | reads this unit's own captured log up to now |
+//! | [`known`] | from which record of that log on it proves anything |
 //! | [`passed`] | what this unit's ledger passed over and a copy has still to bring |
 //! | [`filling`] | tables that are being filled, and rows that could not be settled yet |
 //!
@@ -20,5 +21,6 @@ pub mod chunk;
 pub mod filling;
 pub mod identity;
 pub mod index;
+pub mod known;
 pub mod own_log;
 pub mod passed;

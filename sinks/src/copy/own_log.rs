@@ -115,6 +115,12 @@ impl OwnLog {
         })
     }
 
+    /// Which log it is.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.place.log
+    }
+
     /// Sees that the log is read, from as far back as the chunk asks for and the log goes, and that to
     /// read it up to now takes no more than a moment: it does not where that was so last time.
     ///

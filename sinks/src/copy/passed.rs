@@ -20,6 +20,18 @@ pub async fn note(conn: &mut Conn, (log, lane): (&Log, i32), stands: Seq) -> Res
         .map_err(|error| judge(&error).at("unitflow.marker"))
 }
 
+/// The lanes of a log that lack what they passed over.
+pub async fn lanes(conn: &mut Conn, log: &Log) -> Result<Vec<i32>, Fault> {
+    let names: Vec<String> = conn
+        .exec("SELECT name FROM unitflow.marker WHERE name LIKE ?", (format!("passed {log} %"),))
+        .await
+        .map_err(|error| judge(&error).at("unitflow.marker"))?;
+    let mut lanes: Vec<i32> =
+        names.iter().filter_map(|name| name.rsplit(' ').next()?.parse().ok()).collect();
+    lanes.sort_unstable();
+    Ok(lanes)
+}
+
 /// What a log's lanes have passed over has come.
 pub async fn forget(conn: &mut Conn, log: &Log) -> Result<(), Fault> {
     // A log's name holds nothing that LIKE would take for more.
