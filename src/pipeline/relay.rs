@@ -17,7 +17,6 @@ use unitflow_kafka::{Writer, positions, topics};
 
 use super::grouping::{Grouped, Grouping, feed};
 use super::state::{RelayState, ensure_same_topic, ensure_tail, load};
-use crate::bridge::{of_stage, targets};
 use crate::config::Mesh;
 use crate::supervisor::Begin;
 use crate::telemetry::{Meters, RelayMeters};
@@ -47,9 +46,7 @@ pub async fn run(
     };
     tokio::select! {
         () = cancel.cancelled() => Ok(()),
-        result = work => {
-            result.map_err(|fault| of_stage(fault, &log.unit, targets(&mesh, &log)))
-        }
+        result = work => result,
     }
 }
 
@@ -123,7 +120,7 @@ impl Copy {
                 tag.prev
             ),
         )
-        .hint("the spoke's topic lost records that the hub has not copied: resync, see the runbook")
+        .hint("the spoke's topic lost records that the hub has not copied: let the spoke leave and join again, see offset_gone in the runbook")
     }
 }
 

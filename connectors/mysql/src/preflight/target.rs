@@ -141,7 +141,7 @@ fn ensure_packets(facts: &Facts, needs: &TargetNeeds) -> Option<Finding> {
     let (severity, expected, why) = if actual < PACKET_BYTES_MIN {
         (Severity::Error, PACKET_BYTES_MIN, "")
     } else if actual < needs.packet_bytes {
-        (Severity::Warning, needs.packet_bytes, ", as at the source: a larger row stops its lane")
+        (Severity::Warning, needs.packet_bytes, ", as at the source: a larger row parks its table")
     } else {
         return None;
     };
