@@ -75,10 +75,13 @@ async fn full(mesh: &Mesh, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
         .hint("copy all tables: the same without --table"));
     }
     let broken = Broken::find(&plan).await?;
+    if let Some(broken) = &broken {
+        broken.ensure_whole(&plan, args.table.is_empty())?;
+    }
     let filled = plan.filled_before().await?;
     plan.begin().await?;
     if let Some(broken) = broken {
-        broken.mend(&plan, args.table.is_empty()).await?;
+        broken.mend(&plan).await?;
     }
     plan.wait_until_carried().await?;
     copy::tables(&plan, args.rows_per_second, &bereft).await?;

@@ -5,7 +5,7 @@
 //! seen what it was let pass over, and none copies to the log's own unit what may be older.
 
 use tracing::{info, warn};
-use unitflow_change::name::{Name, Stage};
+use unitflow_change::name::Stage;
 use unitflow_change::position::Position;
 use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault};
@@ -57,21 +57,23 @@ impl Broken {
         Ok((connector || transformer).then_some(Self { state, stands, connector, transformer }))
     }
 
-    /// Lets the log go on, for a copy of all tables to all units that is ordered next.
-    pub async fn mend(self, plan: &Plan<'_>, all_tables: bool) -> Result<(), Fault> {
-        let (mesh, log) = (plan.mesh, &plan.log);
-        let lacking: Vec<&Name> =
-            bridge::targets(mesh, log).filter(|unit| !plan.to.contains(unit)).collect();
-        if !all_tables || !lacking.is_empty() {
-            let code = if self.connector { Code::PositionPurged } else { Code::OffsetGone };
-            let what = format!(
-                "what {log} has to go on with is gone, and with it changes of any table, for every unit"
-            );
-            return Err(Fault::fatal(code, what).hint(format!(
-                "copy all tables to all units: unitflow resync full --from {} --why …",
-                log.unit
-            )));
+    /// Whether the plan brings all that may be gone.
+    pub fn ensure_whole(&self, plan: &Plan<'_>, all_tables: bool) -> Result<(), Fault> {
+        let log = &plan.log;
+        if all_tables && bridge::targets(plan.mesh, log).all(|unit| plan.to.contains(unit)) {
+            return Ok(());
         }
+        let code = if self.connector { Code::PositionPurged } else { Code::OffsetGone };
+        let what = format!(
+            "what {log} has to go on with is gone, and with it changes of any table, for every unit"
+        );
+        let command = bridge::resync(&log.unit, None);
+        Err(Fault::fatal(code, what).hint(format!("copy all tables to all units: {command}")))
+    }
+
+    /// Lets the log go on, for a copy of all tables to all units that is ordered next.
+    pub async fn mend(self, plan: &Plan<'_>) -> Result<(), Fault> {
+        let (mesh, log) = (plan.mesh, &plan.log);
         for unit in &plan.to {
             let mut conn = plan.connect(unit).await?;
             for entry in ledger::read_all(&mut conn, log).await? {
