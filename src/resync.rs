@@ -84,7 +84,11 @@ async fn full(mesh: &Mesh, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
         broken.mend(&plan).await?;
     }
     plan.wait_until_carried().await?;
-    copy::tables(&plan, args.rows_per_second, &bereft).await?;
+    let end = copy::tables(&plan, args.rows_per_second, &bereft).await?;
+    if end < plan.known_from().await? {
+        let what = "the log was turned while it was copied, and what was read before may be gone";
+        return Err(Fault::retry(Code::Copy, what));
+    }
     let outcome = finish(&plan, &filled).await?;
     if args.table.is_empty() && matches!(outcome, Outcome::Fine) {
         plan.all_is_brought().await?;

@@ -75,6 +75,7 @@ impl Lane<'_> {
         }
         self.applier.step_with(self.at, to, true, &also).await?;
         self.stands_at(to);
+        self.release_what_is_passed().await?;
         self.meet(tag.seq).await
     }
 

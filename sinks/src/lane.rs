@@ -573,7 +573,8 @@ impl Lane<'_> {
             (true, false) => Part::Middle,
             (true, true) => Part::Last,
         };
-        self.apply_part(part).await
+        self.apply_part(part).await?;
+        if self.inside { Ok(()) } else { self.release_what_is_passed().await }
     }
 
     async fn apply_part(&mut self, part: Part) -> Result<(), Fault> {

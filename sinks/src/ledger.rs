@@ -141,6 +141,8 @@ pub async fn forget(conn: &mut Conn, log: &Log) -> Result<usize, Fault> {
         let lanes = conn.affected_rows();
         conn.exec_drop("DELETE FROM unitflow.parked WHERE log = ?", (&name,)).await?;
         conn.exec_drop("DELETE FROM unitflow.ddl WHERE log = ?", (&name,)).await?;
+        let passed = format!("passed {name} %");
+        conn.exec_drop("DELETE FROM unitflow.marker WHERE name LIKE ?", (passed,)).await?;
         conn.exec_drop("DELETE FROM unitflow.heartbeat WHERE unit = ?", (unit,)).await?;
         conn.query_drop("COMMIT").await?;
         Ok(lanes)

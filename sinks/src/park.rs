@@ -130,7 +130,11 @@ impl Parked {
 
     /// Those that the order in force releases in a lane that stands at `at`, and whether what parked
     /// them is tried again.
-    fn released_by(&self, orders: &InForce, at: Seq) -> Vec<(TableName, Standing, bool)> {
+    pub(crate) fn released_by(
+        &self,
+        orders: &InForce,
+        at: Seq,
+    ) -> Vec<(TableName, Standing, bool)> {
         let released = self.tables.iter().filter_map(|(table, standing)| {
             let again = standing
                 .released(table, orders)
@@ -322,6 +326,14 @@ impl Lane<'_> {
             by,
         };
         self.way.quarantine.put(&entry).await
+    }
+
+    /// The same where the lane has come to what the order passes over.
+    pub(crate) async fn release_what_is_passed(&mut self) -> Result<(), Fault> {
+        if self.parked.released_by(&self.orders, self.at.seq).is_empty() {
+            return Ok(());
+        }
+        self.release().await
     }
 
     /// Catches up with the tables that the order in force releases. One that fails again stays

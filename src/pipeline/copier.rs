@@ -531,7 +531,7 @@ impl Copier {
         if let Some(Sparing { log, seq }) = &work.sparing {
             // Who lost what stands before that record is not to take what stands behind it for seen.
             let lanes = read.ledger.get_mut(log).into_iter().flatten();
-            lanes.for_each(|standing| standing.seq = standing.seq.min(*seq));
+            lanes.for_each(|standing| standing.limit(*seq));
         }
         let head = Chunk {
             job: work.job.clone(),
@@ -639,7 +639,7 @@ async fn read(
     let lanes: Vec<(String, i32, u64)> =
         reader.ask("SELECT log, lane, seq FROM unitflow.ledger ORDER BY log, lane").await?;
     for (log, lane, seq) in lanes {
-        read.ledger.entry(log).or_default().push(Standing { lane, seq: Seq(seq) });
+        read.ledger.entry(log).or_default().push(Standing { lane, seq: Seq(seq), holds: None });
     }
     let named: Vec<_> =
         named.iter().map(|name| (name.database.as_str(), name.table.as_str())).collect();
@@ -648,7 +648,7 @@ async fn read(
     for (log, lane, seq) in lower {
         let lanes = read.ledger.get_mut(&log).into_iter().flatten();
         for standing in lanes.filter(|standing| standing.lane == lane) {
-            standing.seq = standing.seq.min(Seq(seq));
+            standing.limit(Seq(seq));
         }
     }
     match what {

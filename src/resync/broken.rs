@@ -4,6 +4,8 @@
 //! it, and a copy of all tables to all of these units brings what it held. Until then no unit takes for
 //! seen what it was let pass over, and none copies to the log's own unit what may be older.
 
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Row};
 use tracing::{info, warn};
 use unitflow_change::name::Stage;
 use unitflow_change::position::Position;
@@ -74,14 +76,18 @@ impl Broken {
     /// Lets the log go on, for a copy of all tables to all units that is ordered next.
     pub async fn mend(self, plan: &Plan<'_>) -> Result<(), Fault> {
         let (mesh, log) = (plan.mesh, &plan.log);
+        let mut conn = plan.connect(&log.unit).await?;
+        if self.connector {
+            ensure_nothing_is_prepared(&mut conn).await?;
+        }
         for unit in &plan.to {
             let mut conn = plan.connect(unit).await?;
             for entry in ledger::read_all(&mut conn, log).await? {
                 passed::note(&mut conn, (log, entry.lane), self.stands).await?;
             }
         }
-        let mut conn = plan.connect(&log.unit).await?;
-        known::set(&mut conn, turn::next(&self.state)?).await?;
+        // Whoever stands behind the last record stands at the turn.
+        known::set(&mut conn, Seq(self.state.seq.0 + 1)).await?;
         let position = match self.connector {
             true => Some(Position::after(Server::read(&mut conn).await?.executed)),
             false => None,
@@ -106,4 +112,21 @@ impl Broken {
             _ => "transformer",
         }
     }
+}
+
+/// The rows of a transaction that is prepared now, and committed later, stand in no log that is read.
+async fn ensure_nothing_is_prepared(conn: &mut Conn) -> Result<(), Fault> {
+    let found: Result<Vec<Row>, _> = conn.query("XA RECOVER").await;
+    let prepared = found.unwrap_or_else(|error| {
+        // It takes a right of its own, which is asked of nobody.
+        warn!("XA RECOVER can't be looked at, so see that nothing is prepared: {error}");
+        Vec::new()
+    });
+    if prepared.is_empty() {
+        return Ok(());
+    }
+    let what =
+        format!("{} XA transactions are prepared, whose rows would not be known", prepared.len());
+    Err(Fault::fatal(Code::PositionPurged, what)
+        .hint("commit or roll back what XA RECOVER lists, then this again"))
 }

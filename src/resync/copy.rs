@@ -25,13 +25,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// After how long without progress the likely cause is told.
 const SILENT_FOR: Duration = Duration::from_secs(20);
 
-/// Copies the plan's tables, or goes on with a copy of them that was ordered before. Lanes that are
-/// bereft of records pass over them once that is under way.
+/// Copies the plan's tables, or goes on with a copy of them that was ordered before; gives its last
+/// record. Lanes that are bereft of records pass over them once that is under way.
 pub async fn tables(
     plan: &Plan<'_>,
     rows_per_second: Option<u32>,
     bereft: &[(Name, Bereft)],
-) -> Result<(), Fault> {
+) -> Result<Seq, Fault> {
     let to: Vec<String> = plan.to.iter().map(ToString::to_string).collect();
     let tables: Vec<String> = plan.tables.iter().map(ToString::to_string).collect();
     let mut job = Job::new(&to, &plan.by, &plan.why);
@@ -62,9 +62,10 @@ pub async fn tables(
     };
     plan.pass_over(bereft).await?;
     let bar = Bar::new(plan, &estimates(plan).await?);
-    follow(plan, &name, Some(&bar)).await?;
+    let end = follow(plan, &name, Some(&bar)).await?;
     bar.close();
-    jobs_removed(plan, &[name]).await
+    jobs_removed(plan, &[name]).await?;
+    Ok(end)
 }
 
 /// Copies single rows, in this order.
@@ -129,8 +130,8 @@ pub async fn state(mesh: &Mesh, log: &Log) -> Result<ConnectorState, Fault> {
     })
 }
 
-/// Waits until a job is done and all its units have applied its last record.
-async fn follow(plan: &Plan<'_>, name: &str, bar: Option<&Bar>) -> Result<(), Fault> {
+/// Waits until a job is done and all its units have applied its last record; gives that.
+async fn follow(plan: &Plan<'_>, name: &str, bar: Option<&Bar>) -> Result<Seq, Fault> {
     let mut moved = Instant::now();
     let mut last = None;
     let end = loop {
@@ -162,7 +163,8 @@ async fn follow(plan: &Plan<'_>, name: &str, bar: Option<&Bar>) -> Result<(), Fa
     if let Some(bar) = bar {
         bar.arriving();
     }
-    arrived(plan, end).await
+    arrived(plan, end).await?;
+    Ok(end)
 }
 
 async fn arrived(plan: &Plan<'_>, end: Seq) -> Result<(), Fault> {

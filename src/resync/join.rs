@@ -14,11 +14,13 @@ use unitflow_change::{Code, Fault};
 use unitflow_kafka::{last_record, topics};
 use unitflow_mysql::connect::{Flavor, Server, connect, connect_to_write, fault};
 use unitflow_mysql::literal::quote_identifier;
+use unitflow_sinks::copy::passed;
 use unitflow_sinks::{ledger, park};
 
 use super::plan::Plan;
 use super::{copy, finish};
 use crate::Outcome;
+use crate::bridge;
 use crate::cli::{ResyncJoinArgs, ResyncWays};
 use crate::config::Mesh;
 use crate::init;
@@ -118,6 +120,18 @@ async fn seeds(
                 format!("{table} is parked in unit {unit}, whose ledger is taken over: it lacks what {of} brought"),
             )
             .hint(format!("mend it and unitflow resume {flow} --table {table} --why …, then this again")));
+        }
+    }
+    for of in wanted {
+        if !passed::lanes(authority, of).await?.is_empty() {
+            let unit = &log.unit;
+            let what = format!(
+                "unit {unit} lacks what it passed over of {of}, and its ledger is taken over"
+            );
+            let command = bridge::resync(&of.unit, Some(unit));
+            return Err(
+                Fault::fatal(Code::OffsetGone, what).hint(format!("{command}, then this again"))
+            );
         }
     }
     let mut seeds = Vec::new();

@@ -9,12 +9,13 @@ use unitflow_change::ddl::TableName;
 use unitflow_change::key::Key;
 use unitflow_change::name::{Log, Name, Topics};
 use unitflow_change::routing::Routing;
+use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::control::{self, Action, Order};
 use unitflow_mysql::connect::connect_to_write;
 use unitflow_mysql::schema::{self, Type};
 use unitflow_mysql::snapshot::{Reader, Table};
-use unitflow_sinks::copy::{filling, passed};
+use unitflow_sinks::copy::{filling, known, passed};
 use unitflow_sinks::{ledger, park};
 
 use super::copy;
@@ -182,6 +183,8 @@ impl<'m> Plan<'m> {
             }
             match &authority {
                 None => authority = Some(tables),
+                // Where nothing is captured nothing is judged by keys.
+                Some(_) if !self.mesh.flows[&self.log.store].from.contains(unit) => {}
                 Some(of) => {
                     for (table, (one, other)) in self.tables.iter().zip(of.iter().zip(&tables)) {
                         ensure_one_spelling(table, unit, &one.schema, &other.schema)?;
@@ -299,6 +302,11 @@ impl<'m> Plan<'m> {
             ledger::pass_over(&mut conn, (&self.log, *lane), (*stands, *before), *offset).await?;
         }
         if bereft.is_empty() { Ok(()) } else { self.wake().await }
+    }
+
+    /// From which record of the log on nothing of it was passed over.
+    pub async fn known_from(&self) -> Result<Seq, Fault> {
+        known::from(&mut self.connect(&self.log.unit).await?).await
     }
 
     /// What was passed over has come, by a copy of all tables.

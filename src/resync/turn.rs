@@ -82,6 +82,10 @@ pub async fn to(
     if let Some(position) = onward.position {
         state.position = position;
     }
+    if onward.transformer {
+        // Only its first rows say whose a transaction is, and they are passed over: it comes again.
+        state.position.open = None;
+    }
     // What was read of whole tables may stand in what is passed over.
     state.copy.scan = None;
     let value = state.envelope.of_payload(&routing);

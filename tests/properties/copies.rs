@@ -153,7 +153,7 @@ impl World {
     fn read_chunk(&mut self) {
         let unit = &self.units[FROM];
         let ledger = (0..UNITS).filter(|other| *other != FROM).map(|other| {
-            let standing = Standing { lane: 0, seq: seq(unit.applied[other]) };
+            let standing = Standing { lane: 0, seq: seq(unit.applied[other]), holds: None };
             (log_of(other).to_string(), vec![standing])
         });
         let chunk =

@@ -43,6 +43,22 @@ pub struct Standing {
     pub lane: i32,
     /// The last record applied.
     pub seq: Seq,
+    /// The last one that its rows hold with all before it, where that is less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds: Option<Seq>,
+}
+
+impl Standing {
+    /// Up to where the source's rows hold all.
+    #[must_use]
+    pub fn holds(&self) -> Seq {
+        self.holds.map_or(self.seq, |holds| holds.min(self.seq))
+    }
+
+    /// Its rows hold no more than this.
+    pub fn limit(&mut self, most: Seq) {
+        self.holds = Some(self.holds().min(most)).filter(|holds| *holds < self.seq);
+    }
 }
 
 /// The value of a [`Chunk`](crate::tag::Kind::Chunk) record.
@@ -68,25 +84,40 @@ impl Chunk {
         })
     }
 
-    /// What the source had applied of one lane; nothing where it knows no such lane.
+    /// What the source's rows held of one lane; nothing where it knows no such lane.
     #[must_use]
     pub fn applied(&self, log: &Log, lane: i32) -> Seq {
         let lanes = self.ledger.get(&log.to_string());
         let standing = lanes.into_iter().flatten().find(|standing| standing.lane == lane);
-        standing.map_or(Seq::NONE, |standing| standing.seq)
+        standing.map_or(Seq::NONE, Standing::holds)
     }
 
-    /// What the source had applied of a log in whatever lane it came.
+    /// What the source's rows held of a log in whatever lane it came.
     #[must_use]
     pub fn applied_by_all(&self, log: &Log) -> Seq {
         let lanes = self.ledger.get(&log.to_string());
-        lanes.into_iter().flatten().map(|standing| standing.seq).min().unwrap_or(Seq::NONE)
+        lanes.into_iter().flatten().map(Standing::holds).min().unwrap_or(Seq::NONE)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_may_hold_less_than_was_applied() {
+        let mut standing = Standing { lane: 0, seq: Seq(20), holds: None };
+        assert_eq!(standing.holds(), Seq(20));
+        for (most, holds) in [(30, 20), (12, 12), (16, 12)] {
+            standing.limit(Seq(most));
+            assert_eq!((standing.seq, standing.holds()), (Seq(20), Seq(holds)), "{most}");
+        }
+        let ledger = BTreeMap::from([("B.shop".to_owned(), vec![standing])]);
+        let chunk = Chunk { job: "j".into(), part: Part::Rows, tables: vec![], ledger };
+        let read = Chunk::parse(&serde_json::to_vec(&chunk).unwrap()).unwrap();
+        let log = Log::parse("B.shop").unwrap();
+        assert_eq!((read.applied(&log, 0), read.applied_by_all(&log)), (Seq(12), Seq(12)));
+    }
 
     #[test]
     fn a_head_says_what_was_applied_by_one_lane_and_by_all() {

@@ -216,7 +216,7 @@ pub(crate) async fn settled(
         // It comes from the topic and goes into a statement.
         let Some(log) = Log::parse(name) else { continue };
         for standing in lanes {
-            let (lane, seq) = (standing.lane, standing.seq);
+            let (lane, seq) = (standing.lane, standing.holds());
             seen.push_str(&format!(" OR (log='{log}' AND lane={lane} AND seq<={seq})"));
         }
     }

@@ -228,7 +228,10 @@ mod tests {
     /// A chunk whose source had applied the target's own log up to `own`, and the third's to `other`.
     fn chunk(own: u64, other: u64) -> Chunk {
         let lanes = |seqs: &[u64]| {
-            (0..).zip(seqs).map(|(lane, seq)| Standing { lane, seq: Seq(*seq) }).collect()
+            (0..)
+                .zip(seqs)
+                .map(|(lane, seq)| Standing { lane, seq: Seq(*seq), holds: None })
+                .collect()
         };
         let ledger = BTreeMap::from([
             ("B.shop".to_owned(), lanes(&[own, own + 2])),
