@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use tokio::time::{Instant, sleep};
 use unitflow_harness::Flavor::{self, Mariadb, Mysql9};
-use unitflow_harness::random::{Random, seed};
+use unitflow_harness::random::{Random, is_full, seed};
 use unitflow_harness::{Mesh, MeshSetup, Mysql, beside};
 use unitflow_kafka::Broker;
 use unitflow_kafka::topics::bounds;
@@ -92,10 +92,15 @@ async fn a_copy_is_cut_in_the_middle(mesh: &mut Mesh, resync: &[&str]) -> anyhow
     trim(mesh, "A.shop.tagged", cut).await?;
     mesh.start_worker("B", "sink", "")?;
     ends_with(mesh, ("B", "sink"), "unitflow resync full --from A --to B").await?;
+    // Without it nothing is copied again, and so settled, before it was seen.
+    mesh.worker("A", "connector")?.kill()?;
     let command = mesh.spawn(resync)?;
     let passed = "SELECT COUNT(*) = 4 FROM unitflow.marker WHERE name LIKE 'passed %'";
     shows(mesh, "B", passed).await?;
     mesh.start_worker("B", "sink", "")?;
+    let headless = "SELECT COUNT(*) > 0 FROM unitflow.unsettled WHERE why = 'its head is gone'";
+    shows(mesh, "B", headless).await?;
+    mesh.start_worker("A", "connector", "")?;
     ensure_well(mesh, command).await?;
     for table in ["goods", "more"] {
         let query =
@@ -103,8 +108,6 @@ async fn a_copy_is_cut_in_the_middle(mesh: &mut Mesh, resync: &[&str]) -> anyhow
         let (a, b) = (mesh.server("A").sql(&query).await?, mesh.server("B").sql(&query).await?);
         ensure!(a == b, "{table}: A has {a}, B has {b}");
     }
-    let said = said(mesh)?;
-    ensure!(said.contains("its head is gone"), "no row lost the head of its chunk:\n{said}");
     let left = "SELECT COUNT(*) FROM unitflow.marker WHERE name LIKE 'passed %'";
     let left = mesh.server("B").sql(left).await?;
     ensure!(left == "0", "{left} lanes still count as lacking what they passed over");
@@ -200,7 +203,10 @@ fn a_log_of_which_a_part_is_gone_goes_on_with_a_copy() {
             let server = (&unit.server, "shop.goods");
             own.own(server, (place, 2), 0..FEWER, random.branch(place)).await?;
         }
-        for (unit, role) in [("A", "connector"), ("B", "connector"), ("A", "transformer")] {
+        let all = [("A", "connector"), ("B", "connector"), ("A", "transformer")];
+        // Only MariaDB does not say at once what it has purged.
+        let steps = if is_full() { &all[..] } else { &all[1..] };
+        for &(unit, role) in steps {
             a_part_is_gone(&mut mesh, unit, role)
                 .await
                 .with_context(|| format!("{role} of {unit}"))?;
