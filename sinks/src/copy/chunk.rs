@@ -1,8 +1,9 @@
 //! A lane's part of a chunk of copied rows.
 //!
 //! The rows are judged by what this unit's own log says of them, first as far as it is read, then again
-//! when they are written and so locked: a write that came between shows in the log before the marker
-//! that follows it, and one that comes later has to wait. Rows in doubt are left as they are and noted.
+//! when they are locked: a write that came between shows in the log before the marker that follows it,
+//! and one that comes later has to wait. Rows that are not there can only be locked by writing them, so
+//! they are judged behind that. Rows in doubt are left as they are and noted.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use super::own_log::OwnLog;
 use crate::lane::Lane;
 use crate::ledger;
 use crate::mysql::apply::End;
+use crate::mysql::copies::Standing;
 use crate::park::{Parked, parks};
 
 /// How long a chunk waits until this unit has applied what its source had applied.
@@ -43,6 +45,9 @@ pub(crate) struct Gathered {
     /// When its rows were read, in µs since 1970.
     pub read_us: u64,
 }
+
+/// A row that is left as it is, by its place in the batch, and why.
+type Late = (usize, &'static str);
 
 /// Why a row is left as it is.
 mod why {
@@ -106,7 +111,6 @@ impl Lane<'_> {
     }
 
     async fn try_chunk(&mut self, gathered: &Gathered, to: End) -> Result<(), Fault> {
-        let chunk = &gathered.chunk;
         let mut late = self.judge_first(gathered).await?;
         loop {
             let wanted: Vec<usize> = self
@@ -117,33 +121,58 @@ impl Lane<'_> {
                 return self.note_only(&late, to).await;
             }
             self.applier.begin_copies(&self.batch, self.at, to).await?;
-            let refused = self.applier.write_copies(&self.batch, &wanted, &mut self.fresh).await?;
-            inject::die_at("die_while_copying");
-            let locked = self.judge_again(&wanted, gathered).await;
-            let newly = match locked {
-                Ok(newly) => newly,
+            match self.write_judged(wanted, gathered, &mut late).await {
+                Ok(Some(written)) => {
+                    let mut also = self.notes(&late)?;
+                    also.extend(self.settled(&written, &gathered.chunk, to.seq).await?);
+                    self.metrics.copied(written.len(), late.len());
+                    return self.applier.commit_copies((self.at, to), &also).await;
+                }
+                Ok(None) => self.applier.roll_back().await?,
                 Err(fault) => {
-                    self.applier.roll_back().await?;
+                    // What is locked should not wait until the connection's end is noticed.
+                    drop(self.applier.roll_back().await);
                     return Err(fault);
                 }
-            };
-            if !newly.is_empty() {
-                debug!(rows = newly.len(), "written here while they were copied");
-                self.applier.roll_back().await?;
-                late.extend(newly);
-                continue;
             }
-            late.extend(refused.iter().map(|place| (*place, why::TAKEN)));
-            let written: Vec<usize> =
-                wanted.into_iter().filter(|place| !refused.contains(place)).collect();
-            let mut also = self.notes(&late)?;
-            also.extend(self.settled(&written, chunk, to.seq).await?);
-            self.metrics.copied(written.len(), late.len());
-            return self.applier.commit_copies((self.at, to), &also).await;
         }
     }
 
-    async fn note_only(&mut self, late: &[(usize, &'static str)], to: End) -> Result<(), Fault> {
+    /// Locks and judges rows, and writes those in whose place nothing newer stands; gives these. The others
+    /// become late. `None` where the transaction has to be undone: a row that was not there to be locked
+    /// was written here before this one was.
+    async fn write_judged(
+        &mut self,
+        mut wanted: Vec<usize>,
+        gathered: &Gathered,
+        late: &mut Vec<Late>,
+    ) -> Result<Option<Vec<usize>>, Fault> {
+        let mut standing = Standing::default();
+        let mut refused = Vec::new();
+        // Likely there is nothing to lock.
+        if !self.fresh || !self.applier.insert_copies(&self.batch, &wanted).await? {
+            standing = self.applier.lock_copies(&self.batch, &wanted).await?;
+            let newly = self.judge_again(&standing.places(), gathered).await?;
+            wanted.retain(|place| !newly.iter().any(|(known, _)| known == place));
+            late.extend(newly);
+            refused =
+                self.applier.write_copies(&self.batch, &wanted, &standing, &mut self.fresh).await?;
+        }
+        inject::die_at("die_while_copying");
+        let new: Vec<usize> =
+            wanted.iter().copied().filter(|place| !standing.holds(*place)).collect();
+        let newly = self.judge_again(&new, gathered).await?;
+        if !newly.is_empty() {
+            debug!(rows = newly.len(), "written here while they were copied");
+            late.extend(newly);
+            return Ok(None);
+        }
+        wanted.retain(|place| !refused.contains(place));
+        late.extend(refused.into_iter().map(|place| (place, why::TAKEN)));
+        Ok(Some(wanted))
+    }
+
+    async fn note_only(&mut self, late: &[Late], to: End) -> Result<(), Fault> {
         let also = self.notes(late)?;
         self.metrics.copied(0, late.len());
         self.applier.step_with(self.at, to, false, &also).await
@@ -156,10 +185,7 @@ impl Lane<'_> {
     }
 
     /// Judges while nothing is locked: the rows that can't be written.
-    async fn judge_first(
-        &mut self,
-        gathered: &Gathered,
-    ) -> Result<Vec<(usize, &'static str)>, Fault> {
+    async fn judge_first(&mut self, gathered: &Gathered) -> Result<Vec<Late>, Fault> {
         let chunk = &gathered.chunk;
         let copies: Vec<usize> = self.copies().collect();
         let all = |why| copies.iter().map(|place| (*place, why)).collect();
@@ -189,17 +215,13 @@ impl Lane<'_> {
     }
 
     /// Judges again with the rows locked: those that were written here meanwhile.
-    async fn judge_again(
-        &self,
-        wanted: &[usize],
-        gathered: &Gathered,
-    ) -> Result<Vec<(usize, &'static str)>, Fault> {
+    async fn judge_again(&self, places: &[usize], gathered: &Gathered) -> Result<Vec<Late>, Fault> {
         let Some(own) = &self.way.own_log else { return Ok(Vec::new()) };
-        if inject::on("copy_overwrites") {
+        if places.is_empty() || inject::on("copy_overwrites") {
             return Ok(Vec::new());
         }
         let reading = own.catch_up(gathered.read_us, LOCKED_FOR).await?;
-        self.beyond(own, Some(reading), wanted, &gathered.chunk)
+        self.beyond(own, Some(reading), places, &gathered.chunk)
     }
 
     /// The rows that can't be written, by what the own log says of them.
@@ -209,7 +231,7 @@ impl Lane<'_> {
         reading: Option<u64>,
         places: &[usize],
         chunk: &Chunk,
-    ) -> Result<Vec<(usize, &'static str)>, Fault> {
+    ) -> Result<Vec<Late>, Fault> {
         let identity = |place: &usize| Identity::of(self.batch.key(&self.batch.slots()[*place]));
         let rows: Vec<_> = places.iter().map(identity).collect::<Result<_, _>>()?;
         let Some(beyond) = own.beyond(reading, &rows, chunk) else {
@@ -239,7 +261,7 @@ impl Lane<'_> {
         }
     }
 
-    fn notes(&self, late: &[(usize, &'static str)]) -> Result<Vec<Vec<u8>>, Fault> {
+    fn notes(&self, late: &[Late]) -> Result<Vec<Vec<u8>>, Fault> {
         late.iter()
             .map(|(place, why)| {
                 let slot = &self.batch.slots()[*place];

@@ -265,7 +265,12 @@ impl Applier {
         within(answer).await
     }
 
-    /// The same; `None` if a row's key, or a unique value of it, is taken.
+    /// The places and answers that a query of ours gives.
+    pub(super) async fn found(&mut self, query: &[u8]) -> Result<Vec<(usize, Option<u8>)>, Fault> {
+        within(self.conn.query(query)).await
+    }
+
+    /// As [`counts`](Self::counts); `None` if a row's key, or a unique value of it, is taken.
     pub(super) async fn counts_unless_taken(
         &mut self,
         batch: &Batch,

@@ -4,6 +4,8 @@
 //! target's log nothing. Where rows take each other's unique values they are removed first and
 //! written again.
 
+use std::collections::BTreeMap;
+
 use unitflow_change::envelope::{Envelope, Op, Row};
 use unitflow_change::key::Key;
 use unitflow_change::{Code, Fault};
@@ -18,8 +20,8 @@ use crate::batch::{Batch, Slot};
 
 /// Rows of one INSERT.
 const ROWS_PER_INSERT: usize = 500;
-/// Statements of one call.
-const STATEMENTS_PER_CALL: usize = 200;
+/// Rows that are locked by one statement.
+const ROWS_PER_LOCK: usize = 64;
 /// Bytes of one call, unless a single row needs more.
 const CALL_BYTES_MAX: usize = 1 << 20;
 
@@ -31,33 +33,107 @@ const LEFT_OUT_MAX: usize = 16;
 /// Where the rows that could not be written stand in the batch.
 pub type Refused = Vec<usize>;
 
+/// What stood in the place of copied rows when they were locked, by their places in the batch.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// The rows that are there, and whether they are as they are copied, to the letter. One that is gone
+    /// at its source never is.
+    there: BTreeMap<usize, bool>,
+}
+
+impl Standing {
+    /// The places of the rows that are there, and so locked.
+    pub fn places(&self) -> Vec<usize> {
+        self.there.keys().copied().collect()
+    }
+
+    /// Whether this row is there.
+    #[must_use]
+    pub fn holds(&self, place: usize) -> bool {
+        self.there.contains_key(&place)
+    }
+
+    fn is_equal(&self, place: usize) -> bool {
+        self.there.get(&place) == Some(&true)
+    }
+}
+
 impl Applier {
+    /// Inserts the copied rows of a batch that `wanted` names by their places, inside the open
+    /// transaction; `false`, and nothing done, if they are not all new here.
+    pub async fn insert_copies(&mut self, batch: &Batch, wanted: &[usize]) -> Result<bool, Fault> {
+        if wanted.iter().any(|place| is_gone(batch, *place)) {
+            return Ok(false);
+        }
+        self.insert_all(batch, wanted).await
+    }
+
+    /// Locks what stands in the place of these rows. Each row is found by its key in a SELECT of its own:
+    /// one for all might read the whole table, and wait for other lanes' rows while they wait for these.
+    pub async fn lock_copies(
+        &mut self,
+        batch: &Batch,
+        wanted: &[usize],
+    ) -> Result<Standing, Fault> {
+        let mut standing = Standing::default();
+        let mut rest = wanted;
+        while !rest.is_empty() {
+            let mut sql = Vec::new();
+            let mut taken = 0;
+            while taken < rest.len()
+                && taken < ROWS_PER_LOCK
+                && (taken == 0 || sql.len() < CALL_BYTES_MAX)
+            {
+                sql.extend_from_slice(if taken == 0 { b"" } else { b" UNION ALL " });
+                sql.extend(self.lock_of(batch, rest[taken])?);
+                taken += 1;
+            }
+            for (place, equal) in self.found(&sql).await? {
+                standing.there.insert(place, equal == Some(1));
+            }
+            rest = &rest[taken..];
+        }
+        Ok(standing)
+    }
+
+    fn lock_of(&mut self, batch: &Batch, place: usize) -> Result<Vec<u8>, Fault> {
+        let gone = is_gone(batch, place);
+        self.of_row(batch, place, |sql, target, columns, row| {
+            sql.extend_from_slice(format!("(SELECT {place},").as_bytes());
+            if gone {
+                sql.push(b'0');
+            } else {
+                write_condition(sql, target, columns, row)?;
+            }
+            sql.extend_from_slice(format!(" FROM {} WHERE ", target.name).as_bytes());
+            write_key(sql, target, columns, row)?;
+            sql.extend_from_slice(b" FOR UPDATE)");
+            Ok(())
+        })
+    }
+
     /// Writes the copied rows of a batch that `wanted` names by their places, inside the open
-    /// transaction. Those whose unique values other rows hold are given back.
+    /// transaction in which they were locked. Those whose unique values other rows hold are given back.
     ///
-    /// `fresh`: whether the rows are likely not there yet; told anew for the next batch.
+    /// `fresh`: whether the rows of the next batch are likely not there yet.
     pub async fn write_copies(
         &mut self,
         batch: &Batch,
         wanted: &[usize],
+        standing: &Standing,
         fresh: &mut bool,
     ) -> Result<Refused, Fault> {
-        let (gone, mut there): (Vec<usize>, Vec<usize>) =
-            wanted.iter().partition(|place| batch.value(&batch.slots()[**place]).is_empty());
-        for place in gone {
-            self.remove(batch, place).await?;
-        }
-        if *fresh && self.insert_all(batch, &there).await? {
-            return Ok(Vec::new());
-        }
-        there = self.unequal(batch, &there).await?;
         let mut absent = Vec::new();
         let mut refused = Vec::new();
-        for place in there {
-            match self.overwrite(batch, place).await? {
-                Some(true) => {}
-                Some(false) => absent.push(place),
-                None => refused.push(place),
+        for &place in wanted {
+            if is_gone(batch, place) {
+                if standing.holds(place) {
+                    self.remove(batch, place).await?;
+                }
+            } else if !standing.holds(place) {
+                absent.push(place);
+            } else if !standing.is_equal(place) && !self.overwrite(batch, place).await? {
+                refused.push(place);
             }
         }
         *fresh = refused.is_empty() && absent.len() * 2 > wanted.len();
@@ -111,36 +187,8 @@ impl Applier {
         Ok(None)
     }
 
-    /// Those rows that are not there as they are copied, to the letter; the others are locked.
-    async fn unequal(&mut self, batch: &Batch, places: &[usize]) -> Result<Vec<usize>, Fault> {
-        let mut unequal = Vec::new();
-        let mut rest = places;
-        while !rest.is_empty() {
-            let mut call = Call::default();
-            let mut taken = 0;
-            while taken < rest.len()
-                && taken < STATEMENTS_PER_CALL
-                && (taken == 0 || call.sql.len() < CALL_BYTES_MAX)
-            {
-                let sql = self.of_row(batch, rest[taken], |sql, target, columns, row| {
-                    let key = &target.quoted[target.table.primary_key[0]];
-                    sql.extend_from_slice(format!("UPDATE {} SET ", target.name).as_bytes());
-                    sql.extend_from_slice(&[key, &b"="[..], key, b" WHERE "].concat());
-                    write_condition(sql, target, columns, row)
-                })?;
-                call.add(bookkeeping(0), |out| out.extend_from_slice(&sql));
-                taken += 1;
-            }
-            let found = self.counts(&call).await?;
-            let differing = rest[..taken].iter().zip(found).filter(|(_, found)| *found == 0);
-            unequal.extend(differing.map(|(place, _)| *place));
-            rest = &rest[taken..];
-        }
-        Ok(unequal)
-    }
-
-    /// Writes over a row; `Some(false)` if there is none, `None` if a unique value is taken.
-    async fn overwrite(&mut self, batch: &Batch, place: usize) -> Result<Option<bool>, Fault> {
+    /// Writes over a row that is there; `false`, and nothing done, if a unique value is taken.
+    async fn overwrite(&mut self, batch: &Batch, place: usize) -> Result<bool, Fault> {
         let sql = self.of_row(batch, place, |sql, target, columns, row| {
             refuse_negative_zero(target, columns, row)?;
             let odd = odd_choices(target, columns, row);
@@ -161,10 +209,7 @@ impl Applier {
         })?;
         let mut call = Call::default();
         call.add(bookkeeping(0), |out| out.extend_from_slice(&sql));
-        match self.counts_unless_taken(batch, place, &call).await? {
-            Some(found) => Ok(Some(found.first() == Some(&1))),
-            None => Ok(None),
-        }
+        Ok(self.counts_unless_taken(batch, place, &call).await?.is_some())
     }
 
     /// Inserts rows; `false`, and nothing done, if one of them, or a unique value of it, is there.
@@ -278,6 +323,11 @@ impl Applier {
             }
         }
     }
+}
+
+/// Whether the row is gone at its source.
+fn is_gone(batch: &Batch, place: usize) -> bool {
+    batch.value(&batch.slots()[place]).is_empty()
 }
 
 fn write_values(
