@@ -348,7 +348,7 @@ async fn check_lanes(
             findings.push(
                 Finding::new(&place, Code::LedgerMissing, "unitflow.ledger")
                     .expected("a row for each lane", format!("none for lanes {}", missing.join(", ")))
-                    .remedy("a flow that never ran: unitflow init; one that ran: restore the rows or resync, see the runbook"),
+                    .remedy("a flow that never ran: unitflow init; one that ran: restore the rows, or see the runbook for how a log begins anew"),
             );
         }
         // A broker or a topic that is not there is a finding of its unit.
@@ -362,7 +362,7 @@ async fn check_lanes(
             findings.push(
                 Finding::new(&place, Code::TopicRecreated, topic.name)
                     .expected("the topic that the ledger names", "another one of this name")
-                    .remedy("what the old one held may not have arrived: resync, see the runbook"),
+                    .remedy("what the old one held may not have arrived: see the runbook for how a log begins anew"),
             );
         } else if !entries.is_empty() {
             findings.extend(check_lanes_kept(mesh, &from, &log.unit, &entries).await);

@@ -242,6 +242,11 @@ pub enum ResyncCommand {
     /// lacks the end. Its log goes on behind what the server still has; rows that it lost come back from the
     /// unit named by --from, but where the unit has written a row since, that counts and goes to the others.
     Lost(ResyncLostArgs),
+    /// End copies that are under way from a unit; what they have brought stays.
+    ///
+    /// Their tables stay half filled until the command that status shows is given. To copy slower, give the same
+    /// command again with another --rows-per-second.
+    Stop(ResyncStopArgs),
 }
 
 #[derive(Debug, Args)]
@@ -308,6 +313,22 @@ pub struct ResyncLostArgs {
     /// Change nothing: list the rows that the others hold and the unit lacks. Exit code 1 if there are any.
     #[arg(long)]
     pub dry_run: bool,
+    /// Why; it stays on record.
+    #[arg(long)]
+    pub why: String,
+    /// Who gives the order; whoever is logged in by default.
+    #[arg(long)]
+    pub by: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ResyncStopArgs {
+    /// The unit whose rows are copied.
+    #[arg(long)]
+    pub from: Name,
+    /// The store, where the unit has several.
+    #[arg(long)]
+    pub store: Option<Name>,
     /// Why; it stays on record.
     #[arg(long)]
     pub why: String,

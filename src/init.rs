@@ -200,7 +200,7 @@ pub async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<(String, tables:
             Code::PositionMissing,
             format!("{captured} holds records, but {} has no position of its connector", mesh.topics.position(log)),
         )
-        .hint("the flow has run and lost its position: resync, see the runbook; init never starts it anew"));
+        .hint("the flow has run and lost its position: restore the position topic, or see the runbook for how a log begins anew; init never does that by itself"));
     }
     let mut conn = connect_to_write(mesh.store(&log.unit, &log.store)?).await?;
     let server = Server::read(&mut conn).await?;
@@ -273,7 +273,7 @@ pub async fn create_lanes(mesh: &Mesh, log: &Log, to: &Name, flow: &Flow) -> Res
             Code::LedgerMissing,
             format!("unitflow.ledger in unit {to} lacks lanes {missing:?} of log {log}, which has run before"),
         )
-        .hint("restore the rows from a backup of that store, or resync; init never starts a flow anew, see the runbook"));
+        .hint("restore the rows from a backup of that store, or see the runbook for how a log begins anew; init never does that by itself"));
     }
     for lane in &missing {
         let (low, _) = topics::bounds(broker, &topic, *lane).await?;

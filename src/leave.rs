@@ -18,6 +18,7 @@ use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::{Broker, groups, topics};
 use unitflow_mysql::connect::connect;
 use unitflow_mysql::stream::{Event, Options, Stream};
+use unitflow_sinks::copy::filling;
 use unitflow_sinks::{ledger, park};
 
 use crate::Outcome;
@@ -126,7 +127,14 @@ async fn not_applied(mesh: &Mesh, unit: &Name) -> Result<Vec<String>, Fault> {
             let mut conn = connect(mesh.store(&to, &log.store)?).await?;
             let entries = ledger::read_all(&mut conn, &log).await?;
             let parked = park::read_all(&mut conn, &log).await?;
+            let filling = filling::of(&mut conn, &log).await?;
             let _ = conn.disconnect().await;
+            held.extend(filling.iter().map(|filling| {
+                format!(
+                    "{} is being filled from {log} in unit {to}: let the resync come to its end, see unitflow status",
+                    filling.table
+                )
+            }));
             let tables: BTreeSet<String> =
                 parked.iter().map(|(table, _)| table.to_string()).collect();
             held.extend(tables.iter().map(|table| {
@@ -236,10 +244,15 @@ async fn take_rows(mesh: &Mesh, args: &LeaveArgs) -> Result<Vec<String>, Fault> 
     let mut gone = Vec::new();
     for (log, to) in ways(mesh, &args.unit).0 {
         let mut conn = connect(mesh.store(&to, &log.store)?).await?;
+        let half = filling::of(&mut conn, &log).await?;
         let rows = match args.dry_run {
             true => ledger::read_all(&mut conn, &log).await?.len(),
             false => ledger::forget(&mut conn, &log).await?,
         };
+        gone.extend(half.into_iter().map(|filling| {
+            let (table, store) = (filling.table, &log.store);
+            format!("{to}.{store}: {table} is no longer filled from {log}, and half of it may be: compare it")
+        }));
         let _ = conn.disconnect().await;
         if !args.dry_run {
             inject::die_at("die_leaving");

@@ -3,6 +3,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `plan` | from the arguments to a flow, tables and units |
+//! | `filler` | by which command tables are being filled, and how it is given again |
 //! | `dry` | compares and says what would be done |
 //! | `copy` | orders a copy and follows it to its end |
 //! | `settle` | has rows read again until none is in doubt, and removes what the authority lacks |
@@ -18,6 +19,7 @@
 mod broken;
 mod copy;
 mod dry;
+mod filler;
 mod join;
 mod loss;
 mod lost;
@@ -29,14 +31,16 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use tracing::warn;
-use unitflow_change::{Code, Fault};
+use unitflow_change::ddl::TableName;
+use unitflow_change::{Code, Fault, Log};
 
 use crate::Outcome;
-use crate::cli::{ResyncCommand, ResyncFullArgs, ResyncKeysArgs};
+use crate::cli::{ResyncCommand, ResyncFullArgs, ResyncKeysArgs, ResyncStopArgs, ResyncWays};
 use crate::config::Mesh;
 use crate::output::say;
 
 use self::broken::Broken;
+use self::filler::Filler;
 use self::plan::Plan;
 
 /// The pause before another attempt.
@@ -50,6 +54,7 @@ pub async fn run(mesh: &Mesh, command: &ResyncCommand) -> Result<Outcome, Fault>
             ResyncCommand::Keys(args) => keys(mesh, args).await,
             ResyncCommand::Join(args) => join::run(mesh, args).await,
             ResyncCommand::Lost(args) => lost::run(mesh, args).await,
+            ResyncCommand::Stop(args) => stop(mesh, args).await,
         };
         match outcome {
             Err(fault) if fault.is_retry() => {
@@ -79,7 +84,8 @@ async fn full(mesh: &Mesh, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
         broken.ensure_whole(&plan, args.table.is_empty())?;
     }
     let filled = plan.filled_before().await?;
-    plan.begin().await?;
+    let filler = Filler::Full { in_place: !bereft.is_empty() };
+    plan.begin(&filler).await?;
     if let Some(broken) = broken {
         broken.mend(&plan).await?;
     }
@@ -89,7 +95,7 @@ async fn full(mesh: &Mesh, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
         let what = "the log was turned while it was copied, and what was read before may be gone";
         return Err(Fault::retry(Code::Copy, what));
     }
-    let outcome = finish(&plan, &filled).await?;
+    let outcome = finish(&plan, &filled, &filler).await?;
     if args.table.is_empty() && matches!(outcome, Outcome::Fine) {
         plan.all_is_brought().await?;
     }
@@ -102,14 +108,46 @@ async fn keys(mesh: &Mesh, args: &ResyncKeysArgs) -> Result<Outcome, Fault> {
     if args.dry_run {
         return dry::run(&plan, Some(&keys)).await;
     }
-    plan.begin().await?;
+    plan.begin(&Filler::Keys).await?;
     plan.wait_until_carried().await?;
     copy::keys(&plan, keys.into_iter().collect()).await?;
-    finish(&plan, &[]).await
+    finish(&plan, &[], &Filler::Keys).await
+}
+
+/// Ends copies that are under way; what they have brought stays.
+async fn stop(mesh: &Mesh, args: &ResyncStopArgs) -> Result<Outcome, Fault> {
+    let ways = ResyncWays {
+        from: args.from.clone(),
+        to: Vec::new(),
+        store: args.store.clone(),
+        why: args.why.clone(),
+        by: args.by.clone(),
+    };
+    let plan = Plan::of_ways(mesh, &ways)?;
+    let stopped = copy::stop(&plan).await?;
+    if stopped.is_empty() {
+        say(&format!("nothing is copied from {}", plan.log));
+        return Ok(Outcome::Fine);
+    }
+    for (name, job) in &stopped {
+        let what = if job.keys.is_empty() { job.tables.join(", ") } else { "rows by key".into() };
+        say(&format!("stopped  {name}: {what} to {}, ordered by {}", job.to.join(", "), job.by));
+    }
+    say("its tables stay as they are, half filled: unitflow status shows them, and how to go on");
+    Ok(Outcome::Fine)
+}
+
+/// The command that goes on with a table that is being filled, by what is written of it.
+pub fn goes_on(log: &Log, table: &TableName, job: &str) -> String {
+    Filler::parse(job).command(log, table)
 }
 
 /// Settles what is in doubt; `removing` are the units whose tables may hold rows of their own.
-async fn finish(plan: &Plan<'_>, removing: &[plan::Filled]) -> Result<Outcome, Fault> {
+async fn finish(
+    plan: &Plan<'_>,
+    removing: &[plan::Filled],
+    filler: &Filler,
+) -> Result<Outcome, Fault> {
     let mut left = settle::notes(plan).await?;
     let mut removed = 0;
     if left == 0 {
@@ -123,7 +161,7 @@ async fn finish(plan: &Plan<'_>, removing: &[plan::Filled]) -> Result<Outcome, F
         ));
         return Ok(Outcome::Findings);
     }
-    plan.end().await?;
+    plan.end(filler).await?;
     let to = plan.to_text();
     say(&match removed {
         0 => format!("{} holds what {} holds: {}", to, plan.log.unit, plan.tables_text()),

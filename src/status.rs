@@ -23,7 +23,8 @@ use unitflow_kafka::control::{self, Action, Heard, Order, Refused};
 use unitflow_kafka::reader::{Item, QUEUE_BYTES, Reader};
 use unitflow_kafka::{members, notes, positions, topics};
 use unitflow_mysql::connect::connect;
-use unitflow_sinks::copy::{filling, passed};
+use unitflow_sinks::copy::filling::{self, Filling};
+use unitflow_sinks::copy::passed;
 use unitflow_sinks::ledger::{self, Entry, Meeting};
 use unitflow_sinks::park;
 
@@ -36,6 +37,7 @@ use crate::output::say;
 use crate::pipeline::{
     ConnectorState, GONE_AFTER, RelayState, TransformerState, load_state, relayed_at,
 };
+use crate::resync;
 
 use show::{json, text};
 
@@ -117,6 +119,8 @@ struct FillingStatus {
     table: String,
     /// Rows that are not settled yet.
     unsettled: u64,
+    /// The command that goes on with it.
+    command: String,
 }
 
 /// A table whose changes wait for a person.
@@ -426,8 +430,9 @@ async fn read_copies(
     let mut conn = connect(mesh.store(to, &log.store)?).await?;
     let lacking = passed::lanes(&mut conn, log).await?;
     let mut tables = Vec::new();
-    for (table, unsettled) in filling::of(&mut conn, log).await? {
-        tables.push(FillingStatus { table: table.to_string(), unsettled });
+    for Filling { table, job, unsettled } in filling::of(&mut conn, log).await? {
+        let command = resync::goes_on(log, &table, &job);
+        tables.push(FillingStatus { table: table.to_string(), unsettled, command });
     }
     let _ = conn.disconnect().await;
     Ok((lacking, tables))

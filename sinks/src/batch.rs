@@ -104,6 +104,12 @@ impl Batch {
         &self.bytes[slot.value.clone()]
     }
 
+    /// Whether the record at this place is of a copied row that is gone at its source.
+    #[must_use]
+    pub fn is_gone(&self, place: usize) -> bool {
+        self.value(&self.slots[place]).is_empty()
+    }
+
     /// The last record.
     #[must_use]
     pub fn last(&self) -> Option<&Slot> {

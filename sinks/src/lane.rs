@@ -165,7 +165,7 @@ async fn apply_all(
                 way.topic, way.topic_id, entry.topic_id
             ),
         )
-        .hint("what the old topic held and this unit had not applied is gone: resync, see the runbook"));
+        .hint("what the old topic held and this unit had not applied is gone: see the runbook for how a log begins anew"));
     }
     let (wanted, moved_to) = match starting_offset(&entry, committed, mirror.believed(lane)) {
         Start::At(offset) => (offset, 0),
@@ -677,7 +677,7 @@ impl Lane<'_> {
                 self.way.log, self.lane, tag.seq, tag.prev, self.seen.seq
             ),
         )
-        .hint("the topic lost records that this unit has not applied: resync, see the runbook")
+        .hint("the topic lost records that this unit has not applied: see the runbook for how a log begins anew")
     }
 }
 

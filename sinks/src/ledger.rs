@@ -97,7 +97,7 @@ pub async fn read(conn: &mut Conn, log: &Log, lane: i32) -> Result<Entry, Fault>
         .map_err(|error| judge(&error).at("unitflow.ledger"))?;
     let row = row.ok_or_else(|| {
         Fault::fatal(Code::LedgerMissing, format!("unitflow.ledger has no row for log {log}, lane {lane}"))
-            .hint("a flow that never ran: unitflow init; one that ran has lost its place: restore the row or resync, see the runbook")
+            .hint("a flow that never ran: unitflow init; one that ran has lost its place: restore the row, or see the runbook for how a log begins anew")
     })?;
     entry(row)
 }
@@ -141,6 +141,11 @@ pub async fn forget(conn: &mut Conn, log: &Log) -> Result<usize, Fault> {
         let lanes = conn.affected_rows();
         conn.exec_drop("DELETE FROM unitflow.parked WHERE log = ?", (&name,)).await?;
         conn.exec_drop("DELETE FROM unitflow.ddl WHERE log = ?", (&name,)).await?;
+        // Nobody brings what is noted in tables that were filled from it.
+        let notes = "DELETE FROM unitflow.unsettled WHERE (db, tbl) IN \
+                     (SELECT db, tbl FROM unitflow.filling WHERE log = ?)";
+        conn.exec_drop(notes, (&name,)).await?;
+        conn.exec_drop("DELETE FROM unitflow.filling WHERE log = ?", (&name,)).await?;
         let passed = format!("passed {name} %");
         conn.exec_drop("DELETE FROM unitflow.marker WHERE name LIKE ?", (passed,)).await?;
         conn.exec_drop("DELETE FROM unitflow.heartbeat WHERE unit = ?", (unit,)).await?;

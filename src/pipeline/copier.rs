@@ -455,10 +455,15 @@ impl Copier {
         let (reader, store) = (self.reader.take(), self.store.clone());
         let declared = self.declared.clone();
         let (limiter, owed) = (self.limiter.clone(), std::mem::take(&mut self.owed));
+        let (jobs, job) = (self.jobs.clone(), work.job.clone());
         work.reading = Some(tokio::spawn(async move {
             let locals = locals?;
             if let Some((rate, limiter)) = limiter {
-                pay(&limiter, rate, owed).await;
+                // At another pace nothing is owed.
+                tokio::select! {
+                    () = pay(&limiter, rate, owed) => {}
+                    () = paced_otherwise(jobs, &job, rate) => {}
+                }
             }
             let mut reader = match reader {
                 Some(reader) => reader,
@@ -596,6 +601,18 @@ fn local(rename: &Rename, table: &TableName) -> Result<(String, String), Fault> 
         Fault::fatal(Code::Table, format!("{table} has no place in this unit"))
             .hint("another table has its name there; see rename in the configuration")
     })
+}
+
+/// Waits until a job is no longer there, or at another pace.
+async fn paced_otherwise(mut jobs: watch::Receiver<Option<Jobs>>, name: &str, rate: u32) {
+    let rate_of = |job: &Job| job.rows_per_second.unwrap_or(ROWS_PER_SECOND);
+    let is_other = |jobs: &Option<Jobs>| {
+        let job = jobs.as_ref().and_then(|jobs| jobs.get(name));
+        job.is_none_or(|(_, job)| rate_of(job) != rate)
+    };
+    if jobs.wait_for(is_other).await.is_err() {
+        std::future::pending().await
+    }
 }
 
 /// Waits until so many rows may have been read.

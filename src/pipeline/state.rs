@@ -182,7 +182,7 @@ pub async fn require<S: DeserializeOwned>(
             Code::PositionMissing,
             format!("{} holds no position of {stage} {log}", topics.position(log)),
         )
-        .hint("a new flow: unitflow init; one that has run lost its position: resync, see the runbook")
+        .hint("a new flow: unitflow init; one that has run lost its position: restore the position topic, or see the runbook for how a log begins anew")
     })
 }
 
@@ -203,7 +203,7 @@ pub async fn ensure_same_topic(
                 found.id
             ),
         )
-        .hint("what the old topic held may not have reached all units: resync, see the runbook")),
+        .hint("what the old topic held may not have reached all units: see the runbook for how a log begins anew")),
         _ => Ok(found.id.as_str().to_owned()),
     }
 }
@@ -220,7 +220,7 @@ pub async fn ensure_tail(
             Code::TopicTruncated,
             format!("{topic}[{partition}] ends with {found}, but record {tail} was committed to it"),
         )
-        .hint("the topic lost its tail (unclean leader election, restored disk): resync, see the runbook")
+        .hint("the topic lost its tail (unclean leader election, restored disk): see the runbook for how a log begins anew")
     };
     match last_record(broker, topic, partition).await? {
         Some(record) => {
@@ -238,8 +238,9 @@ pub async fn ensure_tail(
 }
 
 fn missing(topic: &str) -> Fault {
-    Fault::fatal(Code::TopicMissing, format!("the topic {topic} does not exist"))
-        .hint("a new flow: unitflow init; one that has run: resync, see the runbook")
+    Fault::fatal(Code::TopicMissing, format!("the topic {topic} does not exist")).hint(
+        "a new flow: unitflow init; one that has run: see the runbook for how a log begins anew",
+    )
 }
 
 /// Says which Kafka it is that does not answer.

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use mysql_async::prelude::Queryable as _;
 use tokio::time::{Instant, sleep};
 use tracing::info;
@@ -22,6 +22,10 @@ use crate::pipeline::{ConnectorState, Scan, load_state};
 
 /// How often a position is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often it is looked whether somebody has stopped the copy.
+const LOOK_STOPPED_EVERY: Duration = Duration::from_secs(2);
+/// How often it is said how far the copy is, where there is no terminal to show it.
+const SAY_EVERY: Duration = Duration::from_secs(20);
 /// After how long without progress the likely cause is told.
 const SILENT_FOR: Duration = Duration::from_secs(20);
 
@@ -54,15 +58,19 @@ pub async fn tables(
             && !state.copy.failed.contains_key(*name)
     });
     let name = match under_way {
-        Some((name, _)) => {
+        Some((name, (_, known))) => {
             info!(job = name, "going on with the copy that was ordered before");
+            if known.rows_per_second != job.rows_per_second {
+                let (broker, topic) = control(plan)?;
+                jobs::send(broker, &topic, &plan.log, name, &job).await?;
+            }
             name.clone()
         }
         None => order(plan, "full", &job).await?,
     };
     plan.pass_over(bereft).await?;
-    let bar = Bar::new(plan, &estimates(plan).await?);
-    let end = follow(plan, &name, Some(&bar)).await?;
+    let mut bar = Bar::new(plan, &estimates(plan).await?);
+    let end = follow(plan, &name, Some(&mut bar)).await?;
     bar.close();
     jobs_removed(plan, &[name]).await?;
     Ok(end)
@@ -90,6 +98,13 @@ pub async fn keys_sparing(
         follow(plan, name, None).await?;
     }
     jobs_removed(plan, &names).await
+}
+
+/// Ends all copies of the log that are under way; gives them.
+pub async fn stop(plan: &Plan<'_>) -> Result<Vec<(String, Job)>, Fault> {
+    let known = known(plan).await?;
+    jobs_removed(plan, &known.keys().cloned().collect::<Vec<_>>()).await?;
+    Ok(known.into_iter().map(|(name, (_, job))| (name, job)).collect())
 }
 
 async fn order(plan: &Plan<'_>, kind: &str, job: &Job) -> Result<String, Fault> {
@@ -131,8 +146,8 @@ pub async fn state(mesh: &Mesh, log: &Log) -> Result<ConnectorState, Fault> {
 }
 
 /// Waits until a job is done and all its units have applied its last record; gives that.
-async fn follow(plan: &Plan<'_>, name: &str, bar: Option<&Bar>) -> Result<Seq, Fault> {
-    let mut moved = Instant::now();
+async fn follow(plan: &Plan<'_>, name: &str, mut bar: Option<&mut Bar>) -> Result<Seq, Fault> {
+    let (mut moved, mut looked) = (Instant::now(), Instant::now());
     let mut last = None;
     let end = loop {
         let state = state(plan.mesh, &plan.log).await?;
@@ -145,11 +160,19 @@ async fn follow(plan: &Plan<'_>, name: &str, bar: Option<&Bar>) -> Result<Seq, F
         if let Some(end) = state.copy.done.get(name) {
             break *end;
         }
-        if let (Some(bar), Some(scan)) = (bar, &state.copy.scan) {
+        if let (Some(bar), Some(scan)) = (&mut bar, &state.copy.scan) {
             bar.show(scan);
         }
         if last != Some(state.seq) {
             (moved, last) = (Instant::now(), Some(state.seq));
+        }
+        if looked.elapsed() > LOOK_STOPPED_EVERY {
+            looked = Instant::now();
+            // It may be done since the state was read.
+            if !known(plan).await?.contains_key(name) && !is_done(plan, name).await? {
+                return Err(Fault::fatal(Code::Copy, format!("the copy {name} was stopped"))
+                    .hint("unitflow status shows what stays half filled, and how to go on"));
+            }
         }
         if moved.elapsed() > SILENT_FOR {
             tracing::warn!(
@@ -165,6 +188,11 @@ async fn follow(plan: &Plan<'_>, name: &str, bar: Option<&Bar>) -> Result<Seq, F
     }
     arrived(plan, end).await?;
     Ok(end)
+}
+
+async fn is_done(plan: &Plan<'_>, name: &str) -> Result<bool, Fault> {
+    let copy = state(plan.mesh, &plan.log).await?.copy;
+    Ok(copy.done.contains_key(name) || copy.failed.contains_key(name))
 }
 
 async fn arrived(plan: &Plan<'_>, end: Seq) -> Result<(), Fault> {
@@ -204,10 +232,11 @@ async fn estimates(plan: &Plan<'_>) -> Result<Vec<u64>, Fault> {
     Ok(rows)
 }
 
-/// Progress on stderr; nothing where that is no terminal.
+/// Progress on stderr; a line now and then where that is no terminal.
 struct Bar {
     bar: ProgressBar,
     tables: Vec<TableName>,
+    said: Instant,
 }
 
 impl Bar {
@@ -219,16 +248,22 @@ impl Bar {
             ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
         bar.set_message(format!("{} to {}", plan.log, plan.to_text()));
-        Self { bar, tables: plan.tables.clone() }
+        Self { bar, tables: plan.tables.clone(), said: Instant::now() }
     }
 
-    fn show(&self, scan: &Scan) {
+    fn show(&mut self, scan: &Scan) {
         if scan.all > self.bar.length().unwrap_or(0) {
             self.bar.set_length(scan.all);
         }
         self.bar.set_position(scan.all);
         if let Some(table) = self.tables.get(scan.tables) {
             self.bar.set_message(table.to_string());
+        }
+        if self.bar.is_hidden() && self.said.elapsed() > SAY_EVERY {
+            self.said = Instant::now();
+            let (rows, of) = (HumanCount(scan.all), HumanCount(self.bar.length().unwrap_or(0)));
+            let rest = HumanDuration(self.bar.eta());
+            info!(%rows, %of, %rest, "copying {}", self.bar.message());
         }
     }
 

@@ -8,6 +8,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use tracing::info;
 use unitflow_change::name::{Log, Name, Topics};
+use unitflow_change::routing::Routing;
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, Tag};
 use unitflow_change::{Code, Fault};
@@ -17,6 +18,7 @@ use unitflow_mysql::literal::quote_identifier;
 use unitflow_sinks::copy::passed;
 use unitflow_sinks::{ledger, park};
 
+use super::filler::Filler;
 use super::plan::Plan;
 use super::{copy, finish};
 use crate::Outcome;
@@ -48,6 +50,7 @@ pub async fn run(mesh: &Mesh, args: &ResyncJoinArgs) -> Result<Outcome, Fault> {
     };
     let log = Plan::of_ways(mesh, &ways)?.log;
     let mut conn = connect_to_write(mesh.store(&args.unit, &log.store)?).await?;
+    ensure_empty(mesh, &log, &args.unit, &mut conn).await?;
     for line in prepare(mesh, &log, &args.unit, &mut conn).await? {
         say(&format!("created  {line}"));
     }
@@ -57,10 +60,49 @@ pub async fn run(mesh: &Mesh, args: &ResyncJoinArgs) -> Result<Outcome, Fault> {
     ));
     let plan = Plan::of_tables(mesh, &ways, &[]).await?;
     let filled = plan.filled_before().await?;
-    plan.begin().await?;
+    let filler = Filler::Join(args.unit.clone());
+    plan.begin(&filler).await?;
     plan.wait_until_carried().await?;
     copy::tables(&plan, args.rows_per_second, &[]).await?;
-    finish(&plan, &filled).await
+    finish(&plan, &filled, &filler).await
+}
+
+/// Whether the unit holds nothing that the copy would remove, unless it is joining already.
+async fn ensure_empty(mesh: &Mesh, log: &Log, unit: &Name, conn: &mut Conn) -> Result<(), Fault> {
+    let judge = |error: mysql_async::Error| fault(&error);
+    let ledger = "SELECT 1 FROM information_schema.TABLES \
+                  WHERE TABLE_SCHEMA = 'unitflow' AND TABLE_NAME = 'ledger'";
+    let has_ledger: Option<u8> = conn.query_first(ledger).await.map_err(judge)?;
+    if has_ledger.is_some() && !ledger::read_all(conn, log).await?.is_empty() {
+        return Ok(());
+    }
+    for table in tables::list(conn, &routing_of(mesh, log, unit)?).await? {
+        let name = quoted(&table.local);
+        let query = format!("SELECT 1 FROM {name} LIMIT 1");
+        let found: Option<u8> = conn.query_first(query).await.map_err(judge)?;
+        if found.is_some() {
+            let what = format!("{name} holds rows in unit {unit}, and a unit that joins is empty");
+            return Err(Fault::fatal(Code::Table, what).hint(
+                "see that its endpoints lead to the right server, and empty the tables there",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The authority's tables, by the names that they have in the unit.
+fn routing_of(mesh: &Mesh, log: &Log, unit: &Name) -> Result<Routing, Fault> {
+    let mut there = mesh.routing(&Log { unit: unit.clone(), store: log.store.clone() })?;
+    there.tables = mesh.routing(log)?.tables;
+    Ok(there)
+}
+
+fn quoted((database, table): &(String, String)) -> String {
+    let mut out = Vec::new();
+    quote_identifier(&mut out, database);
+    out.push(b'.');
+    quote_identifier(&mut out, table);
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 async fn prepare(
@@ -218,9 +260,7 @@ async fn create_tables(
 ) -> Result<Vec<String>, Fault> {
     let routing = mesh.routing(log)?;
     let wanted = tables::list(authority, &routing).await?;
-    let mut there = mesh.routing(&Log { unit: unit.clone(), store: log.store.clone() })?;
-    there.tables.clone_from(&routing.tables);
-    let present = tables::list(conn, &there).await?;
+    let present = tables::list(conn, &routing_of(mesh, log, unit)?).await?;
     let missing: Vec<_> = wanted
         .iter()
         .filter(|table| present.iter().all(|known| known.name != table.name))
@@ -246,22 +286,21 @@ async fn create_tables(
     for table in missing {
         let (database, name) =
             rename.local(&table.name.0, &table.name.1).unwrap_or(table.name.clone());
-        let quoted = |name: &str| {
-            let mut out = Vec::new();
-            quote_identifier(&mut out, name);
-            String::from_utf8_lossy(&out).into_owned()
-        };
-        let query =
-            format!("SHOW CREATE TABLE {}.{}", quoted(&table.local.0), quoted(&table.local.1));
+        let query = format!("SHOW CREATE TABLE {}", quoted(&table.local));
         let (_, create): (String, String) =
             authority.query_first(query).await.map_err(judge)?.unwrap_or_default();
         let body = create.split_once('(').map_or("", |(_, body)| body);
-        let database = quoted(&database);
-        conn.query_drop(format!("CREATE DATABASE IF NOT EXISTS {database}"))
-            .await
-            .map_err(judge)?;
-        conn.query_drop(format!("USE {database}")).await.map_err(judge)?;
-        conn.query_drop(format!("CREATE TABLE {} ({body}", quoted(&name))).await.map_err(judge)?;
+        let mut quoted_database = Vec::new();
+        quote_identifier(&mut quoted_database, &database);
+        let quoted_database = String::from_utf8_lossy(&quoted_database);
+        let create = format!("CREATE TABLE {} ({body}", quoted(&(database.clone(), name.clone())));
+        for statement in [
+            format!("CREATE DATABASE IF NOT EXISTS {quoted_database}"),
+            format!("USE {quoted_database}"),
+            create,
+        ] {
+            conn.query_drop(statement).await.map_err(judge)?;
+        }
         info!(table = name, "created");
         done.push(format!("{unit}.{}: table {}.{}", log.store, table.name.0, table.name.1));
     }

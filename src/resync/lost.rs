@@ -17,20 +17,24 @@ use unitflow_change::name::{Log, Name};
 use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::jobs::Sparing;
+use unitflow_mysql::connect::connect;
 use unitflow_sinks::copy::filling::{self, Note};
+use unitflow_sinks::ledger;
 use unitflow_verifier::Finding;
 
+use super::filler::Filler;
 use super::loss::{self, Loss};
 use super::plan::Plan;
 use super::turn::{self, Onward};
 use super::{copy, dry, settle};
 use crate::Outcome;
+use crate::bridge;
 use crate::cli::{ResyncLostArgs, ResyncWays};
 use crate::config::Mesh;
 use crate::output::{columns, say};
 use crate::wait::{self, Within};
 
-/// How tables are marked that lost rows: behind it stands the first record behind the loss.
+/// How tables are marked that lost rows.
 const JOB: &str = "lost ";
 /// Why a row is noted that was lost.
 const LOST: &str = "lost";
@@ -88,7 +92,8 @@ pub async fn run(mesh: &Mesh, args: &ResyncLostArgs) -> Result<Outcome, Fault> {
     }
     let mut forth = Plan::of_ways(mesh, &ways(args, &own.unit, None))?;
     forth.tables.clone_from(&back.tables);
-    finish(&back, &forth, &Sparing { log: own.to_string(), seq: turned }).await
+    let filler = Filler::Lost { from: turned, unit: Some(own.unit.clone()) };
+    finish((&back, &filler), &forth, &Sparing { log: own.to_string(), seq: turned }).await
 }
 
 fn ways(args: &ResyncLostArgs, from: &Name, to: Option<&Name>) -> ResyncWays {
@@ -110,8 +115,11 @@ async fn turned(
 ) -> Result<Option<(Vec<TableName>, Seq)>, Fault> {
     let mut conn = back.connect(&own.unit).await?;
     let marked = filling::tables_of(&mut conn, JOB).await?;
-    let from =
-        marked.iter().filter_map(|(_, job)| job.strip_prefix(JOB)?.parse().ok()).map(Seq).max();
+    let from = marked.iter().filter_map(|(_, job)| match Filler::parse(job) {
+        Filler::Lost { from, .. } => Some(from),
+        _ => None,
+    });
+    let from = from.max();
     let Some(from) = from.filter(|from| reached >= *from) else { return Ok(None) };
     info!("going on with what a command before this one has begun");
     Ok(Some((marked.into_iter().map(|(table, _)| table).collect(), from)))
@@ -170,7 +178,7 @@ async fn note(back: &Plan<'_>, own: &Log, keys: &BTreeSet<String>, from: Seq) ->
     if keys.is_empty() {
         return Ok(());
     }
-    back.begin_as(&format!("{JOB}{}", from.0)).await?;
+    back.begin(&Filler::Lost { from, unit: Some(own.unit.clone()) }).await?;
     let note = |key: &String| Note {
         key: key.clone().into_bytes(),
         log: back.log.clone(),
@@ -199,14 +207,19 @@ fn text(note: &Note) -> String {
 }
 
 /// Gives all noted rows back, or to the others, and lets misfits stop lanes again.
-async fn finish(back: &Plan<'_>, forth: &Plan<'_>, sparing: &Sparing) -> Result<Outcome, Fault> {
+async fn finish(
+    (back, filler): (&Plan<'_>, &Filler),
+    forth: &Plan<'_>,
+    sparing: &Sparing,
+) -> Result<Outcome, Fault> {
     // What went back in time is behind with what the others sent, too.
     for (log, to, _) in back.mesh.ways().filter(|(log, ..)| log.store == back.log.store) {
         if log.unit != forth.log.unit && to != forth.log.unit {
             continue;
         }
-        while !wait::arrives(back.mesh, &log, &to, None, Within::seconds(SAY_EVERY_SECONDS)).await?
-        {
+        let within = || Within::seconds(SAY_EVERY_SECONDS);
+        while !wait::arrives(back.mesh, &log, &to, None, within()).await? {
+            ensure_bridged(back.mesh, &log, &to).await?;
         }
     }
     let until = Instant::now() + settle::SETTLE_WITHIN;
@@ -223,13 +236,28 @@ async fn finish(back: &Plan<'_>, forth: &Plan<'_>, sparing: &Sparing) -> Result<
         doubts.settle(back, forth, sparing).await?;
         sleep(settle::PAUSE).await;
     }
-    back.end().await?;
+    back.end(filler).await?;
     let (unit, from) = (&forth.log.unit, &back.log.unit);
     say(&format!(
         "unit {unit} has back what it lost, as {from} holds it, and others have what {unit} has written since: {}",
         back.tables_text()
     ));
     Ok(Outcome::Fine)
+}
+
+/// Whether what a unit has still to apply is kept: else it never arrives.
+async fn ensure_bridged(mesh: &Mesh, log: &Log, to: &Name) -> Result<(), Fault> {
+    let mut conn = connect(mesh.store(to, &log.store)?).await?;
+    let entries = ledger::read_all(&mut conn, log).await?;
+    if bridge::bereft(mesh, log, &entries).await?.is_empty() {
+        return Ok(());
+    }
+    let command = bridge::resync(&log.unit, Some(to));
+    let what = format!("what {to} has to apply next of {log} is gone, so it can't catch up first");
+    Err(Fault::fatal(Code::OffsetGone, what).hint(format!(
+        "{command}: it brings the rows of {}, also over those that {to} has written since it went back in time",
+        log.unit
+    )))
 }
 
 /// Rows that are noted somewhere, by whose row counts.

@@ -11,6 +11,7 @@ use unitflow_change::name::{Log, Name, Topics};
 use unitflow_change::routing::Routing;
 use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault};
+use unitflow_kafka::Broker;
 use unitflow_kafka::control::{self, Action, Order};
 use unitflow_mysql::connect::connect_to_write;
 use unitflow_mysql::schema::{self, Type};
@@ -19,6 +20,7 @@ use unitflow_sinks::copy::{filling, known, passed};
 use unitflow_sinks::{ledger, park};
 
 use super::copy;
+use super::filler::Filler;
 use crate::bridge::{self, Bereft};
 use crate::cli::{ResyncKeysArgs, ResyncWays};
 use crate::config::Mesh;
@@ -29,6 +31,14 @@ use crate::tables;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often it is said what is waited for.
 const SAY_EVERY: Duration = Duration::from_secs(20);
+
+/// What a flow was told last, and where it hears the next order.
+struct Told<'m> {
+    flow: String,
+    broker: &'m Broker,
+    topic: String,
+    last: Option<Order>,
+}
 
 /// A table that held rows in a unit before the copy began.
 pub type Filled = (Name, TableName);
@@ -240,23 +250,27 @@ impl<'m> Plan<'m> {
     }
 
     /// From here on changes that do not fit these tables are noted, in every unit; lanes that such a
-    /// change has stopped go on.
-    pub async fn begin(&self) -> Result<(), Fault> {
-        self.begin_as("resync").await
-    }
-
-    /// The same by another name, at most 64 characters long.
-    pub async fn begin_as(&self, job: &str) -> Result<(), Fault> {
+    /// change has stopped go on. Nothing is begun where a flow is paused, or a command of another kind
+    /// has to come to its end first.
+    pub async fn begin(&self, job: &Filler) -> Result<(), Fault> {
         self.ensure_nothing_is_parked().await?;
+        let orders = self.orders().await?;
+        let name = job.to_string();
         for unit in &self.units {
             let mut conn = self.connect(unit).await?;
-            filling::begin(&mut conn, &self.tables, &self.log, job).await?;
+            job.ensure_may_begin(
+                &self.log,
+                &self.tables,
+                &filling::tables_of(&mut conn, "").await?,
+            )?;
+            filling::begin(&mut conn, &self.tables, &self.log, (&name, job.takes_over())).await?;
         }
-        self.wake().await
+        self.wake(orders).await
     }
 
-    /// Lets stopped lanes try again, in every unit.
-    async fn wake(&self) -> Result<(), Fault> {
+    /// What each of the flows was told last.
+    async fn orders(&self) -> Result<Vec<Told<'m>>, Fault> {
+        let mut all = Vec::new();
         for (log, to, _) in self.mesh.ways().filter(|(log, ..)| log.store == self.log.store) {
             let flow = Topics::flow(&log, &to);
             let (broker, topic) = (&self.mesh.unit(&to)?.broker, self.mesh.topics.control(&to));
@@ -265,8 +279,16 @@ impl<'m> Plan<'m> {
                 return Err(Fault::fatal(Code::Control, format!("the flow {flow} is paused"))
                     .hint(format!("unitflow resume {flow} --why …, then this again")));
             }
+            all.push(Told { flow, broker, topic, last: last.order });
+        }
+        Ok(all)
+    }
+
+    /// Lets stopped lanes try again, in every unit.
+    async fn wake(&self, orders: Vec<Told<'m>>) -> Result<(), Fault> {
+        for Told { flow, broker, topic, last } in orders {
             // Any new order lets lanes go on. Records that were passed over stay so; no other table goes on.
-            let wake = match last.order.map(|order| order.action) {
+            let wake = match last.map(|order| order.action) {
                 Some(skip @ Action::Skip { .. }) => skip,
                 _ => Action::Resume { tables: vec!["unitflow.none".to_owned()] },
             };
@@ -301,7 +323,7 @@ impl<'m> Plan<'m> {
             passed::note(&mut conn, (&self.log, *lane), *stands).await?;
             ledger::pass_over(&mut conn, (&self.log, *lane), (*stands, *before), *offset).await?;
         }
-        if bereft.is_empty() { Ok(()) } else { self.wake().await }
+        if bereft.is_empty() { Ok(()) } else { self.wake(self.orders().await?).await }
     }
 
     /// From which record of the log on nothing of it was passed over.
@@ -345,10 +367,10 @@ impl<'m> Plan<'m> {
     }
 
     /// From here on a change that does not fit stops its lane again.
-    pub async fn end(&self) -> Result<(), Fault> {
+    pub async fn end(&self, job: &Filler) -> Result<(), Fault> {
         for unit in &self.units {
             let mut conn = self.connect(unit).await?;
-            filling::end(&mut conn, &self.tables).await?;
+            filling::end(&mut conn, &self.tables, job.kind()).await?;
         }
         Ok(())
     }

@@ -102,17 +102,17 @@ fn waiting(status: &Status) -> String {
         if let Some(meeting) = &flow.meeting {
             blocks.push(format!("WAITING {name} {}", meeting.text()));
         }
-        let again = refill(flow);
         if !flow.lacking.is_empty() {
             blocks.push(format!(
-                "LACKING {name}: lanes {} passed over records that were gone, and lack what these changed\n  {again}",
-                flow.lacking.iter().map(i32::to_string).collect::<Vec<_>>().join(", ")
+                "LACKING {name}: lanes {} passed over records that were gone, and lack what these changed\n  {}",
+                flow.lacking.iter().map(i32::to_string).collect::<Vec<_>>().join(", "),
+                refill(flow)
             ));
         }
-        for FillingStatus { table, unsettled } in &flow.filling {
+        for FillingStatus { table, unsettled, command } in &flow.filling {
             blocks.push(format!(
                 "FILLING {table} in {} from {}: {unsettled} rows are not settled, and changes that do not fit stop nobody\n  \
-                 if no resync runs, give it again: {again}",
+                 if no resync runs, give it again: {command}",
                 flow.to, flow.log
             ));
         }
@@ -129,8 +129,8 @@ fn waiting(status: &Status) -> String {
 }
 
 fn refill(flow: &FlowStatus) -> String {
-    let from = flow.log.split('.').next().unwrap_or_default();
-    format!("unitflow resync full --from {from} --why …")
+    let (from, store) = flow.log.split_once('.').unwrap_or((&flow.log, ""));
+    format!("unitflow resync full --from {from} --store {store} --why …")
 }
 
 fn roles(roles: &[RoleStatus]) -> String {

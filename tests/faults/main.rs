@@ -142,6 +142,7 @@ fn a_target_rolled_back_to_an_older_copy() {
         let running = load.start(mesh.server("A"), "A", 0, &random).await?;
         mesh.wait_for_pulses("A", "B", 100, CAUGHT_UP).await?;
         let before = Watches::start(&mesh, "B", Mix::Bank).await?;
+        let positions_before = watch::snapshots(mesh.server("B"), "A").await?;
         sleep(Duration::from_secs(2)).await;
         let copy = mesh.folder().join("older");
         mesh.server("B").copy_data_to(&copy).await?;
@@ -150,8 +151,11 @@ fn a_target_rolled_back_to_an_older_copy() {
         mesh.wait_for_pulses("A", "B", goal, CAUGHT_UP).await?;
         // What goes back is the target, so what was seen before it does not count behind it.
         before.stop().await?;
+        positions_before.wait_for_moves(POSITIONS, CAUGHT_UP).await?;
+        let positions_before = positions_before.stop().await?;
         mesh.server("B").restore_from(&copy).await?;
         let after = Watches::start(&mesh, "B", Mix::Bank).await?;
+        let positions_after = watch::snapshots(mesh.server("B"), "A").await?;
         let lost = goal.checked_sub(then).filter(|lost| *lost > 0);
         println!(
             "  {} transactions and more were lost with the target",
@@ -160,9 +164,13 @@ fn a_target_rolled_back_to_an_older_copy() {
         let goal = mesh.pulses("A", "A").await?;
         let back = mesh.wait_for_pulses("A", "B", goal, CAUGHT_UP).await?;
         println!("  caught up after {back:.1?}");
+        positions_after.wait_for_moves(POSITIONS, CAUGHT_UP).await?;
         let written = running.stop().await?;
         mesh.ensure_done(&written, QUIET).await?;
         after.stop().await?;
+        for snapshots in [positions_before, positions_after.stop().await?] {
+            ensure_positions(&mesh, "A", snapshots).await?;
+        }
         ensure!(
             mesh.worker("B", "sink")?.log()?.contains("target_lost_commits"),
             "the sink did not say that the target lost commits"
@@ -276,10 +284,22 @@ impl Watches {
     }
 }
 
+/// The ledger of a unit's log, as it was seen, was never ahead of the data or behind it.
+async fn ensure_positions(mesh: &Mesh, from: &str, snapshots: Vec<Snapshot>) -> anyhow::Result<()> {
+    let bootstrap = mesh.kafka(from).bootstrap();
+    let topic = mesh.topic(&format!("{from}.shop.tagged"));
+    let states = tokio::task::spawn_blocking(move || {
+        watch::ensure_positions(&snapshots, &bootstrap, &topic)
+    });
+    let states = states.await??;
+    println!("  {from}'s ledger was seen at {states} positions, the data with it");
+    ensure!(states >= POSITIONS, "the ledger was seen at {states} positions only");
+    Ok(())
+}
+
 /// Units that all write, with everybody watching.
 struct Scene {
     mesh: Mesh,
-    mix: Mix,
     rate: u32,
     random: Random,
     load: Vec<Running>,
@@ -308,7 +328,7 @@ impl Scene {
         for (from, at) in ways {
             mesh.wait_for_pulses(from, at, 100, CAUGHT_UP).await?;
         }
-        Ok(Self { mesh, mix, rate, random, load, watches, snapshots })
+        Ok(Self { mesh, rate, random, load, watches, snapshots })
     }
 
     /// Some time, at most `millis`.
@@ -489,18 +509,7 @@ impl Scene {
             watches.stop().await?;
         }
         for (from, watch) in self.snapshots {
-            let snapshots = watch.stop().await?;
-            let bootstrap = self.mesh.kafka(from).bootstrap();
-            let topic = self.mesh.topic(&format!("{from}.shop.tagged"));
-            let states = tokio::task::spawn_blocking(move || {
-                watch::ensure_positions(&snapshots, &bootstrap, &topic)
-            });
-            let states = states.await??;
-            println!(
-                "  {from}'s ledger was seen at {states} positions, the data with it ({:?})",
-                self.mix
-            );
-            ensure!(states >= POSITIONS, "the ledger was seen at {states} positions only");
+            ensure_positions(&self.mesh, from, watch.stop().await?).await?;
         }
         self.mesh.finish();
         Ok(())

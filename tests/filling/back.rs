@@ -258,8 +258,9 @@ async fn a_part_is_gone(
     let to = if unit == "A" { "B" } else { "A" };
     let passed = "SELECT COUNT(*) = 4 FROM unitflow.marker WHERE name LIKE 'passed %'";
     shows(mesh, to, passed).await?;
+    let again = format!("unitflow resync full --from {unit} --store shop --why");
     for part in
-        [format!("LACKING {unit}-to-{to}.shop"), format!("FILLING shop.goods in {to}"), advice]
+        [format!("LACKING {unit}-to-{to}.shop"), format!("FILLING shop.goods in {to}"), again]
     {
         ensure!(listed.contains(&part), "no {part} in {listed}");
     }
@@ -272,6 +273,56 @@ async fn a_part_is_gone(
     Ok(())
 }
 
+/// What the runbook says of a log whose topics are not what they were.
+#[test]
+fn a_log_whose_topic_was_created_anew_begins_anew() {
+    beside("a log that begins anew", LIMIT, async {
+        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).kafka_shared().tables(GOODS);
+        let mut mesh = setup.prepare("A", &few()).prepare("B", &few()).start().await?;
+        mesh.start_workers()?;
+        mesh.server("A").sql("UPDATE shop.goods SET n = 1 WHERE id < 10").await?;
+        mesh.server("B").sql("UPDATE shop.goods SET n = 1 WHERE id = 20").await?;
+        arrive(&mut mesh).await?;
+        for (unit, role) in [("A", "transformer"), ("B", "sink")] {
+            mesh.worker(unit, role)?.kill()?;
+        }
+        let topic = mesh.topic("A.shop.tagged");
+        for what in [&["--delete"][..], &["--create", "--partitions", "4"]] {
+            let change = [what, &["--topic", &topic]].concat();
+            mesh.kafka("A").run_tool("kafka-topics", change).await?;
+        }
+        mesh.server("A").sql("UPDATE shop.goods SET n = 2 WHERE id < 5").await?;
+        for (unit, role) in [("A", "transformer"), ("B", "sink")] {
+            mesh.start_worker(unit, role, "")?;
+            ends_with(&mut mesh, (unit, role), "see the runbook for how a log begins anew").await?;
+        }
+        // What A applies meanwhile is not affected.
+        mesh.server("B").sql("UPDATE shop.goods SET n = 3 WHERE id = 21").await?;
+        mesh.run(&["wait", "--from", "B", "--to", "A"]).await?;
+        for role in ["connector", "sink"] {
+            mesh.worker("A", role)?.stop(QUIET).await?;
+        }
+        mesh.worker("B", "connector")?.stop(QUIET).await?;
+        mesh.worker("B", "transformer")?.stop(QUIET).await?;
+        let left = mesh.run(&["leave", "--unit", "A", "--lost", "--topics"]).await?;
+        ensure!(left.contains("unit A has left"), "{left}");
+        let made = mesh.run(&["init"]).await?;
+        ensure!(made.contains("A.shop to B: 4 lanes in the ledger"), "{made}");
+        mesh.start_workers()?;
+        mesh.server("A").sql("UPDATE shop.goods SET n = 4 WHERE id = 22").await?;
+        let resync = ["resync", "full", "--from", "A", "--why", "test", "--by", "test"];
+        mesh.run(&resync).await?;
+        mesh.server("A").sql("UPDATE shop.goods SET n = 5 WHERE id = 1").await?;
+        arrive(&mut mesh).await?;
+        let rows = "SELECT * FROM shop.goods ORDER BY id";
+        let equal = mesh.server("A").sql(rows).await? == mesh.server("B").sql(rows).await?;
+        ensure!(equal, "they differ");
+        mesh.ensure_still().await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
 #[test]
 fn a_mysql_source_gets_back_what_it_lost() {
     beside("a MySQL source that lost its end", LIMIT, lost(&[Mysql9, Mariadb]));
@@ -281,6 +332,12 @@ fn a_mysql_source_gets_back_what_it_lost() {
 fn a_mariadb_source_among_three_gets_back_what_it_lost() {
     beside("a MariaDB source that lost its end", LIMIT, lost(&[Mariadb, Mysql9, Mariadb]));
 }
+
+/// Rows that no writer touches, and one loss of each kind.
+const KEPT: &str = "(2000001, 1, 'goes'), (2000002, 1, 'changes')";
+const LOST: &str = "INSERT INTO shop.goods (id, n, body) VALUES (2000000, 1, 'comes');
+    DELETE FROM shop.goods WHERE id = 2000001;
+    UPDATE shop.goods SET n = 2 WHERE id = 2000002;";
 
 /// A's server goes back in time and takes writes again before anybody knows, under the names that
 /// what it lost had. What it has written since counts, all else comes back from B.
@@ -300,11 +357,14 @@ async fn lost(flavors: &[Flavor]) -> anyhow::Result<()> {
         let server = (&unit.server, "shop.goods");
         others.own(server, (place, units), 0..ROWS, random.branch(place)).await?;
     }
+    mesh.server("A").sql(&format!("INSERT INTO shop.goods (id, n, body) VALUES {KEPT}")).await?;
     sleep(Duration::from_secs(1)).await;
     let older = mesh.folder().join("older");
     mesh.server("A").copy_data_to(&older).await?;
+    mesh.server("A").sql(LOST).await?;
     sleep(Duration::from_secs(2)).await;
     let mut last = first.stop().await?;
+    last.extend([(2_000_000, Some(1)), (2_000_001, None), (2_000_002, Some(2))]);
     for unit in ["B", "C"].into_iter().take(flavors.len() - 1) {
         mesh.run(&["wait", "--from", "A", "--to", unit]).await?;
     }

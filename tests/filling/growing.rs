@@ -26,7 +26,7 @@ const PER_SECOND: &str = "1500";
 const ROLES: [&str; 3] = ["connector", "transformer", "sink"];
 
 fn rows() -> u64 {
-    if is_full() { 200_000 } else { 8_000 }
+    if is_full() { 200_000 } else { 12_000 }
 }
 
 /// Like the goods, under other names.
@@ -166,9 +166,9 @@ fn die_and_come_back(mesh: &mut Mesh, unit: &str, role: &str) -> anyhow::Result<
     mesh.start_worker(unit, role, "")
 }
 
-/// How long the goods that A writes rest in B.
+/// How long the goods that A writes rest in B, and how often they move while novelties are half there.
 struct Rest {
-    longest: JoinHandle<anyhow::Result<Duration>>,
+    seen: JoinHandle<anyhow::Result<(Duration, u32)>>,
     stop: tokio::sync::watch::Sender<bool>,
 }
 
@@ -176,26 +176,34 @@ impl Rest {
     async fn watch(server: &Mysql) -> anyhow::Result<Self> {
         let mut conn = connect(server).await?;
         let (stop, stopped) = tokio::sync::watch::channel(false);
-        let longest = tokio::spawn(async move {
+        let half = 100..rows() - 100;
+        let seen = tokio::spawn(async move {
             let (mut last, mut since, mut longest) = (None, Instant::now(), Duration::ZERO);
+            let mut moves = 0;
             while !*stopped.borrow() {
-                let query = "SELECT MAX(n) FROM shop.goods WHERE id % 2 = 0";
-                let now: Option<u64> = conn.query_first(query).await?;
+                let query = "SELECT MAX(n), (SELECT COUNT(*) FROM shop.novelties) \
+                             FROM shop.goods WHERE id % 2 = 0";
+                let (now, copied) =
+                    conn.query_first::<(Option<u64>, u64), _>(query).await?.unwrap_or_default();
                 if now != last {
+                    moves += u32::from(half.contains(&copied));
                     (last, since) = (now, Instant::now());
                 }
                 longest = longest.max(since.elapsed());
                 sleep(Duration::from_millis(50)).await;
             }
-            Ok(longest)
+            Ok((longest, moves))
         });
-        Ok(Self { longest, stop })
+        Ok(Self { seen, stop })
     }
 
     async fn ensure_short(self) -> anyhow::Result<()> {
         self.stop.send_replace(true);
-        let longest = self.longest.await.context("the watch panicked")??;
-        println!("  what flowed before rested for {longest:.1?} at most");
+        let (longest, moves) = self.seen.await.context("the watch panicked")??;
+        println!(
+            "  what flowed before rested for {longest:.1?} at most, and moved {moves} times amid the copy"
+        );
+        ensure!(moves > 0, "what flowed before rested until the copy was there");
         ensure!(longest < REST, "what flowed before rested for {longest:?}");
         Ok(())
     }

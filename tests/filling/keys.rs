@@ -10,7 +10,7 @@ use unitflow_harness::Mesh;
 use unitflow_harness::random::{Random, seed};
 
 use crate::writers::Writers;
-use crate::{CLASHING, arrive, ensure_kept, ensure_well, kill_each};
+use crate::{CLASHING, arrive, ensure_kept, ensure_well, kill_each, shows};
 
 /// Rows of the table with a second unique value.
 const PLACES: u64 = 800;
@@ -29,17 +29,21 @@ pub async fn rows_are_brought_back_by_keys(mesh: &mut Mesh) -> anyhow::Result<()
         mesh.server(unit).sql(&sql).await?;
     }
     mesh.server("B").sql(DAMAGE).await?;
+    let file = mesh.folder().join("keys");
+    fs::write(&file, keys(mesh).await?)?;
+    let file = file.to_str().context("a path")?;
+    let ways = ["--from", "A", "--why", "test", "--by", "test"];
+    let command = mesh.spawn(&[&["resync", "keys", "--keys-file", file], &ways[..]].concat())?;
+    // Before that a change that does not fit stops its lane, and a sink without a lane ends.
+    for unit in mesh.units() {
+        shows(mesh, &unit.name, "SELECT COUNT(*) = 2 FROM unitflow.filling").await?;
+    }
     let (mut own, mut clashing) = (Writers::none(), Writers::none());
     for (place, unit) in (0..).zip(mesh.units()) {
         let table = (&unit.server, "shop.goods");
         own.own(table, (place, 2), 0..CLASHING.start, random.branch(place)).await?;
         clashing.clashing(table, CLASHING, random.branch(100 + place)).await?;
     }
-    let file = mesh.folder().join("keys");
-    fs::write(&file, keys(mesh).await?)?;
-    let file = file.to_str().context("a path")?;
-    let ways = ["--from", "A", "--why", "test", "--by", "test"];
-    let command = mesh.spawn(&[&["resync", "keys", "--keys-file", file], &ways[..]].concat())?;
     kill_each(mesh, &[("A", "connector"), ("B", "sink")], 700, "").await?;
     sleep(Duration::from_secs(2)).await;
     clashing.stop().await?;
@@ -70,9 +74,9 @@ const DAMAGE: &str = "SET SESSION sql_log_bin = 0;
     UPDATE shop.places SET id = 5000 WHERE id = 800;
     UPDATE shop.places SET place = 800 WHERE id = 5000;";
 
-/// What was damaged, what several units write, and some of the places.
+/// What was damaged, some that only B writes, what several units write, and some of the places.
 async fn keys(mesh: &Mesh) -> anyhow::Result<String> {
-    let damaged = "SELECT id FROM shop.goods WHERE id % 40 IN (6, 8) AND id < 4000";
+    let damaged = "SELECT id FROM shop.goods WHERE id % 40 IN (6, 7, 8, 9) AND id < 4000";
     let damaged = mesh.server("A").sql(damaged).await?;
     let mut keys = String::new();
     let clashing = CLASHING.map(|id| id.to_string());

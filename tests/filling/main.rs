@@ -7,6 +7,7 @@
 mod back;
 mod growing;
 mod keys;
+mod pace;
 mod writers;
 
 use std::time::Duration;
@@ -99,40 +100,55 @@ async fn join() -> anyhow::Result<()> {
         .prepare("B", &fill())
         .start()
         .await?;
-    mesh.server("C").sql("DROP TABLE shop.goods").await?;
     mesh.start_workers()?;
     let mut own = Writers::none();
     for (place, unit) in [(0, "A"), (1, "B")] {
         let rows = 0..CLASHING.start;
         own.own((mesh.server(unit), "shop.goods"), (place, 3), rows, random.branch(place)).await?;
     }
+    // They have read the configuration that does not name C.
+    for worker in mesh.workers() {
+        worker.says("running", QUIET).await?;
+    }
     mesh.admit()?;
-    let command = mesh.spawn(&[
-        "resync",
-        "join",
-        "C",
-        "--from",
-        "A",
-        "--why",
-        "test",
-        "--by",
-        "test",
-        "--rows-per-second",
-        ROWS_PER_SECOND,
-    ])?;
+    let join = ["resync", "join", "C", "--from", "A", "--why", "test", "--by", "test"];
+    ensure_only_the_empty_join(&mesh, &join).await?;
+    let command = mesh.spawn(&[&join[..], &["--rows-per-second", ROWS_PER_SECOND]].concat())?;
     shows(&mesh, "C", "SELECT COUNT(*) > 4 FROM unitflow.ledger").await?;
+    for unit in ["A", "B", "C"] {
+        shows(&mesh, unit, "SELECT COUNT(*) > 0 FROM unitflow.filling").await?;
+    }
+    let mut clashing = Writers::none();
+    for (place, unit) in (0..).zip(mesh.units()) {
+        let table = (&unit.server, "shop.goods");
+        clashing.clashing(table, CLASHING, random.branch(100 + place)).await?;
+    }
     for worker in mesh.workers() {
         worker.kill()?;
     }
     mesh.start_workers()?;
     own.own((mesh.server("C"), "shop.goods"), (2, 3), 0..CLASHING.start, random.branch(2)).await?;
     kill_each(&mut mesh, &[("C", "sink"), ("A", "connector")], 2_500, "").await?;
+    clashing.stop().await?;
     ensure_well(&mesh, command).await?;
     let last = own.stop().await?;
     arrive(&mut mesh).await?;
     ensure_kept(&mesh, &last).await?;
     mesh.ensure_still().await?;
     mesh.finish();
+    Ok(())
+}
+
+/// A unit with rows of its own is left alone, and nothing is made there.
+async fn ensure_only_the_empty_join(mesh: &Mesh, join: &[&str]) -> anyhow::Result<()> {
+    let server = mesh.server("C");
+    server.sql("INSERT INTO shop.goods (id, n, body) VALUES (1, 1, 'of its own')").await?;
+    let refused = mesh.run(join).await.err().context("it joined with rows")?.to_string();
+    let because = "`shop`.`goods` holds rows in unit C, and a unit that joins is empty";
+    ensure!(refused.contains(because), "{refused}");
+    let made = "SELECT COUNT(*) FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = 'unitflow'";
+    ensure!(server.sql(made).await? == "0", "something was made in C");
+    server.sql("DROP TABLE shop.goods").await?;
     Ok(())
 }
 
@@ -199,6 +215,9 @@ async fn scene(setup: MeshSetup, inject: &str, kills: &[(&str, &str)]) -> anyhow
             .await?;
     }
     kill_each(&mut mesh, kills, 1_500, inject).await?;
+    if !kills.is_empty() {
+        die_while_copying(&mut mesh, "B").await?;
+    }
     sleep(Duration::from_secs(3)).await;
     // Rows that several units write never come to rest while they do.
     clashing.stop().await?;
@@ -223,6 +242,15 @@ async fn kill_each(
         mesh.start_worker(unit, role, inject)?;
     }
     Ok(())
+}
+
+/// A sink that dies with copied rows written and not committed.
+async fn die_while_copying(mesh: &mut Mesh, unit: &str) -> anyhow::Result<()> {
+    mesh.worker(unit, "sink")?.kill()?;
+    mesh.start_worker(unit, "sink", "die_while_copying")?;
+    let status = mesh.worker(unit, "sink")?.wait(QUIET).await?;
+    ensure!(status.code().is_none(), "the sink of {unit} ended with {status}");
+    mesh.start_worker(unit, "sink", "")
 }
 
 /// Whether the command comes to its end and has done what it shall.

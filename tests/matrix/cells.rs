@@ -58,6 +58,33 @@ const DIGEST: &str = "concat(length({}), ':', sha2({}, 256))";
 
 const M64: &str = "set('m1','m2','m3','m4','m5','m6','m7','m8','m9','m10','m11','m12','m13','m14','m15','m16','m17','m18','m19','m20','m21','m22','m23','m24','m25','m26','m27','m28','m29','m30','m31','m32','m33','m34','m35','m36','m37','m38','m39','m40','m41','m42','m43','m44','m45','m46','m47','m48','m49','m50','m51','m52','m53','m54','m55','m56','m57','m58','m59','m60','m61','m62','m63','m64')";
 
+/// The cells whose types are tried as a primary key too, by their names.
+pub const KEYS: &[&str] = &[
+    "tinyint",
+    "bigint_unsigned",
+    "decimal_65_30",
+    "decimal_unsigned",
+    "float",
+    "double",
+    "bit_9",
+    "bit_64",
+    "year",
+    "date",
+    "time_6",
+    "datetime_6",
+    "timestamp_6",
+    "char_utf8mb4",
+    "varchar_latin1",
+    "varchar_gbk",
+    "varchar_utf16",
+    "binary_16",
+    "varbinary",
+    "enum",
+    "set_64",
+    "uuid",
+    "inet6",
+];
+
 pub const CELLS: &[Cell] = &[
     cell("tinyint", &[Tiny], "tinyint", &["-128", "127", "0", "-1"], TEXT),
     cell("tinyint_unsigned", &[Tiny], "tinyint unsigned", &["0", "255", "128"], TEXT),
@@ -185,7 +212,9 @@ pub const CELLS: &[Cell] = &[
     cell("bit_1", &[Bit], "bit(1)", &["0", "1"], BITS),
     cell("bit_7", &[Bit], "bit(7)", &["b'1010101'", "0", "127"], BITS),
     cell("bit_8", &[Bit], "bit(8)", &["255", "1"], BITS),
+    cell("bit_9", &[Bit], "bit(9)", &["b'100000001'", "0", "511"], BITS),
     cell("bit_17", &[Bit], "bit(17)", &["b'10000000100000001'", "1", "0"], BITS),
+    cell("bit_63", &[Bit], "bit(63)", &["9223372036854775807", "4611686018427387904", "1"], BITS),
     cell(
         "bit_64",
         &[Bit],
@@ -263,6 +292,8 @@ pub const CELLS: &[Cell] = &[
             "'0000-00-00 00:00:00'",
             "'0001-01-01 00:00:00.000001'",
             "'9999-12-31 23:59:59.999999'",
+            "'2024-00-00 00:00:00.000001'",
+            "'2023-02-31 01:02:03.5'",
         ],
         TEXT,
     ),
@@ -279,6 +310,7 @@ pub const CELLS: &[Cell] = &[
         TEXT,
     ),
     cell("timestamp_1", &[Timestamp], "timestamp(1) null", &["'2026-03-29 01:30:00.1'"], TEXT),
+    cell("timestamp_2", &[Timestamp], "timestamp(2) null", &["'2026-03-29 01:30:00.09'"], TEXT),
     cell(
         "timestamp_3",
         &[Timestamp],
@@ -286,6 +318,7 @@ pub const CELLS: &[Cell] = &[
         &["'2026-03-01 00:00:00.001'", "'0000-00-00 00:00:00'"],
         TEXT,
     ),
+    cell("timestamp_4", &[Timestamp], "timestamp(4) null", &["'2026-03-01 00:00:00.0001'"], TEXT),
     cell("timestamp_5", &[Timestamp], "timestamp(5) null", &["'2026-03-01 00:00:00.00001'"], TEXT),
     cell(
         "timestamp_6",

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use cells::{CELLS, Cell, Source};
+use cells::{CELLS, Cell, KEYS, Source};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use unitflow_harness::Flavor::{self, Mariadb, Mysql9};
@@ -75,13 +75,8 @@ fn setup(flavors: &[Flavor]) -> MeshSetup {
     let mut setup = MeshSetup::new(BINARY, flavors).kafka_shared();
     for flavor in [Mysql9, Mariadb] {
         let mut tables = String::from("SET sql_mode='ALLOW_INVALID_DATES';");
-        for cell in CELLS.iter().filter(|cell| !cell.kind(flavor).is_empty()) {
-            let _ = write!(
-                tables,
-                "CREATE TABLE {} (unit CHAR(1) CHARACTER SET ascii, old INT, new INT, v {}, PRIMARY KEY (unit, old, new)) CHARACTER SET utf8mb4;",
-                cell.table(),
-                cell.kind(flavor)
-            );
+        for probe in probes().filter(|probe| !probe.cell.kind(flavor).is_empty()) {
+            tables.push_str(&probe.create(flavor));
         }
         setup = setup.prepare_each(flavor, &tables);
     }
@@ -89,10 +84,6 @@ fn setup(flavors: &[Flavor]) -> MeshSetup {
 }
 
 impl Cell {
-    fn table(&self) -> String {
-        format!("shop.cell_{}", self.name)
-    }
-
     /// The column's type at a server; empty where there is none.
     fn kind(&self, flavor: Flavor) -> &'static str {
         match flavor {
@@ -114,43 +105,91 @@ impl Cell {
     fn values(&self) -> Vec<&'static str> {
         self.values.iter().copied().chain(["NULL"]).collect()
     }
+}
 
-    /// A row for each pair of values, which it will have one after the other.
-    fn insert(&self, unit: &str) -> String {
-        let values = self.values();
+/// A cell's table: its type is that of any column there, or that of the key.
+#[derive(Clone, Copy)]
+struct Probe {
+    cell: &'static Cell,
+    as_key: bool,
+}
+
+fn probes() -> impl Iterator<Item = Probe> {
+    let probe = |as_key| move |cell| Probe { cell, as_key };
+    let keys = CELLS.iter().filter(|cell| KEYS.contains(&cell.name));
+    CELLS.iter().map(probe(false)).chain(keys.map(probe(true)))
+}
+
+impl Probe {
+    fn table(self) -> String {
+        format!("shop.{}_{}", if self.as_key { "key" } else { "cell" }, self.cell.name)
+    }
+
+    fn create(self, flavor: Flavor) -> String {
+        let (table, kind) = (self.table(), self.cell.kind(flavor));
+        let (kind, key) = match self.as_key {
+            true => (format!("{} NOT NULL", kind.trim_end_matches(" null")), "v, unit"),
+            false => (kind.to_owned(), "unit, old, new"),
+        };
+        format!(
+            "CREATE TABLE {table} (unit CHAR(1) CHARACTER SET ascii, old INT, new INT, v {kind}, PRIMARY KEY ({key})) CHARACTER SET utf8mb4;"
+        )
+    }
+
+    /// A row for each pair of values, which it will have one after the other; a row for each key.
+    fn insert(self, unit: &str) -> String {
+        let values = self.cell.values();
+        let news = if self.as_key { 1 } else { values.len() };
         let mut rows = Vec::new();
         for (old, value) in values.iter().enumerate() {
-            for new in 0..values.len() {
+            for new in 0..news {
                 rows.push(format!("('{unit}', {old}, {new}, {value})"));
             }
+        }
+        if self.as_key {
+            // NULL is no key.
+            rows.pop();
         }
         format!("INSERT INTO {} (unit, old, new, v) VALUES {}", self.table(), rows.join(", "))
     }
 
     /// Each row whose pair is two different values gets its second one.
-    fn updates(&self, unit: &str) -> Vec<String> {
+    fn updates(self, unit: &str) -> Vec<String> {
+        if self.as_key {
+            return self.moves(unit);
+        }
+        let table = self.table();
         let update = |(new, value)| {
-            let table = self.table();
             format!(
                 "UPDATE {table} SET v = {value} WHERE unit = '{unit}' AND new = {new} AND old <> {new}"
             )
         };
-        let change =
-            |value: &&str| format!("UPDATE {} SET v = {value} WHERE unit = '{unit}'", self.table());
-        self.values()
+        let change = |value: &&str| format!("UPDATE {table} SET v = {value} WHERE unit = '{unit}'");
+        self.cell
+            .values()
             .into_iter()
             .enumerate()
             .map(update)
-            .chain(self.changes.iter().map(change))
+            .chain(self.cell.changes.iter().map(change))
             .collect()
     }
 
-    fn delete(&self, unit: &str) -> String {
+    /// Each row is found by its key, and one gets the key of another that is gone.
+    fn moves(self, unit: &str) -> Vec<String> {
+        let (table, first) = (self.table(), self.cell.values[0]);
+        vec![
+            format!("UPDATE {table} SET new = new + 1 WHERE unit = '{unit}'"),
+            format!("DELETE FROM {table} WHERE unit = '{unit}' AND old = 0"),
+            format!("UPDATE {table} SET v = {first} WHERE unit = '{unit}' AND old = 1"),
+        ]
+    }
+
+    fn delete(self, unit: &str) -> String {
         format!("DELETE FROM {} WHERE unit = '{unit}'", self.table())
     }
 
-    fn select(&self) -> String {
-        let shown = self.shown.replace("{}", "v");
+    fn select(self) -> String {
+        let shown = self.cell.shown.replace("{}", "v");
         let table = self.table();
         format!("SELECT unit, old, new, {shown} FROM {table} ORDER BY unit, old, new")
     }
@@ -167,20 +206,24 @@ async fn every_cell(setup: MeshSetup) -> anyhow::Result<Mesh> {
         conn.query_drop("SET SESSION sql_mode='ALLOW_INVALID_DATES', time_zone='+00:00'").await?;
         writers.push((unit.name.clone(), unit.server.flavor(), conn));
     }
-    let here = |cell: &&Cell| writers.iter().all(|(_, flavor, _)| !cell.kind(*flavor).is_empty());
-    let cells: Vec<&Cell> = CELLS.iter().filter(here).collect();
-    let steps: [fn(&Cell, &str) -> Vec<String>; 3] =
-        [|cell, unit| vec![cell.insert(unit)], Cell::updates, |cell, unit| vec![cell.delete(unit)]];
+    let here =
+        |probe: &Probe| writers.iter().all(|(_, flavor, _)| !probe.cell.kind(*flavor).is_empty());
+    let probes: Vec<Probe> = probes().filter(here).collect();
+    let steps: [fn(Probe, &str) -> Vec<String>; 3] = [
+        |probe, unit| vec![probe.insert(unit)],
+        Probe::updates,
+        |probe, unit| vec![probe.delete(unit)],
+    ];
     for (name, statements) in ["inserted", "updated", "deleted"].into_iter().zip(steps) {
         for (unit, flavor, conn) in &mut writers {
-            for cell in cells.iter().filter(|cell| cell.is_written_at(*flavor)) {
-                write(conn, &statements(cell, unit)).await.with_context(|| cell.name)?;
+            for probe in probes.iter().filter(|probe| probe.cell.is_written_at(*flavor)) {
+                write(conn, &statements(*probe, unit)).await.with_context(|| probe.table())?;
             }
         }
         mesh.quiesce(QUIET).await?;
-        let rows = ensure_same(&mesh, &cells).await.with_context(|| name)?;
+        let rows = ensure_same(&mesh, &probes).await.with_context(|| name)?;
         ensure!((name == "deleted") == (rows == 0), "{rows} rows were {name}");
-        println!("  {} cells, {rows} rows {name} and equal", cells.len());
+        println!("  {} tables, {rows} rows {name} and equal", probes.len());
     }
     Ok(mesh)
 }
@@ -197,8 +240,8 @@ async fn large_transaction(mesh: &mut Mesh) -> anyhow::Result<()> {
     );
     conn.query_drop(insert).await?;
     mesh.quiesce(QUIET * 2).await?;
-    let cell = CELLS.iter().find(|cell| cell.name == "longblob").context("the cell")?;
-    let rows = ensure_same(mesh, &[cell]).await?;
+    let probe = probes().find(|probe| probe.cell.name == "longblob").context("the cell")?;
+    let rows = ensure_same(mesh, &[probe]).await?;
     ensure!(rows as u64 == ROWS, "{rows} rows arrived");
     println!("  {} MB in one packed transaction", ROWS * ROW_BYTES / 1_000_000);
     Ok(())
@@ -215,7 +258,7 @@ async fn write(conn: &mut Conn, statements: &[String]) -> anyhow::Result<()> {
 type Shown = (String, i32, i32, Option<Vec<u8>>);
 
 /// Asks both servers the same, and counts the rows.
-async fn ensure_same(mesh: &Mesh, cells: &[&Cell]) -> anyhow::Result<usize> {
+async fn ensure_same(mesh: &Mesh, probes: &[Probe]) -> anyhow::Result<usize> {
     let mut wrong = String::new();
     let mut count = 0;
     let mut conns = Vec::new();
@@ -224,10 +267,11 @@ async fn ensure_same(mesh: &Mesh, cells: &[&Cell]) -> anyhow::Result<usize> {
         conn.query_drop("SET SESSION time_zone='+00:00'").await?;
         conns.push(conn);
     }
-    for cell in cells {
+    for probe in probes {
+        let table = probe.table();
         let mut answers: Vec<Vec<Shown>> = Vec::new();
         for conn in &mut conns {
-            answers.push(conn.query(cell.select()).await.with_context(|| cell.name)?);
+            answers.push(conn.query(probe.select()).await.with_context(|| table.clone())?);
         }
         count += answers[0].len();
         let rows = answers[0].iter().zip(&answers[1]);
@@ -238,12 +282,11 @@ async fn ensure_same(mesh: &Mesh, cells: &[&Cell]) -> anyhow::Result<usize> {
             };
             let (unit, old, new, _) = one;
             let (one, other) = (text(one), text(other));
-            let _ =
-                writeln!(wrong, "{} {unit} {old} {new}: {one:.200} is not {other:.200}", cell.name);
+            let _ = writeln!(wrong, "{table} {unit} {old} {new}: {one:.200} is not {other:.200}");
         }
         if answers[0].len() != answers[1].len() {
             let (one, other) = (answers[0].len(), answers[1].len());
-            let _ = writeln!(wrong, "{}: {one} and {other} rows", cell.name);
+            let _ = writeln!(wrong, "{table}: {one} and {other} rows");
         }
     }
     if !wrong.is_empty() {

@@ -478,7 +478,7 @@ pub const AT_WORK: &[Case] = &[
         .leaves_what_it_makes()
         .mending(&[Unlogged("A", "UPDATE shop.odd SET t = 'mended'")]),
     case("a copy that was given up, seen by status", &[],
-        "status", 1, &["FILLING shop.odd in B from A.shop: 0 rows are not settled", "unitflow resync full --from A --why …"]),
+        "status", 1, &["FILLING shop.odd in B from A.shop: 0 rows are not settled", "unitflow resync full --from A --store shop --table shop.odd --why …"]),
     case("what a copy would do", &[],
         "resync full --from A --table shop.odd --why copied --by anna --dry-run", 1, &["TO INSERT", "B     shop.odd  1          0             0", "B: insert [\"shop\",\"odd\",{\"id\":1}]"]),
     case("a copy that was mended", &[],
@@ -512,6 +512,14 @@ pub const AT_WORK: &[Case] = &[
     case("what comes after a drain waits", &[Behind("A", "B")],
         "status", 1, &["PAUSED A-to-B.shop by anna: maintenance"])
         .mending(&[Holds("B", "SELECT COUNT(*) FROM shop.orders WHERE note = 'after the pause'", "0")]),
+    case("a copy while a flow is paused", &[],
+        "resync full --from A --table shop.orders --why copied --by anna", 3, &[
+            "[control]", "the flow A-to-B.shop is paused", "unitflow resume A-to-B.shop --why …",
+        ])
+        .mending(&[
+            Holds("A", "SELECT COUNT(*) FROM unitflow.filling", "0"),
+            Holds("B", "SELECT COUNT(*) FROM unitflow.filling", "0"),
+        ]),
     case("the maintenance is over", &[],
         "resume A-to-B.shop --why done --by anna", 0, &["A-to-B.shop: resumed"])
         .mending(&[Arrives("A", "B"), Equal]),

@@ -166,7 +166,7 @@ impl Position {
 
 fn unreadable(what: impl Into<String>) -> Fault {
     Fault::fatal(Code::PositionUnreadable, what)
-        .hint("restore the position record, or resynchronise this store")
+        .hint("restore the position record, or see the runbook for how a log begins anew")
 }
 
 #[cfg(test)]

@@ -239,7 +239,9 @@ pub async fn follow(
         match record.value().map(Job::parse) {
             None => drop(known.remove(name)),
             Some(Ok(job)) => {
-                info!(name, by = job.by, why = job.why, "a copy is ordered");
+                if reached {
+                    info!(name, by = job.by, why = job.why, "a copy is ordered");
+                }
                 known.insert(name.to_owned(), (record.offset(), job));
             }
             Some(Err(fault)) => {

@@ -497,7 +497,7 @@ impl Reader {
         }
         if offset > high {
             let what = format!("{place}: ends at {high}, before the offset {offset} to read from");
-            let hint = "the topic lost its tail or was created anew: resync";
+            let hint = "the topic lost its tail or was created anew: see the runbook for how a log begins anew";
             return Err(Fault::fatal(Code::TopicTruncated, what).hint(hint));
         }
         Ok(())

@@ -113,10 +113,8 @@ impl Lane<'_> {
     async fn try_chunk(&mut self, gathered: &Gathered, to: End) -> Result<(), Fault> {
         let mut late = self.judge_first(gathered).await?;
         loop {
-            let wanted: Vec<usize> = self
-                .copies()
-                .filter(|place| !late.iter().any(|(known, _)| known == place))
-                .collect();
+            let wanted: Vec<usize> =
+                self.copies().filter(|place| !is_among(*place, &late)).collect();
             if wanted.is_empty() {
                 return self.note_only(&late, to).await;
             }
@@ -131,7 +129,9 @@ impl Lane<'_> {
                 Ok(None) => self.applier.roll_back().await?,
                 Err(fault) => {
                     // What is locked should not wait until the connection's end is noticed.
-                    drop(self.applier.roll_back().await);
+                    if fault.code != Code::Unreachable {
+                        drop(self.applier.roll_back().await);
+                    }
                     return Err(fault);
                 }
             }
@@ -152,23 +152,25 @@ impl Lane<'_> {
         // Likely there is nothing to lock.
         if !self.fresh || !self.applier.insert_copies(&self.batch, &wanted).await? {
             standing = self.applier.lock_copies(&self.batch, &wanted).await?;
-            let newly = self.judge_again(&standing.places(), gathered).await?;
-            wanted.retain(|place| !newly.iter().any(|(known, _)| known == place));
+            let newly = self.judge_again(&wanted, gathered).await?;
+            wanted.retain(|place| !is_among(*place, &newly));
             late.extend(newly);
-            refused =
-                self.applier.write_copies(&self.batch, &wanted, &standing, &mut self.fresh).await?;
+            refused = self.applier.write_copies(&self.batch, &wanted, &standing).await?;
         }
         inject::die_at("die_while_copying");
         let new: Vec<usize> =
             wanted.iter().copied().filter(|place| !standing.holds(*place)).collect();
         let newly = self.judge_again(&new, gathered).await?;
-        if !newly.is_empty() {
+        let is_written = |place: &usize| !refused.contains(place) && !self.batch.is_gone(*place);
+        if newly.iter().any(|(place, _)| is_written(place)) {
             debug!(rows = newly.len(), "written here while they were copied");
             late.extend(newly);
             return Ok(None);
         }
-        wanted.retain(|place| !refused.contains(place));
-        late.extend(refused.into_iter().map(|place| (place, why::TAKEN)));
+        self.fresh = refused.is_empty() && new.len() * 2 > wanted.len();
+        refused.retain(|place| !is_among(*place, &newly));
+        wanted.retain(|place| !refused.contains(place) && !is_among(*place, &newly));
+        late.extend(refused.into_iter().map(|place| (place, why::TAKEN)).chain(newly));
         Ok(Some(wanted))
     }
 
@@ -206,10 +208,8 @@ impl Lane<'_> {
             return Ok(all(why::UNKNOWN));
         }
         own.begin_for(chunk, gathered.read_us, CATCH_UP_WITHIN).await?;
-        let others: Vec<usize> = copies
-            .into_iter()
-            .filter(|place| !late.iter().any(|(known, _)| known == place))
-            .collect();
+        let others: Vec<usize> =
+            copies.into_iter().filter(|place| !is_among(*place, &late)).collect();
         late.extend(self.beyond(own, None, &others, chunk)?);
         Ok(late)
     }
@@ -308,6 +308,10 @@ impl Lane<'_> {
         }
         Ok(!self.filled().await?.is_empty())
     }
+}
+
+fn is_among(place: usize, late: &[Late]) -> bool {
+    late.iter().any(|(known, _)| *known == place)
 }
 
 /// Whether all that the chunk's source had applied of third units is applied here too.

@@ -72,47 +72,62 @@ pub async fn tables(conn: &mut Conn) -> Result<BTreeSet<TableName>, Fault> {
     Ok(rows.into_iter().map(|(database, table)| TableName { database, table }).collect())
 }
 
-/// The tables that are being filled in this unit with the rows of a log's unit, and how many of their rows
-/// are noted.
-pub async fn of(conn: &mut Conn, log: &Log) -> Result<Vec<(TableName, u64)>, Fault> {
-    let rows: Vec<(String, String, u64)> = conn
+/// A table that is being filled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filling {
+    /// In the mesh's names.
+    pub table: TableName,
+    /// By what: the command, and what it has to know to go on.
+    pub job: String,
+    /// How many of its rows are noted.
+    pub unsettled: u64,
+}
+
+/// The tables that are being filled in this unit with the rows of a log's unit.
+pub async fn of(conn: &mut Conn, log: &Log) -> Result<Vec<Filling>, Fault> {
+    let rows: Vec<(String, String, String, u64)> = conn
         .exec(
-            "SELECT db, tbl, (SELECT COUNT(DISTINCT row_hash) FROM unitflow.unsettled AS noted \
+            "SELECT db, tbl, job, (SELECT COUNT(DISTINCT row_hash) FROM unitflow.unsettled AS noted \
              WHERE noted.db = filling.db AND noted.tbl = filling.tbl) \
              FROM unitflow.filling AS filling WHERE log = ? ORDER BY db, tbl",
             (log.to_string(),),
         )
         .await
         .map_err(|error| judge(&error).at("unitflow.filling"))?;
-    let named = |(database, table, count)| (TableName { database, table }, count);
+    let named = |(database, table, job, unsettled)| Filling {
+        table: TableName { database, table },
+        job,
+        unsettled,
+    };
     Ok(rows.into_iter().map(named).collect())
 }
 
-/// Lets these tables be filled; at one that is filled already nothing changes.
+/// Lets these tables be filled by a job. One that is filled already becomes that job's if it `takes_over`;
+/// else nothing changes.
 pub async fn begin(
     conn: &mut Conn,
     tables: &[TableName],
     log: &Log,
-    job: &str,
+    (job, takes_over): (&str, bool),
 ) -> Result<(), Fault> {
+    let known = if takes_over { "log = VALUES(log), job = VALUES(job)" } else { "job = job" };
+    let begin = format!(
+        "INSERT INTO unitflow.filling (db, tbl, log, job) VALUES (?, ?, ?, ?) ON DUPLICATE KEY UPDATE {known}"
+    );
     for table in tables {
-        conn.exec_drop(
-            "INSERT INTO unitflow.filling (db, tbl, log, job) VALUES (?, ?, ?, ?) \
-             ON DUPLICATE KEY UPDATE log = VALUES(log), job = VALUES(job)",
-            (&table.database, &table.table, log.to_string(), job),
-        )
-        .await
-        .map_err(|error| judge(&error).at("unitflow.filling"))?;
+        conn.exec_drop(&begin, (&table.database, &table.table, log.to_string(), job))
+            .await
+            .map_err(|error| judge(&error).at("unitflow.filling"))?;
     }
     Ok(())
 }
 
-/// These tables are filled.
-pub async fn end(conn: &mut Conn, tables: &[TableName]) -> Result<(), Fault> {
+/// These tables are filled, as far as it was done by jobs whose names begin like this.
+pub async fn end(conn: &mut Conn, tables: &[TableName], job: &str) -> Result<(), Fault> {
     for table in tables {
         conn.exec_drop(
-            "DELETE FROM unitflow.filling WHERE db = ? AND tbl = ?",
-            (&table.database, &table.table),
+            "DELETE FROM unitflow.filling WHERE db = ? AND tbl = ? AND LEFT(job, ?) = ?",
+            (&table.database, &table.table, job.len(), job),
         )
         .await
         .map_err(|error| judge(&error).at("unitflow.filling"))?;

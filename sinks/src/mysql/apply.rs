@@ -74,7 +74,7 @@ pub struct Applier {
     pub(super) conn: Conn,
     flavor: Flavor,
     /// The largest call that the server takes.
-    packet_bytes_max: usize,
+    pub(super) packet_bytes_max: usize,
     log: Log,
     lane: i32,
     rename: Rename,
@@ -265,9 +265,19 @@ impl Applier {
         within(answer).await
     }
 
-    /// The places and answers that a query of ours gives.
-    pub(super) async fn found(&mut self, query: &[u8]) -> Result<Vec<(usize, Option<u8>)>, Fault> {
-        within(self.conn.query(query)).await
+    /// Sends one call of SELECTs and tells what the one row of each that finds one says.
+    pub(super) async fn found(&mut self, call: &Call) -> Result<Vec<Option<bool>>, Fault> {
+        let answer = async {
+            let mut result = self.conn.query_iter(call.sql.as_slice()).await?;
+            let mut found = Vec::with_capacity(call.expected.len());
+            for _ in &call.expected {
+                let rows: Vec<Option<bool>> = result.collect().await?;
+                found.push(rows.first().map(|says| *says == Some(true)));
+            }
+            result.drop_result().await?;
+            Ok::<_, mysql_async::Error>(found)
+        };
+        within(answer).await
     }
 
     /// As [`counts`](Self::counts); `None` if a row's key, or a unique value of it, is taken.

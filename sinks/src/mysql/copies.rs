@@ -13,15 +13,17 @@ use unitflow_mysql::literal::write_literal;
 
 use super::apply::{Applier, bookkeeping};
 use super::statements::{
-    Call, odd_choices, refuse_negative_zero, set_odd, write_condition, write_key,
+    Call, Expected, odd_choices, refuse_negative_zero, set_odd, write_condition, write_key,
 };
 use super::tables::{Columns, Target};
 use crate::batch::{Batch, Slot};
 
 /// Rows of one INSERT.
 const ROWS_PER_INSERT: usize = 500;
-/// Rows that are locked by one statement.
-const ROWS_PER_LOCK: usize = 64;
+/// Statements of one call.
+const STATEMENTS_PER_CALL: usize = 200;
+/// Room for the rest of a statement that compares a row.
+const KEY_BYTES_MAX: usize = 64 << 10;
 /// Bytes of one call, unless a single row needs more.
 const CALL_BYTES_MAX: usize = 1 << 20;
 
@@ -36,17 +38,12 @@ pub type Refused = Vec<usize>;
 /// What stood in the place of copied rows when they were locked, by their places in the batch.
 #[derive(Debug, Default)]
 pub struct Standing {
-    /// The rows that are there, and whether they are as they are copied, to the letter. One that is gone
-    /// at its source never is.
+    /// The rows that are there, and whether each is as it is copied, to the letter; never one that is gone
+    /// at its source.
     there: BTreeMap<usize, bool>,
 }
 
 impl Standing {
-    /// The places of the rows that are there, and so locked.
-    pub fn places(&self) -> Vec<usize> {
-        self.there.keys().copied().collect()
-    }
-
     /// Whether this row is there.
     #[must_use]
     pub fn holds(&self, place: usize) -> bool {
@@ -62,14 +59,15 @@ impl Applier {
     /// Inserts the copied rows of a batch that `wanted` names by their places, inside the open
     /// transaction; `false`, and nothing done, if they are not all new here.
     pub async fn insert_copies(&mut self, batch: &Batch, wanted: &[usize]) -> Result<bool, Fault> {
-        if wanted.iter().any(|place| is_gone(batch, *place)) {
+        if wanted.iter().any(|place| batch.is_gone(*place)) {
             return Ok(false);
         }
         self.insert_all(batch, wanted).await
     }
 
-    /// Locks what stands in the place of these rows. Each row is found by its key in a SELECT of its own:
-    /// one for all might read the whole table, and wait for other lanes' rows while they wait for these.
+    /// Locks what stands in the place of these rows. Each row is found by its key in a statement of its
+    /// own: one for all might read the whole table, and wait for other lanes' rows while they wait for
+    /// these.
     pub async fn lock_copies(
         &mut self,
         batch: &Batch,
@@ -78,18 +76,23 @@ impl Applier {
         let mut standing = Standing::default();
         let mut rest = wanted;
         while !rest.is_empty() {
-            let mut sql = Vec::new();
+            let mut call = Call::default();
             let mut taken = 0;
-            while taken < rest.len()
-                && taken < ROWS_PER_LOCK
-                && (taken == 0 || sql.len() < CALL_BYTES_MAX)
-            {
-                sql.extend_from_slice(if taken == 0 { b"" } else { b" UNION ALL " });
-                sql.extend(self.lock_of(batch, rest[taken])?);
+            while taken < rest.len().min(STATEMENTS_PER_CALL) {
+                let sql = self.lock_of(batch, rest[taken])?;
+                if taken > 0 && call.sql.len() + sql.len() > CALL_BYTES_MAX {
+                    break;
+                }
+                call.add(bookkeeping(0), |out| out.extend_from_slice(&sql));
                 taken += 1;
             }
-            for (place, equal) in self.found(&sql).await? {
-                standing.there.insert(place, equal == Some(1));
+            let found = self.found(&call).await.inspect_err(|_| {
+                self.tables.blame(batch.key(&batch.slots()[rest[0]]), None);
+            })?;
+            for (place, found) in rest.iter().zip(found) {
+                if let Some(equal) = found {
+                    standing.there.insert(*place, equal);
+                }
             }
             rest = &rest[taken..];
         }
@@ -97,46 +100,58 @@ impl Applier {
     }
 
     fn lock_of(&mut self, batch: &Batch, place: usize) -> Result<Vec<u8>, Fault> {
-        let gone = is_gone(batch, place);
+        let packet = self.packet_bytes_max;
         self.of_row(batch, place, |sql, target, columns, row| {
-            sql.extend_from_slice(format!("(SELECT {place},").as_bytes());
-            if gone {
-                sql.push(b'0');
-            } else {
+            sql.extend_from_slice(b"SELECT ");
+            let begin = sql.len();
+            if !batch.is_gone(place) {
                 write_condition(sql, target, columns, row)?;
+            }
+            // What is too large to be compared is written again.
+            if sql.len() == begin || sql.len() + KEY_BYTES_MAX > packet {
+                sql.truncate(begin);
+                sql.push(b'0');
             }
             sql.extend_from_slice(format!(" FROM {} WHERE ", target.name).as_bytes());
             write_key(sql, target, columns, row)?;
-            sql.extend_from_slice(b" FOR UPDATE)");
+            sql.extend_from_slice(b" FOR UPDATE");
             Ok(())
         })
     }
 
     /// Writes the copied rows of a batch that `wanted` names by their places, inside the open
     /// transaction in which they were locked. Those whose unique values other rows hold are given back.
-    ///
-    /// `fresh`: whether the rows of the next batch are likely not there yet.
     pub async fn write_copies(
         &mut self,
         batch: &Batch,
         wanted: &[usize],
         standing: &Standing,
-        fresh: &mut bool,
     ) -> Result<Refused, Fault> {
+        let (gone, there): (Vec<usize>, Vec<usize>) =
+            wanted.iter().partition(|place| batch.is_gone(**place));
+        let removed: Vec<usize> = gone.into_iter().filter(|place| standing.holds(*place)).collect();
+        for place in &removed {
+            self.remove(batch, *place).await?;
+        }
+        // The server here may have taken what was removed for one of the others.
+        let without = match removed.is_empty() {
+            true => None,
+            false => Some(self.lock_copies(batch, &there).await?),
+        };
+        let standing = without.as_ref().unwrap_or(standing);
         let mut absent = Vec::new();
         let mut refused = Vec::new();
-        for &place in wanted {
-            if is_gone(batch, place) {
-                if standing.holds(place) {
-                    self.remove(batch, place).await?;
-                }
-            } else if !standing.holds(place) {
+        for place in there {
+            if !standing.holds(place) {
                 absent.push(place);
-            } else if !standing.is_equal(place) && !self.overwrite(batch, place).await? {
-                refused.push(place);
+            } else if !standing.is_equal(place) {
+                match self.overwrite(batch, place).await? {
+                    Some(true) => {}
+                    Some(false) => absent.push(place),
+                    None => refused.push(place),
+                }
             }
         }
-        *fresh = refused.is_empty() && absent.len() * 2 > wanted.len();
         if !self.insert_all(batch, &absent).await? {
             for place in absent {
                 if !self.insert_all(batch, &[place]).await? {
@@ -187,8 +202,8 @@ impl Applier {
         Ok(None)
     }
 
-    /// Writes over a row that is there; `false`, and nothing done, if a unique value is taken.
-    async fn overwrite(&mut self, batch: &Batch, place: usize) -> Result<bool, Fault> {
+    /// Writes over a row; `Some(false)` if there is none, `None` if a unique value is taken.
+    async fn overwrite(&mut self, batch: &Batch, place: usize) -> Result<Option<bool>, Fault> {
         let sql = self.of_row(batch, place, |sql, target, columns, row| {
             refuse_negative_zero(target, columns, row)?;
             let odd = odd_choices(target, columns, row);
@@ -208,8 +223,9 @@ impl Applier {
             set_odd(sql, target, columns, &odd, row)
         })?;
         let mut call = Call::default();
-        call.add(bookkeeping(0), |out| out.extend_from_slice(&sql));
-        Ok(self.counts_unless_taken(batch, place, &call).await?.is_some())
+        call.add(self.copied(batch, place, 1)?, |out| out.extend_from_slice(&sql));
+        let found = self.counts_unless_taken(batch, place, &call).await?;
+        Ok(found.map(|found| found.first() == Some(&1)))
     }
 
     /// Inserts rows; `false`, and nothing done, if one of them, or a unique value of it, is there.
@@ -266,11 +282,17 @@ impl Applier {
             taken += 1;
         }
         let mut call = Call::default();
-        call.add(bookkeeping(0), |out| {
+        call.add(self.copied(batch, places[0], taken)?, |out| {
             out.append(&mut insert);
             out.append(&mut behind);
         });
         Ok((call, taken))
+    }
+
+    /// What a statement that writes so many copied rows is: who is too large has a name.
+    fn copied(&mut self, batch: &Batch, place: usize, rows: usize) -> Result<Expected, Fault> {
+        let table = Some(self.tables.number(batch.key(&batch.slots()[place]))?);
+        Ok(Expected { rows: rows as u64, table, op: Op::Read, slot: place })
     }
 
     async fn remove(&mut self, batch: &Batch, place: usize) -> Result<(), Fault> {
@@ -323,11 +345,6 @@ impl Applier {
             }
         }
     }
-}
-
-/// Whether the row is gone at its source.
-fn is_gone(batch: &Batch, place: usize) -> bool {
-    batch.value(&batch.slots()[place]).is_empty()
 }
 
 fn write_values(

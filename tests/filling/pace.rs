@@ -1,0 +1,90 @@
+//! A copy is slowed down, stopped and given again.
+
+use anyhow::{Context as _, ensure};
+use tokio::process::Child;
+use tokio::time::{Duration, Instant, sleep, timeout};
+use unitflow_harness::Flavor::{Mariadb, Mysql9};
+use unitflow_harness::{Mesh, MeshSetup, beside};
+
+use crate::{BINARY, GOODS, LIMIT, QUIET, arrive, ensure_well, fill, rows, said, says};
+
+/// Rows of a chunk: what is read at once is paid for before the next one.
+const CHUNK: u64 = 4_096;
+
+#[test]
+fn a_copy_is_stopped_and_goes_on_at_another_pace() {
+    beside("a copy that is stopped", LIMIT, async {
+        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).kafka_shared().tables(GOODS);
+        let mut mesh = setup.prepare("A", &fill()).start().await?;
+        mesh.start_workers()?;
+        let fast = copy(&mesh, 2_000)?;
+        let begun = Instant::now();
+        let there = grown(&mesh, 0).await?;
+        let most = 2_000 * begun.elapsed().as_secs() + 2 * CHUNK;
+        ensure!(there <= most, "{there} rows are there, more than {most}");
+        let stopped = order(&mesh, &["resync", "stop", "--from", "A"]).await?;
+        ensure!(stopped.contains("shop.goods to B, ordered by test"), "{stopped}");
+        let ended = timeout(QUIET, fast.wait_with_output()).await.context("it waits on")??;
+        ensure!(ended.status.code() == Some(3), "the stopped command: {}", ended.status);
+        ensure!(said(&mesh)?.contains("was stopped"), "it does not say so: {}", said(&mesh)?);
+        arrive(&mut mesh).await?;
+        let there = count(&mesh).await?;
+        ensure!(there < rows(), "all was copied before it was stopped");
+        sleep(Duration::from_secs(4)).await;
+        ensure!(count(&mesh).await? == there, "it was copied on");
+        let again = "give it again: unitflow resync full --from A --store shop --table shop.goods";
+        let status = mesh.run(&["status"]).await.err().context("nothing is to be done")?;
+        ensure!(status.to_string().contains(again), "{status}");
+        ensure!(
+            order(&mesh, &["resync", "stop", "--from", "A"]).await?.contains("nothing is copied"),
+            "it was stopped twice"
+        );
+
+        // The next chunk would come in more than an hour.
+        let mut slow = copy(&mesh, 1)?;
+        let deadline = Instant::now() + QUIET;
+        while mesh.worker("A", "connector")?.log()?.matches("copying job=").count() < 2 {
+            ensure!(Instant::now() < deadline, "the second copy does not begin");
+            sleep(Duration::from_millis(50)).await;
+        }
+        sleep(Duration::from_secs(5)).await;
+        slow.kill().await?;
+        let fast = copy(&mesh, 20_000)?;
+        says(&mesh, "going on with the copy that was ordered before").await?;
+        ensure_well(&mesh, fast).await?;
+        arrive(&mut mesh).await?;
+        let all = "SELECT * FROM shop.goods ORDER BY id";
+        let equal = mesh.server("A").sql(all).await? == mesh.server("B").sql(all).await?;
+        ensure!(equal, "they differ");
+        mesh.finish();
+        Ok(())
+    });
+}
+
+fn copy(mesh: &Mesh, rows_per_second: u32) -> anyhow::Result<Child> {
+    let rate = rows_per_second.to_string();
+    let copy = ["resync", "full", "--from", "A", "--table", "shop.goods"];
+    let ways = ["--why", "test", "--by", "test", "--rows-per-second", &rate];
+    mesh.spawn(&[&copy[..], &ways].concat())
+}
+
+async fn order(mesh: &Mesh, order: &[&str]) -> anyhow::Result<String> {
+    mesh.run(&[order, &["--why", "test", "--by", "test"]].concat()).await
+}
+
+async fn count(mesh: &Mesh) -> anyhow::Result<u64> {
+    Ok(mesh.server("B").sql("SELECT COUNT(*) FROM shop.goods").await?.parse()?)
+}
+
+/// Waits until more rows are there; gives how many.
+async fn grown(mesh: &Mesh, from: u64) -> anyhow::Result<u64> {
+    let deadline = Instant::now() + QUIET;
+    loop {
+        let there = count(mesh).await?;
+        if there > from {
+            return Ok(there);
+        }
+        ensure!(Instant::now() < deadline, "no row comes: {}", said(mesh)?);
+        sleep(Duration::from_millis(20)).await;
+    }
+}
