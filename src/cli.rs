@@ -171,8 +171,9 @@ pub struct LeaveArgs {
     /// Only say what would go.
     #[arg(long)]
     pub dry_run: bool,
-    /// Its servers are lost: ask neither them nor its Kafka. What the others have not applied is lost.
-    #[arg(long, conflicts_with = "topics")]
+    /// Its servers are lost, or what they say no longer counts: ask neither them nor its Kafka. What the others
+    /// have not applied is lost. With --topics its Kafka has to be there.
+    #[arg(long)]
     pub lost: bool,
 }
 
