@@ -148,7 +148,7 @@ pub async fn bereft(mesh: &Mesh, log: &Log, entries: &[Entry]) -> Result<Vec<Ber
 }
 
 /// The outage of the hub's relay of a log that the topic at its origin bridges.
-async fn of_relay(mesh: &Mesh, log: &Log) -> Result<Bridge, Fault> {
+pub async fn of_relay(mesh: &Mesh, log: &Log) -> Result<Bridge, Fault> {
     let hub = &mesh.unit(mesh.read_at(log))?.broker;
     let state: Option<RelayState> = load_state(hub, &mesh.topics, log, Stage::Relay).await?;
     let Some(state) = state else { return Ok(Bridge::Unlimited) };

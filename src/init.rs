@@ -21,6 +21,7 @@ use unitflow_kafka::notes;
 use unitflow_kafka::topics::{self, Retention, Spec};
 use unitflow_kafka::{Writer, positions};
 use unitflow_mysql::connect::{Server, Store, connect_to_write};
+use unitflow_sinks::copy::known;
 use unitflow_sinks::{ledger, schema};
 
 use crate::Outcome;
@@ -205,6 +206,7 @@ pub async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<(String, tables:
     let mut conn = connect_to_write(mesh.store(&log.unit, &log.store)?).await?;
     let server = Server::read(&mut conn).await?;
     let identity = server.identity();
+    known::forget(&mut conn).await?;
     // Read behind the position: it is the schema of the log's first change, or a later one.
     let routing = tables::bind(&mut conn, mesh.routing(log)?, &tables::Bound::new()).await?;
     let seq = Seq::start_of(FIRST_GENERATION);

@@ -6,7 +6,8 @@
 //! rows in the others' ledgers, the consumer groups of its sinks, and, if asked for, its topics.
 //!
 //! Its topics' groups stay with its topics: they say that the others have read them, so that `init`
-//! never takes what they hold for new. Its own servers are left alone.
+//! never takes what they hold for new. Its own servers are left alone. With its rows in the ledger go
+//! the marks of tables that were filled from it, which only a unit that is lost may have left.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -89,7 +90,7 @@ async fn at_work(mesh: &Mesh, args: &LeaveArgs) -> Result<Vec<String>, Fault> {
     let mut held = Vec::new();
     for (log, to) in into.iter().chain(&out) {
         // A unit that is lost with its Kafka can't be asked, and needs not be.
-        if args.lost && mesh.read_at(log) == unit {
+        if args.lost && !args.topics && mesh.read_at(log) == unit {
             continue;
         }
         let group = mesh.topics.group(log, to);
@@ -108,7 +109,7 @@ async fn at_work(mesh: &Mesh, args: &LeaveArgs) -> Result<Vec<String>, Fault> {
         if mesh.read_at(&log) != unit {
             stages.push((mesh.read_at(&log), Stage::Relay));
         }
-        stages.retain(|(at, _)| !args.lost || *at != unit);
+        stages.retain(|(at, _)| !args.lost || args.topics || *at != unit);
         let looks = stages.iter().map(|(at, stage)| is_worked_on(mesh, at, &log, *stage));
         let found = futures_util::future::try_join_all(looks).await?;
         held.extend(stages.iter().zip(found).filter(|(_, works)| *works).map(
@@ -296,7 +297,10 @@ async fn take_topics(mesh: &Mesh, args: &LeaveArgs) -> Result<Vec<String>, Fault
         gone.extend(take_group(mesh, args, &log, &to).await?);
     }
     let specs = topic_specs(mesh, unit)?;
-    let names = specs.into_iter().map(|spec| spec.name).collect();
+    // A unit that comes back goes on with its orders.
+    let stays = args.lost.then(|| mesh.topics.control(unit));
+    let names = specs.into_iter().map(|spec| spec.name);
+    let names = names.filter(|name| Some(name) != stays.as_ref()).collect();
     gone.extend(delete(&mesh.unit(unit)?.broker, unit, names, args.dry_run).await?);
     for log in own(mesh, unit) {
         let at = mesh.read_at(&log);

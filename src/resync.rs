@@ -32,11 +32,13 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::warn;
 use unitflow_change::ddl::TableName;
-use unitflow_change::{Code, Fault, Log};
+use unitflow_change::name::{Log, Name};
+use unitflow_change::{Code, Fault};
 
 use crate::Outcome;
-use crate::cli::{ResyncCommand, ResyncFullArgs, ResyncKeysArgs, ResyncStopArgs, ResyncWays};
+use crate::cli::{ResyncCommand, ResyncFullArgs, ResyncKeysArgs, ResyncStopArgs};
 use crate::config::Mesh;
+use crate::order;
 use crate::output::say;
 
 use self::broken::Broken;
@@ -84,8 +86,9 @@ async fn full(mesh: &Mesh, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
         broken.ensure_whole(&plan, args.table.is_empty())?;
     }
     let filled = plan.filled_before().await?;
-    let filler = Filler::Full { in_place: !bereft.is_empty() };
-    plan.begin(&filler).await?;
+    let filler = Filler::full(&plan.to);
+    let units: Vec<Name> = bereft.iter().map(|(unit, _)| unit.clone()).collect();
+    plan.begin(&filler, &units).await?;
     if let Some(broken) = broken {
         broken.mend(&plan).await?;
     }
@@ -108,7 +111,7 @@ async fn keys(mesh: &Mesh, args: &ResyncKeysArgs) -> Result<Outcome, Fault> {
     if args.dry_run {
         return dry::run(&plan, Some(&keys)).await;
     }
-    plan.begin(&Filler::Keys).await?;
+    plan.begin(&Filler::Keys, &[]).await?;
     plan.wait_until_carried().await?;
     copy::keys(&plan, keys.into_iter().collect()).await?;
     finish(&plan, &[], &Filler::Keys).await
@@ -116,17 +119,11 @@ async fn keys(mesh: &Mesh, args: &ResyncKeysArgs) -> Result<Outcome, Fault> {
 
 /// Ends copies that are under way; what they have brought stays.
 async fn stop(mesh: &Mesh, args: &ResyncStopArgs) -> Result<Outcome, Fault> {
-    let ways = ResyncWays {
-        from: args.from.clone(),
-        to: Vec::new(),
-        store: args.store.clone(),
-        why: args.why.clone(),
-        by: args.by.clone(),
-    };
-    let plan = Plan::of_ways(mesh, &ways)?;
-    let stopped = copy::stop(&plan).await?;
+    let log = plan::log_of(mesh, &args.from, args.store.as_ref())?;
+    let by = order::whoever(args.by.as_ref())?;
+    let stopped = copy::stop(mesh, &log, (&by, &args.why)).await?;
     if stopped.is_empty() {
-        say(&format!("nothing is copied from {}", plan.log));
+        say(&format!("nothing is copied from {log}"));
         return Ok(Outcome::Fine);
     }
     for (name, job) in &stopped {
@@ -138,8 +135,8 @@ async fn stop(mesh: &Mesh, args: &ResyncStopArgs) -> Result<Outcome, Fault> {
 }
 
 /// The command that goes on with a table that is being filled, by what is written of it.
-pub fn goes_on(log: &Log, table: &TableName, job: &str) -> String {
-    Filler::parse(job).command(log, table)
+pub fn goes_on(log: &Log, table: &TableName, filler: &str) -> String {
+    Filler::parse(filler).command(log, table)
 }
 
 /// Settles what is in doubt; `removing` are the units whose tables may hold rows of their own.

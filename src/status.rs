@@ -87,6 +87,8 @@ struct LogStatus {
     bridged_by_binlog: Option<Bridge>,
     /// The outage of the transformer that the captured topic bridges.
     bridged_by_captured: Option<Bridge>,
+    /// In a star: the outage of the hub's relay that the log's own tagged topic bridges.
+    bridged_by_tagged: Option<Bridge>,
     /// Why a part is missing.
     unknown: Option<String>,
 }
@@ -244,7 +246,9 @@ impl Status {
     /// Whether something that has still to be read was removed.
     fn has_gone(&self) -> bool {
         let logs = self.logs.iter();
-        let of_logs = logs.flat_map(|log| [log.bridged_by_binlog, log.bridged_by_captured]);
+        let of_logs = logs.flat_map(|log| {
+            [log.bridged_by_binlog, log.bridged_by_captured, log.bridged_by_tagged]
+        });
         let of_lanes = self.flows.iter().flat_map(|flow| &flow.lanes).map(|lane| lane.bridged);
         of_logs.chain(of_lanes).any(|bridge| bridge == Some(Bridge::Gone))
     }
@@ -334,6 +338,9 @@ async fn read_log(mesh: &Mesh, log: &Log) -> LogStatus {
                 answer(&whose, bridge::of_captured(mesh, log, transformer.as_ref(), connector.seq)),
             );
             (found.bridged_by_binlog, found.bridged_by_captured) = (binlog.ok(), captured.ok());
+            if found.relay_lag_records.is_some() {
+                found.bridged_by_tagged = answer(&whose, bridge::of_relay(mesh, log)).await.ok();
+            }
         }
         Ok(None) => {}
         Err(why) => found.unknown = Some(why),
@@ -430,8 +437,8 @@ async fn read_copies(
     let mut conn = connect(mesh.store(to, &log.store)?).await?;
     let lacking = passed::lanes(&mut conn, log).await?;
     let mut tables = Vec::new();
-    for Filling { table, job, unsettled } in filling::of(&mut conn, log).await? {
-        let command = resync::goes_on(log, &table, &job);
+    for Filling { table, filler, unsettled } in filling::of(&mut conn, log).await? {
+        let command = resync::goes_on(log, &table, &filler);
         tables.push(FillingStatus { table: table.to_string(), unsettled, command });
     }
     let _ = conn.disconnect().await;

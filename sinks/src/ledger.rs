@@ -146,6 +146,11 @@ pub async fn forget(conn: &mut Conn, log: &Log) -> Result<usize, Fault> {
                      (SELECT db, tbl FROM unitflow.filling WHERE log = ?)";
         conn.exec_drop(notes, (&name,)).await?;
         conn.exec_drop("DELETE FROM unitflow.filling WHERE log = ?", (&name,)).await?;
+        // Where the log begins anew its numbers are low again, and have to lie behind what is noted.
+        let low = "UPDATE IGNORE unitflow.unsettled SET lane = 0, seq = 0 WHERE log = ?";
+        conn.exec_drop(low, (&name,)).await?;
+        conn.exec_drop("DELETE FROM unitflow.unsettled WHERE log = ? AND seq > 0", (&name,))
+            .await?;
         let passed = format!("passed {name} %");
         conn.exec_drop("DELETE FROM unitflow.marker WHERE name LIKE ?", (passed,)).await?;
         conn.exec_drop("DELETE FROM unitflow.heartbeat WHERE unit = ?", (unit,)).await?;

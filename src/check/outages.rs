@@ -50,7 +50,19 @@ pub(super) async fn check_log_kept(mesh: &Mesh, log: &Log) -> Vec<Finding> {
         let keeper = Keeper::topic(mesh, &log.unit, topics.captured(log), log.to_string(), resync);
         findings.extend(keeper.judge(mesh, bridge));
     }
+    findings.extend(check_relay_kept(mesh, log).await);
     findings
+}
+
+/// What the tagged topic at its origin keeps of a log for the hub of a star.
+async fn check_relay_kept(mesh: &Mesh, log: &Log) -> Option<Finding> {
+    if mesh.read_at(log) == &log.unit {
+        return None;
+    }
+    let bridge = bridge::of_relay(mesh, log).await.ok()?;
+    let anew = "let the log begin anew".to_owned();
+    let tagged = mesh.topics.tagged(log);
+    Keeper::topic(mesh, &log.unit, tagged, format!("relay of {log}"), anew).judge(mesh, bridge)
 }
 
 /// What the tagged topic keeps of a log for a unit, of the lane that has the least.

@@ -478,6 +478,11 @@ impl Copier {
     /// Puts the chunk that was read into the log, if the log is where it belongs.
     fn finish(&mut self, progress: &mut Progress, captured: &GtidSet) -> Option<Lot> {
         let mut work = self.work.take()?;
+        if self.jobs.borrow().as_ref().is_some_and(|jobs| !jobs.contains_key(&work.job)) {
+            // It was taken back.
+            self.due = true;
+            return None;
+        }
         if let Some(why) = work.failed {
             warn!(job = work.job, "a copy failed: {why}");
             progress.scan.take_if(|scan| scan.job == work.job);

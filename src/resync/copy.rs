@@ -22,6 +22,8 @@ use crate::pipeline::{ConnectorState, Scan, load_state};
 
 /// How often a position is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// After how long nobody waits for a job any more.
+const OLD: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How often it is looked whether somebody has stopped the copy.
 const LOOK_STOPPED_EVERY: Duration = Duration::from_secs(2);
 /// How often it is said how far the copy is, where there is no terminal to show it.
@@ -43,9 +45,11 @@ pub async fn tables(
     let state = state(plan.mesh, &plan.log).await?;
     let same = |known: &Job| known.tables == job.tables && known.to == job.to;
     let known = known(plan).await?;
-    // Left by a command that was killed.
-    let left = known.keys().filter(|name| state.copy.done.contains_key(*name)).cloned();
-    jobs_removed(plan, &left.collect::<Vec<_>>()).await?;
+    // Left by a command that was killed. One that runs still waits for its own.
+    let left = known.iter().filter(|(name, (_, known))| {
+        state.copy.done.contains_key(*name) && (same(known) || is_old(name))
+    });
+    jobs_removed(plan, &left.map(|(name, _)| name.clone()).collect::<Vec<_>>()).await?;
     if !bereft.is_empty() {
         // What is gone may hold rows of a copy that is under way.
         let older = known.iter().filter(|(_, (_, known))| same(known));
@@ -60,7 +64,7 @@ pub async fn tables(
     let name = match under_way {
         Some((name, (_, known))) => {
             info!(job = name, "going on with the copy that was ordered before");
-            if known.rows_per_second != job.rows_per_second {
+            if job.rows_per_second.is_some() && known.rows_per_second != job.rows_per_second {
                 let (broker, topic) = control(plan)?;
                 jobs::send(broker, &topic, &plan.log, name, &job).await?;
             }
@@ -100,11 +104,25 @@ pub async fn keys_sparing(
     jobs_removed(plan, &names).await
 }
 
-/// Ends all copies of the log that are under way; gives them.
-pub async fn stop(plan: &Plan<'_>) -> Result<Vec<(String, Job)>, Fault> {
-    let known = known(plan).await?;
-    jobs_removed(plan, &known.keys().cloned().collect::<Vec<_>>()).await?;
+/// Ends all copies of a log that are under way, by somebody and why; gives them.
+pub async fn stop(
+    mesh: &Mesh,
+    log: &Log,
+    by_and_why: (&str, &str),
+) -> Result<Vec<(String, Job)>, Fault> {
+    let (broker, topic) = (&mesh.unit(&log.unit)?.broker, mesh.topics.control(&log.unit));
+    let known = jobs::read(broker, &topic, log).await?;
+    for name in known.keys() {
+        jobs::take_back(broker, &topic, log, name, by_and_why).await?;
+    }
     Ok(known.into_iter().map(|(name, (_, job))| (name, job)).collect())
+}
+
+/// Whether a job was ordered so long ago that no command waits for it, by the time in its name.
+fn is_old(name: &str) -> bool {
+    let ordered = name.rsplit('-').next().and_then(|nanos| u128::from_str_radix(nanos, 16).ok());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    ordered.is_none_or(|ordered| now.as_nanos().saturating_sub(ordered) > OLD.as_nanos())
 }
 
 async fn order(plan: &Plan<'_>, kind: &str, job: &Job) -> Result<String, Fault> {
@@ -169,7 +187,7 @@ async fn follow(plan: &Plan<'_>, name: &str, mut bar: Option<&mut Bar>) -> Resul
         if looked.elapsed() > LOOK_STOPPED_EVERY {
             looked = Instant::now();
             // It may be done since the state was read.
-            if !known(plan).await?.contains_key(name) && !is_done(plan, name).await? {
+            if !known(plan).await?.contains_key(name) && !is_over(plan, name).await? {
                 return Err(Fault::fatal(Code::Copy, format!("the copy {name} was stopped"))
                     .hint("unitflow status shows what stays half filled, and how to go on"));
             }
@@ -190,7 +208,8 @@ async fn follow(plan: &Plan<'_>, name: &str, mut bar: Option<&mut Bar>) -> Resul
     Ok(end)
 }
 
-async fn is_done(plan: &Plan<'_>, name: &str) -> Result<bool, Fault> {
+/// Whether nothing more comes of a job, well or not.
+async fn is_over(plan: &Plan<'_>, name: &str) -> Result<bool, Fault> {
     let copy = state(plan.mesh, &plan.log).await?.copy;
     Ok(copy.done.contains_key(name) || copy.failed.contains_key(name))
 }

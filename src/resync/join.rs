@@ -7,6 +7,7 @@
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use tracing::info;
+use unitflow_change::ddl::TableName;
 use unitflow_change::name::{Log, Name, Topics};
 use unitflow_change::routing::Routing;
 use unitflow_change::seq::Seq;
@@ -15,7 +16,7 @@ use unitflow_change::{Code, Fault};
 use unitflow_kafka::{last_record, topics};
 use unitflow_mysql::connect::{Flavor, Server, connect, connect_to_write, fault};
 use unitflow_mysql::literal::quote_identifier;
-use unitflow_sinks::copy::passed;
+use unitflow_sinks::copy::{filling, passed};
 use unitflow_sinks::{ledger, park};
 
 use super::filler::Filler;
@@ -61,20 +62,24 @@ pub async fn run(mesh: &Mesh, args: &ResyncJoinArgs) -> Result<Outcome, Fault> {
     let plan = Plan::of_tables(mesh, &ways, &[]).await?;
     let filled = plan.filled_before().await?;
     let filler = Filler::Join(args.unit.clone());
-    plan.begin(&filler).await?;
+    plan.begin(&filler, &[]).await?;
     plan.wait_until_carried().await?;
     copy::tables(&plan, args.rows_per_second, &[]).await?;
     finish(&plan, &filled, &filler).await
 }
 
-/// Whether the unit holds nothing that the copy would remove, unless it is joining already.
+/// Whether the unit holds nothing that the copy would remove, unless it is joining already, by its marks.
 async fn ensure_empty(mesh: &Mesh, log: &Log, unit: &Name, conn: &mut Conn) -> Result<(), Fault> {
     let judge = |error: mysql_async::Error| fault(&error);
     let ledger = "SELECT 1 FROM information_schema.TABLES \
                   WHERE TABLE_SCHEMA = 'unitflow' AND TABLE_NAME = 'ledger'";
     let has_ledger: Option<u8> = conn.query_first(ledger).await.map_err(judge)?;
-    if has_ledger.is_some() && !ledger::read_all(conn, log).await?.is_empty() {
-        return Ok(());
+    if has_ledger.is_some() {
+        let marks = filling::marks(conn).await?;
+        let joins = Filler::Join(unit.clone());
+        if marks.iter().any(|mark| Filler::parse(&mark.filler) == joins) {
+            return Ok(());
+        }
     }
     for table in tables::list(conn, &routing_of(mesh, log, unit)?).await? {
         let name = quoted(&table.local);
@@ -143,6 +148,12 @@ async fn prepare(
             log.unit
         ));
     }
+    // From the first row on that its sinks may write, it is a unit that joins.
+    let tables = tables::list(conn, &routing_of(mesh, log, unit)?).await?;
+    let named = |table: tables::Carried| TableName { database: table.name.0, table: table.name.1 };
+    let tables: Vec<TableName> = tables.into_iter().map(named).collect();
+    let filler = Filler::Join(unit.clone());
+    filling::begin(conn, &tables, log, (&filler.to_string(), filler.takes_over())).await?;
     plant(conn, &seeds).await?;
     Ok(done)
 }

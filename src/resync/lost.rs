@@ -34,8 +34,6 @@ use crate::config::Mesh;
 use crate::output::{columns, say};
 use crate::wait::{self, Within};
 
-/// How tables are marked that lost rows.
-const JOB: &str = "lost ";
 /// Why a row is noted that was lost.
 const LOST: &str = "lost";
 /// Notes written at once.
@@ -52,13 +50,16 @@ pub async fn run(mesh: &Mesh, args: &ResyncLostArgs) -> Result<Outcome, Fault> {
             .hint(format!("unitflow resync full --from {} --to {}", args.from, args.unit)));
     }
     let state = copy::state(mesh, &own).await?;
-    let turned = match turned(&back, &own, state.seq).await? {
-        Some((tables, from)) => {
+    let filler = match turned(&back, &own, state.seq).await? {
+        Some((tables, filler)) => {
             back.tables = tables;
-            from
+            filler
         }
         None => {
             let Some(loss) = loss::find(mesh, &own, &state).await? else {
+                if !args.dry_run {
+                    forget(&back, &own.unit).await?;
+                }
                 say(&format!(
                     "nothing is lost: the store of {own} has all that was captured from it"
                 ));
@@ -73,10 +74,12 @@ pub async fn run(mesh: &Mesh, args: &ResyncLostArgs) -> Result<Outcome, Fault> {
             if args.dry_run {
                 return Ok(listed);
             }
-            note(&back, &own, &loss.keys, turn::next(&state)?).await?;
+            let filler = Filler::Lost { from: turn::next(&state)?, unit: Some(own.unit.clone()) };
+            note(&back, &own, &loss.keys, &filler).await?;
             inject::die_at("die_before_turning");
             let onward = Onward { position: Some(loss.position), ..Onward::default() };
-            turn::to(mesh, &own, &state, onward).await?
+            turn::to(mesh, &own, &state, onward).await?;
+            filler
         }
     };
     if args.dry_run {
@@ -92,8 +95,8 @@ pub async fn run(mesh: &Mesh, args: &ResyncLostArgs) -> Result<Outcome, Fault> {
     }
     let mut forth = Plan::of_ways(mesh, &ways(args, &own.unit, None))?;
     forth.tables.clone_from(&back.tables);
-    let filler = Filler::Lost { from: turned, unit: Some(own.unit.clone()) };
-    finish((&back, &filler), &forth, &Sparing { log: own.to_string(), seq: turned }).await
+    let sparing = Sparing { log: own.to_string(), seq: filler.from() };
+    finish((&back, &filler), &forth, &sparing).await
 }
 
 fn ways(args: &ResyncLostArgs, from: &Name, to: Option<&Name>) -> ResyncWays {
@@ -106,23 +109,41 @@ fn ways(args: &ResyncLostArgs, from: &Name, to: Option<&Name>) -> ResyncWays {
     }
 }
 
-/// What a command before this one has begun: the tables, and the first record behind the loss; none
-/// where the log was not turned yet.
+/// What a command before this one has begun: the tables, and how they are marked; none where the log was not
+/// turned yet.
 async fn turned(
     back: &Plan<'_>,
     own: &Log,
     reached: Seq,
-) -> Result<Option<(Vec<TableName>, Seq)>, Fault> {
+) -> Result<Option<(Vec<TableName>, Filler)>, Fault> {
     let mut conn = back.connect(&own.unit).await?;
-    let marked = filling::tables_of(&mut conn, JOB).await?;
-    let from = marked.iter().filter_map(|(_, job)| match Filler::parse(job) {
-        Filler::Lost { from, .. } => Some(from),
-        _ => None,
-    });
-    let from = from.max();
-    let Some(from) = from.filter(|from| reached >= *from) else { return Ok(None) };
+    let marks = filling::marks(&mut conn).await?.into_iter();
+    let (tables, fillers): (Vec<TableName>, Vec<Filler>) = marks
+        .map(|mark| (mark.table, Filler::parse(&mark.filler)))
+        .filter(|(_, filler)| filler.gives_back_to(&own.unit))
+        .unzip();
+    let last = fillers.into_iter().max_by_key(Filler::from);
+    let Some(filler) = last.filter(|filler| reached >= filler.from()) else { return Ok(None) };
     info!("going on with what a command before this one has begun");
-    Ok(Some((marked.into_iter().map(|(table, _)| table).collect(), from)))
+    Ok(Some((tables, filler)))
+}
+
+/// Nothing is lost: what a command before this one has noted is taken back.
+async fn forget(back: &Plan<'_>, unit: &Name) -> Result<(), Fault> {
+    for at in &back.units {
+        let mut conn = back.connect(at).await?;
+        for mark in filling::marks(&mut conn).await? {
+            if !Filler::parse(&mark.filler).gives_back_to(unit) {
+                continue;
+            }
+            let tables = [mark.table];
+            let mut notes = filling::notes(&mut conn, &tables, usize::MAX >> 1).await?;
+            notes.retain(|note| note.why == LOST);
+            filling::forget(&mut conn, &notes).await?;
+            filling::end(&mut conn, &tables, &mark.filler).await?;
+        }
+    }
+    Ok(())
 }
 
 fn tell(own: &Log, loss: &Loss) {
@@ -174,11 +195,16 @@ async fn list(
 }
 
 /// Notes the lost rows in the unit that lost them, and lets all units note what does not fit them.
-async fn note(back: &Plan<'_>, own: &Log, keys: &BTreeSet<String>, from: Seq) -> Result<(), Fault> {
+async fn note(
+    back: &Plan<'_>,
+    own: &Log,
+    keys: &BTreeSet<String>,
+    filler: &Filler,
+) -> Result<(), Fault> {
     if keys.is_empty() {
         return Ok(());
     }
-    back.begin(&Filler::Lost { from, unit: Some(own.unit.clone()) }).await?;
+    back.begin(filler, &[]).await?;
     let note = |key: &String| Note {
         key: key.clone().into_bytes(),
         log: back.log.clone(),
@@ -219,7 +245,7 @@ async fn finish(
         }
         let within = || Within::seconds(SAY_EVERY_SECONDS);
         while !wait::arrives(back.mesh, &log, &to, None, within()).await? {
-            ensure_bridged(back.mesh, &log, &to).await?;
+            ensure_bridged(&forth.log.unit, back.mesh, &log, &to).await?;
         }
     }
     let until = Instant::now() + settle::SETTLE_WITHIN;
@@ -246,18 +272,23 @@ async fn finish(
 }
 
 /// Whether what a unit has still to apply is kept: else it never arrives.
-async fn ensure_bridged(mesh: &Mesh, log: &Log, to: &Name) -> Result<(), Fault> {
+async fn ensure_bridged(own: &Name, mesh: &Mesh, log: &Log, to: &Name) -> Result<(), Fault> {
     let mut conn = connect(mesh.store(to, &log.store)?).await?;
     let entries = ledger::read_all(&mut conn, log).await?;
     if bridge::bereft(mesh, log, &entries).await?.is_empty() {
         return Ok(());
     }
-    let command = bridge::resync(&log.unit, Some(to));
     let what = format!("what {to} has to apply next of {log} is gone, so it can't catch up first");
-    Err(Fault::fatal(Code::OffsetGone, what).hint(format!(
-        "{command}: it brings the rows of {}, also over those that {to} has written since it went back in time",
-        log.unit
-    )))
+    let hint = match log.unit == *own {
+        // Its rows are those that lack something.
+        true => "see the runbook for how a log begins anew".to_owned(),
+        false => format!(
+            "{}: it brings the rows of {}, also over those that {to} has written since it went back in time",
+            bridge::resync(&log.unit, Some(to)),
+            log.unit
+        ),
+    };
+    Err(Fault::fatal(Code::OffsetGone, what).hint(hint))
 }
 
 /// Rows that are noted somewhere, by whose row counts.

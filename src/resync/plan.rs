@@ -11,7 +11,6 @@ use unitflow_change::name::{Log, Name, Topics};
 use unitflow_change::routing::Routing;
 use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault};
-use unitflow_kafka::Broker;
 use unitflow_kafka::control::{self, Action, Order};
 use unitflow_mysql::connect::connect_to_write;
 use unitflow_mysql::schema::{self, Type};
@@ -31,14 +30,6 @@ use crate::tables;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often it is said what is waited for.
 const SAY_EVERY: Duration = Duration::from_secs(20);
-
-/// What a flow was told last, and where it hears the next order.
-struct Told<'m> {
-    flow: String,
-    broker: &'m Broker,
-    topic: String,
-    last: Option<Order>,
-}
 
 /// A table that held rows in a unit before the copy began.
 pub type Filled = (Name, TableName);
@@ -121,29 +112,7 @@ impl<'m> Plan<'m> {
 
     /// The flow alone.
     pub fn of_ways(mesh: &'m Mesh, ways: &ResyncWays) -> Result<Self, Fault> {
-        mesh.unit(&ways.from)?;
-        let mut logs: Vec<Log> =
-            mesh.logs().map(|(log, _)| log).filter(|log| log.unit == ways.from).collect();
-        if let Some(store) = &ways.store {
-            logs.retain(|log| log.store == *store);
-        }
-        let log = match <[Log; 1]>::try_from(logs) {
-            Ok([log]) => log,
-            Err(logs) => {
-                let names: Vec<_> = logs.iter().map(|log| log.store.to_string()).collect();
-                return Err(Fault::fatal(
-                    Code::Config,
-                    match names.is_empty() {
-                        true => format!("nothing flows from unit {}", ways.from),
-                        false => format!("unit {} has several stores", ways.from),
-                    },
-                )
-                .hint(match names.is_empty() {
-                    true => "see the flows in the configuration".to_owned(),
-                    false => format!("say which with --store: {}", names.join(", ")),
-                }));
-            }
-        };
+        let log = log_of(mesh, &ways.from, ways.store.as_ref())?;
         let flow = &mesh.flows[&log.store];
         let reached: Vec<Name> = flow.to.iter().filter(|to| **to != log.unit).cloned().collect();
         if let Some(stranger) = ways.to.iter().find(|to| !reached.contains(to)) {
@@ -250,45 +219,53 @@ impl<'m> Plan<'m> {
     }
 
     /// From here on changes that do not fit these tables are noted, in every unit; lanes that such a
-    /// change has stopped go on. Nothing is begun where a flow is paused, or a command of another kind
-    /// has to come to its end first.
-    pub async fn begin(&self, job: &Filler) -> Result<(), Fault> {
+    /// change has stopped go on. Nothing is begun where a flow is paused, or another command has to come to
+    /// its end first. `bereft`: units that can't go on with what they have begun before this has ended.
+    pub async fn begin(&self, filler: &Filler, bereft: &[Name]) -> Result<(), Fault> {
         self.ensure_nothing_is_parked().await?;
-        let orders = self.orders().await?;
-        let name = job.to_string();
+        for way in self.ways() {
+            self.told(&way).await?;
+        }
+        let mut conns = Vec::new();
         for unit in &self.units {
             let mut conn = self.connect(unit).await?;
-            job.ensure_may_begin(
-                &self.log,
-                &self.tables,
-                &filling::tables_of(&mut conn, "").await?,
-            )?;
-            filling::begin(&mut conn, &self.tables, &self.log, (&name, job.takes_over())).await?;
+            let marks = filling::marks(&mut conn).await?;
+            let mut of_ours = marks.iter().filter(|mark| self.tables.contains(&mark.table));
+            of_ours.try_for_each(|mark| filler.ensure_may_begin(&self.log, mark, bereft))?;
+            conns.push(conn);
         }
-        self.wake(orders).await
+        let text = filler.to_string();
+        for conn in &mut conns {
+            filling::begin(conn, &self.tables, &self.log, (&text, filler.takes_over())).await?;
+        }
+        self.wake().await
     }
 
-    /// What each of the flows was told last.
-    async fn orders(&self) -> Result<Vec<Told<'m>>, Fault> {
-        let mut all = Vec::new();
-        for (log, to, _) in self.mesh.ways().filter(|(log, ..)| log.store == self.log.store) {
-            let flow = Topics::flow(&log, &to);
-            let (broker, topic) = (&self.mesh.unit(&to)?.broker, self.mesh.topics.control(&to));
-            let last = control::last(broker, &topic, &flow).await?;
-            if last.pauses() {
-                return Err(Fault::fatal(Code::Control, format!("the flow {flow} is paused"))
-                    .hint(format!("unitflow resume {flow} --why …, then this again")));
-            }
-            all.push(Told { flow, broker, topic, last: last.order });
+    /// The ways of the store's logs, each into one unit.
+    fn ways(&self) -> Vec<(Log, Name)> {
+        let all = self.mesh.ways().filter(|(log, ..)| log.store == self.log.store);
+        all.map(|(log, to, _)| (log, to)).collect()
+    }
+
+    /// What a flow was told last, unless that it shall stand still.
+    async fn told(&self, (log, to): &(Log, Name)) -> Result<Option<Order>, Fault> {
+        let flow = Topics::flow(log, to);
+        let (broker, topic) = (&self.mesh.unit(to)?.broker, self.mesh.topics.control(to));
+        let last = control::last(broker, &topic, &flow).await?;
+        if last.pauses() {
+            return Err(Fault::fatal(Code::Control, format!("the flow {flow} is paused"))
+                .hint(format!("unitflow resume {flow} --why …, then this again")));
         }
-        Ok(all)
+        Ok(last.order)
     }
 
     /// Lets stopped lanes try again, in every unit.
-    async fn wake(&self, orders: Vec<Told<'m>>) -> Result<(), Fault> {
-        for Told { flow, broker, topic, last } in orders {
+    async fn wake(&self) -> Result<(), Fault> {
+        for way in self.ways() {
+            let (flow, to) = (Topics::flow(&way.0, &way.1), &way.1);
+            let (broker, topic) = (&self.mesh.unit(to)?.broker, self.mesh.topics.control(to));
             // Any new order lets lanes go on. Records that were passed over stay so; no other table goes on.
-            let wake = match last.map(|order| order.action) {
+            let wake = match self.told(&way).await?.map(|order| order.action) {
                 Some(skip @ Action::Skip { .. }) => skip,
                 _ => Action::Resume { tables: vec!["unitflow.none".to_owned()] },
             };
@@ -323,7 +300,7 @@ impl<'m> Plan<'m> {
             passed::note(&mut conn, (&self.log, *lane), *stands).await?;
             ledger::pass_over(&mut conn, (&self.log, *lane), (*stands, *before), *offset).await?;
         }
-        if bereft.is_empty() { Ok(()) } else { self.wake(self.orders().await?).await }
+        if bereft.is_empty() { Ok(()) } else { self.wake().await }
     }
 
     /// From which record of the log on nothing of it was passed over.
@@ -367,10 +344,13 @@ impl<'m> Plan<'m> {
     }
 
     /// From here on a change that does not fit stops its lane again.
-    pub async fn end(&self, job: &Filler) -> Result<(), Fault> {
-        for unit in &self.units {
+    pub async fn end(&self, filler: &Filler) -> Result<(), Fault> {
+        // By its own marks a unit that lost something finds out that this has not come to its end.
+        let (last, first): (Vec<_>, Vec<_>) =
+            self.units.iter().partition(|unit| filler.gives_back_to(unit));
+        for unit in first.into_iter().chain(last) {
             let mut conn = self.connect(unit).await?;
-            filling::end(&mut conn, &self.tables, job.kind()).await?;
+            filling::end(&mut conn, &self.tables, &filler.to_string()).await?;
         }
         Ok(())
     }
@@ -404,6 +384,27 @@ impl<'m> Plan<'m> {
             many => format!("{many} tables"),
         }
     }
+}
+
+/// The log of a unit, which may have to be told by its store.
+pub fn log_of(mesh: &Mesh, unit: &Name, store: Option<&Name>) -> Result<Log, Fault> {
+    mesh.unit(unit)?;
+    let logs = mesh.logs().map(|(log, _)| log).filter(|log| log.unit == *unit);
+    let logs: Vec<Log> = logs.filter(|log| store.is_none_or(|store| log.store == *store)).collect();
+    <[Log; 1]>::try_from(logs).map(|[log]| log).map_err(|logs| {
+        let names: Vec<_> = logs.iter().map(|log| log.store.to_string()).collect();
+        let (what, hint) = match names.is_empty() {
+            true => (
+                format!("nothing flows from unit {unit}"),
+                "see the flows in the configuration".to_owned(),
+            ),
+            false => (
+                format!("unit {unit} has several stores"),
+                format!("say which with --store: {}", names.join(", ")),
+            ),
+        };
+        Fault::fatal(Code::Config, what).hint(hint)
+    })
 }
 
 /// Whether a unit can tell what is newer than a copy: by its own log, or because nobody but the copy's

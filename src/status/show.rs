@@ -31,28 +31,39 @@ pub fn text(status: &Status) -> String {
 
 fn logs(logs: &[LogStatus]) -> String {
     let shown = |lag: Option<i64>, none: &str| lag.map_or(none.to_owned(), |lag| lag.to_string());
-    let rows: Vec<[String; 6]> = logs
+    let rows: Vec<[String; 7]> = logs
         .iter()
         .map(|log| {
             let position = log.unknown.as_ref().unwrap_or(&log.position).clone();
             let to_transform = shown(log.transformer_lag_records, "?");
             let to_relay = shown(log.relay_lag_records, "-");
             let [binlog, topic] = [log.bridged_by_binlog, log.bridged_by_captured].map(bridged);
-            [log.log.clone(), to_transform, to_relay, binlog, topic, position]
+            let relayed = match log.relay_lag_records {
+                Some(_) => bridged(log.bridged_by_tagged),
+                None => "-".to_owned(),
+            };
+            [log.log.clone(), to_transform, to_relay, binlog, topic, relayed, position]
         })
         .collect();
-    const TITLES: [&str; 6] =
-        ["LOG", "TO TRANSFORM", "TO RELAY", "BINLOG LASTS", "TOPIC LASTS", "CAPTURED UP TO"];
+    const TITLES: [&str; 7] = [
+        "LOG",
+        "TO TRANSFORM",
+        "TO RELAY",
+        "BINLOG LASTS",
+        "TOPIC LASTS",
+        "RELAYED LASTS",
+        "CAPTURED UP TO",
+    ];
     if logs.iter().any(|log| log.relay_lag_records.is_some()) {
         return columns(TITLES, &rows);
     }
     let unrelayed: Vec<[String; 5]> = rows
         .into_iter()
-        .map(|[log, to_transform, _, binlog, topic, position]| {
+        .map(|[log, to_transform, _, binlog, topic, _, position]| {
             [log, to_transform, binlog, topic, position]
         })
         .collect();
-    let [log, to_transform, _, binlog, topic, position] = TITLES;
+    let [log, to_transform, _, binlog, topic, _, position] = TITLES;
     columns([log, to_transform, binlog, topic, position], &unrelayed)
 }
 

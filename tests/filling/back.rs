@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use unitflow_harness::Flavor::{self, Mariadb, Mysql9};
 use unitflow_harness::random::{Random, is_full, seed};
 use unitflow_harness::{Mesh, MeshSetup, Mysql, beside};
@@ -64,6 +64,63 @@ fn a_target_that_kafka_no_longer_bridges_is_refilled() {
         arrive(&mut mesh).await?;
         ensure_kept(&mesh, &last).await?;
         a_copy_is_cut_in_the_middle(&mut mesh, &resync).await?;
+        mesh.ensure_still().await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// B is restored while both write: it has lost the end of its own log, and what it has to apply again is
+/// gone.
+#[test]
+fn a_unit_that_kafka_no_longer_bridges_is_refilled() {
+    beside("a unit that Kafka no longer bridges", LIMIT, async {
+        let random = Random::new(seed("filling"));
+        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).tables(GOODS);
+        let mut mesh = setup.prepare("A", &few()).prepare("B", &few()).start().await?;
+        mesh.start_workers()?;
+        let (mut own, mut theirs) = (Writers::none(), Writers::none());
+        let goods = |unit| (mesh.server(unit), "shop.goods");
+        own.own(goods("A"), (0, 2), 0..ROWS, random.branch(0)).await?;
+        theirs.own(goods("B"), (1, 2), 0..ROWS, random.branch(1)).await?;
+        sleep(Duration::from_secs(1)).await;
+        let older = mesh.folder().join("older");
+        mesh.server("B").copy_data_to(&older).await?;
+        sleep(Duration::from_secs(2)).await;
+        theirs.stop().await?;
+        mesh.run(&["wait", "--from", "B", "--to", "A"]).await?;
+        mesh.run(&["wait", "--from", "A", "--to", "B"]).await?;
+        mesh.worker("B", "sink")?.kill()?;
+        mesh.server("B").restore_from(&older).await?;
+        trim(&mesh, "A.shop.tagged", [-1; 4]).await?;
+        let mut again = Writers::none();
+        let goods = (mesh.server("B"), "shop.goods");
+        again.own(goods, (1, 2), 0..ROWS, random.branch(2)).await?;
+        mesh.start_worker("B", "sink", "")?;
+        let refill = "unitflow resync full --from A --to B";
+        ends_with(&mut mesh, ("B", "sink"), refill).await?;
+        ends_with(&mut mesh, ("B", "connector"), "unitflow resync lost B --from A").await?;
+        // The one can't come to its end without the other.
+        let why = ["--why", "test", "--by", "test"];
+        let lost = [&["resync", "lost", "B", "--from", "A"], &why[..]].concat();
+        let command = mesh.spawn(&lost)?;
+        goes_on(&mut mesh, "B", "connector").await?;
+        let ended = timeout(QUIET * 2, command.wait_with_output()).await.context("it waits")??;
+        let text = said(&mesh)?;
+        ensure!(ended.status.code() == Some(3) && text.contains(refill), "it ended with {text}");
+        let command =
+            mesh.spawn(&[&["resync", "full", "--from", "A", "--to", "B"], &why[..]].concat())?;
+        says(&mesh, "what Kafka no longer holds is passed over").await?;
+        mesh.start_worker("B", "sink", "")?;
+        kill_each(&mut mesh, &[("B", "sink"), ("B", "connector"), ("A", "connector")], 700, "")
+            .await?;
+        ensure_well(&mesh, command).await?;
+        let left = mesh.run(&lost).await?;
+        ensure!(left.contains("nothing is lost"), "{left}");
+        let last = own.stop().await?;
+        again.stop().await?;
+        arrive(&mut mesh).await?;
+        ensure_kept(&mesh, &last).await?;
         mesh.ensure_still().await?;
         mesh.finish();
         Ok(())
@@ -302,16 +359,19 @@ fn a_log_whose_topic_was_created_anew_begins_anew() {
         for role in ["connector", "sink"] {
             mesh.worker("A", role)?.stop(QUIET).await?;
         }
-        mesh.worker("B", "connector")?.stop(QUIET).await?;
-        mesh.worker("B", "transformer")?.stop(QUIET).await?;
         let left = mesh.run(&["leave", "--unit", "A", "--lost", "--topics"]).await?;
         ensure!(left.contains("unit A has left"), "{left}");
         let made = mesh.run(&["init"]).await?;
         ensure!(made.contains("A.shop to B: 4 lanes in the ledger"), "{made}");
-        mesh.start_workers()?;
-        mesh.server("A").sql("UPDATE shop.goods SET n = 4 WHERE id = 22").await?;
+        mesh.start_worker("A", "connector", "")?;
+        mesh.start_worker("A", "transformer", "")?;
+        mesh.server("A").sql("UPDATE shop.goods SET n = 4 WHERE id IN (1, 22)").await?;
         let resync = ["resync", "full", "--from", "A", "--why", "test", "--by", "test"];
-        mesh.run(&resync).await?;
+        let command = mesh.spawn(&resync)?;
+        shows(&mesh, "B", "SELECT COUNT(*) > 0 FROM unitflow.filling").await?;
+        mesh.start_worker("A", "sink", "")?;
+        mesh.start_worker("B", "sink", "")?;
+        ensure_well(&mesh, command).await?;
         mesh.server("A").sql("UPDATE shop.goods SET n = 5 WHERE id = 1").await?;
         arrive(&mut mesh).await?;
         let rows = "SELECT * FROM shop.goods ORDER BY id";

@@ -33,6 +33,8 @@ pub async fn rows_are_brought_back_by_keys(mesh: &mut Mesh) -> anyhow::Result<()
     fs::write(&file, keys(mesh).await?)?;
     let file = file.to_str().context("a path")?;
     let ways = ["--from", "A", "--why", "test", "--by", "test"];
+    // Nothing is copied before all is written again.
+    mesh.worker("A", "connector")?.kill()?;
     let command = mesh.spawn(&[&["resync", "keys", "--keys-file", file], &ways[..]].concat())?;
     // Before that a change that does not fit stops its lane, and a sink without a lane ends.
     for unit in mesh.units() {
@@ -44,6 +46,7 @@ pub async fn rows_are_brought_back_by_keys(mesh: &mut Mesh) -> anyhow::Result<()
         own.own(table, (place, 2), 0..CLASHING.start, random.branch(place)).await?;
         clashing.clashing(table, CLASHING, random.branch(100 + place)).await?;
     }
+    mesh.start_worker("A", "connector", "")?;
     kill_each(mesh, &[("A", "connector"), ("B", "sink")], 700, "").await?;
     sleep(Duration::from_secs(2)).await;
     clashing.stop().await?;

@@ -248,7 +248,7 @@ async fn kill_each(
 async fn die_while_copying(mesh: &mut Mesh, unit: &str) -> anyhow::Result<()> {
     mesh.worker(unit, "sink")?.kill()?;
     mesh.start_worker(unit, "sink", "die_while_copying")?;
-    let status = mesh.worker(unit, "sink")?.wait(QUIET).await?;
+    let status = mesh.worker(unit, "sink")?.wait(LIMIT).await?;
     ensure!(status.code().is_none(), "the sink of {unit} ended with {status}");
     mesh.start_worker(unit, "sink", "")
 }

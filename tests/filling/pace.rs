@@ -10,6 +10,8 @@ use crate::{BINARY, GOODS, LIMIT, QUIET, arrive, ensure_well, fill, rows, said, 
 
 /// Rows of a chunk: what is read at once is paid for before the next one.
 const CHUNK: u64 = 4_096;
+/// Rows a second of a copy that is stopped after the third of its five chunks.
+const PACE: u64 = 700;
 
 #[test]
 fn a_copy_is_stopped_and_goes_on_at_another_pace() {
@@ -17,14 +19,14 @@ fn a_copy_is_stopped_and_goes_on_at_another_pace() {
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).kafka_shared().tables(GOODS);
         let mut mesh = setup.prepare("A", &fill()).start().await?;
         mesh.start_workers()?;
-        let fast = copy(&mesh, 2_000)?;
+        let first = copy(&mesh, PACE as u32)?;
         let begun = Instant::now();
-        let there = grown(&mesh, 0).await?;
-        let most = 2_000 * begun.elapsed().as_secs() + 2 * CHUNK;
+        let there = grown(&mesh, 2 * CHUNK).await?;
+        let most = PACE * begun.elapsed().as_secs() + 2 * CHUNK;
         ensure!(there <= most, "{there} rows are there, more than {most}");
         let stopped = order(&mesh, &["resync", "stop", "--from", "A"]).await?;
         ensure!(stopped.contains("shop.goods to B, ordered by test"), "{stopped}");
-        let ended = timeout(QUIET, fast.wait_with_output()).await.context("it waits on")??;
+        let ended = timeout(QUIET, first.wait_with_output()).await.context("it waits on")??;
         ensure!(ended.status.code() == Some(3), "the stopped command: {}", ended.status);
         ensure!(said(&mesh)?.contains("was stopped"), "it does not say so: {}", said(&mesh)?);
         arrive(&mut mesh).await?;
@@ -32,7 +34,8 @@ fn a_copy_is_stopped_and_goes_on_at_another_pace() {
         ensure!(there < rows(), "all was copied before it was stopped");
         sleep(Duration::from_secs(4)).await;
         ensure!(count(&mesh).await? == there, "it was copied on");
-        let again = "give it again: unitflow resync full --from A --store shop --table shop.goods";
+        let again =
+            "give it again: unitflow resync full --from A --store shop --to B --table shop.goods";
         let status = mesh.run(&["status"]).await.err().context("nothing is to be done")?;
         ensure!(status.to_string().contains(again), "{status}");
         ensure!(

@@ -478,7 +478,7 @@ pub const AT_WORK: &[Case] = &[
         .leaves_what_it_makes()
         .mending(&[Unlogged("A", "UPDATE shop.odd SET t = 'mended'")]),
     case("a copy that was given up, seen by status", &[],
-        "status", 1, &["FILLING shop.odd in B from A.shop: 0 rows are not settled", "unitflow resync full --from A --store shop --table shop.odd --why …"]),
+        "status", 1, &["FILLING shop.odd in B from A.shop: 0 rows are not settled", "unitflow resync full --from A --store shop --to B --table shop.odd --why …"]),
     case("what a copy would do", &[],
         "resync full --from A --table shop.odd --why copied --by anna --dry-run", 1, &["TO INSERT", "B     shop.odd  1          0             0", "B: insert [\"shop\",\"odd\",{\"id\":1}]"]),
     case("a copy that was mended", &[],

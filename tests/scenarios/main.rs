@@ -102,6 +102,7 @@ async fn ensure_status_shows_rest(mesh: &Mesh) -> anyhow::Result<()> {
             mesh.hub().is_some_and(|hub| !log["log"].as_str().unwrap_or("").starts_with(hub));
         let relay = if relayed { 0.into() } else { serde_json::Value::Null };
         ensure!(log["relay_lag_records"] == relay && log["transformer_lag_records"] == 0, "{log}");
+        ensure!(log["bridged_by_tagged"].is_null() != relayed, "{log}");
     }
     Ok(())
 }

@@ -269,9 +269,13 @@ async fn stop_load(load: Vec<Running>) -> anyhow::Result<Written> {
     Ok(written)
 }
 
-/// Replaces a worker by one of the next build.
+/// Replaces a worker by one of the next build. Those of A are killed.
 async fn upgrade(mesh: &mut Mesh, unit: &str, role: &str) -> anyhow::Result<()> {
-    mesh.worker(unit, role)?.stop(QUIET).await?;
+    let worker = mesh.worker(unit, role)?;
+    match unit {
+        "A" => worker.kill()?,
+        _ => drop(worker.stop(QUIET).await?),
+    }
     mesh.start_worker(unit, role, NEXT)
 }
 

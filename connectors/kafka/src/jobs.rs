@@ -15,6 +15,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -158,15 +159,31 @@ pub async fn send(
 ) -> Result<(), Fault> {
     let value = serde_json::to_vec(job)
         .map_err(|error| Fault::fatal(Code::Bug, format!("a job can't be written: {error}")))?;
-    write(broker, topic, &key(log, name), Some(&value)).await
+    write(broker, topic, &key(log, name), (Some(&value), OwnedHeaders::new())).await
 }
 
-/// Takes a job back, or tidies up after it; acknowledged when this returns.
+/// Tidies up after a job; acknowledged when this returns.
 ///
 /// # Errors
 /// As Kafka answers.
 pub async fn remove(broker: &Broker, topic: &str, log: &Log, name: &str) -> Result<(), Fault> {
-    write(broker, topic, &key(log, name), None).await
+    write(broker, topic, &key(log, name), (None, OwnedHeaders::new())).await
+}
+
+/// Takes a job back; its empty record says in its headers `by` and `why` who did, and why.
+///
+/// # Errors
+/// As Kafka answers.
+pub async fn take_back(
+    broker: &Broker,
+    topic: &str,
+    log: &Log,
+    name: &str,
+    (by, why): (&str, &str),
+) -> Result<(), Fault> {
+    let header = |key, value| Header { key, value: Some(value) };
+    let headers = OwnedHeaders::new().insert(header("by", by)).insert(header("why", why));
+    write(broker, topic, &key(log, name), (None, headers)).await
 }
 
 fn key(log: &Log, name: &str) -> String {
@@ -182,12 +199,17 @@ pub(crate) fn is_key(key: &[u8]) -> bool {
     key.starts_with(ANY.as_bytes())
 }
 
-async fn write(broker: &Broker, topic: &str, key: &str, value: Option<&[u8]>) -> Result<(), Fault> {
+async fn write(
+    broker: &Broker,
+    topic: &str,
+    key: &str,
+    (value, headers): (Option<&[u8]>, OwnedHeaders),
+) -> Result<(), Fault> {
     let producer: FutureProducer = broker
         .client(&[], &[("enable.idempotence", "true"), ("message.timeout.ms", "10000")])?
         .create()
         .map_err(|error| judge(&error, format!("writing to {topic}")))?;
-    let mut record = FutureRecord::to(topic).partition(0).key(key);
+    let mut record = FutureRecord::to(topic).partition(0).key(key).headers(headers);
     record.payload = value;
     let sent = producer.send(record, Duration::ZERO).await;
     sent.map(drop).map_err(|(error, _)| judge(&error, format!("writing to {topic}")))

@@ -53,14 +53,26 @@ pub async fn note(conn: &mut Conn, notes: &[Note]) -> Result<(), Fault> {
     conn.query_drop("COMMIT").await.map_err(judge)
 }
 
-/// The tables that are being filled in this unit by jobs whose names begin like this, with these.
-pub async fn tables_of(conn: &mut Conn, job: &str) -> Result<Vec<(TableName, String)>, Fault> {
-    let rows: Vec<(String, String, String)> = conn
-        .exec("SELECT db, tbl, job FROM unitflow.filling WHERE LEFT(job, ?) = ?", (job.len(), job))
+/// What is written of a table that is being filled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// In the mesh's names.
+    pub table: TableName,
+    /// The log whose unit's rows count.
+    pub log: String,
+    /// The command that fills it.
+    pub filler: String,
+}
+
+/// All that is being filled in this unit.
+pub async fn marks(conn: &mut Conn) -> Result<Vec<Mark>, Fault> {
+    let rows: Vec<(String, String, String, String)> = conn
+        .query("SELECT db, tbl, log, job FROM unitflow.filling ORDER BY db, tbl")
         .await
         .map_err(|error| judge(&error).at("unitflow.filling"))?;
-    let rows = rows.into_iter();
-    Ok(rows.map(|(database, table, job)| (TableName { database, table }, job)).collect())
+    let named =
+        |(database, table, log, filler)| Mark { table: TableName { database, table }, log, filler };
+    Ok(rows.into_iter().map(named).collect())
 }
 
 /// The tables that are being filled in this unit.
@@ -77,8 +89,8 @@ pub async fn tables(conn: &mut Conn) -> Result<BTreeSet<TableName>, Fault> {
 pub struct Filling {
     /// In the mesh's names.
     pub table: TableName,
-    /// By what: the command, and what it has to know to go on.
-    pub job: String,
+    /// The command that fills it.
+    pub filler: String,
     /// How many of its rows are noted.
     pub unsettled: u64,
 }
@@ -94,40 +106,40 @@ pub async fn of(conn: &mut Conn, log: &Log) -> Result<Vec<Filling>, Fault> {
         )
         .await
         .map_err(|error| judge(&error).at("unitflow.filling"))?;
-    let named = |(database, table, job, unsettled)| Filling {
+    let named = |(database, table, filler, unsettled)| Filling {
         table: TableName { database, table },
-        job,
+        filler,
         unsettled,
     };
     Ok(rows.into_iter().map(named).collect())
 }
 
-/// Lets these tables be filled by a job. One that is filled already becomes that job's if it `takes_over`;
-/// else nothing changes.
+/// Lets these tables be filled by a command. One that is filled already becomes that command's if it
+/// `takes_over`; else nothing changes.
 pub async fn begin(
     conn: &mut Conn,
     tables: &[TableName],
     log: &Log,
-    (job, takes_over): (&str, bool),
+    (filler, takes_over): (&str, bool),
 ) -> Result<(), Fault> {
     let known = if takes_over { "log = VALUES(log), job = VALUES(job)" } else { "job = job" };
     let begin = format!(
         "INSERT INTO unitflow.filling (db, tbl, log, job) VALUES (?, ?, ?, ?) ON DUPLICATE KEY UPDATE {known}"
     );
     for table in tables {
-        conn.exec_drop(&begin, (&table.database, &table.table, log.to_string(), job))
+        conn.exec_drop(&begin, (&table.database, &table.table, log.to_string(), filler))
             .await
             .map_err(|error| judge(&error).at("unitflow.filling"))?;
     }
     Ok(())
 }
 
-/// These tables are filled, as far as it was done by jobs whose names begin like this.
-pub async fn end(conn: &mut Conn, tables: &[TableName], job: &str) -> Result<(), Fault> {
+/// These tables are filled, where it was this command that did it.
+pub async fn end(conn: &mut Conn, tables: &[TableName], filler: &str) -> Result<(), Fault> {
     for table in tables {
         conn.exec_drop(
-            "DELETE FROM unitflow.filling WHERE db = ? AND tbl = ? AND LEFT(job, ?) = ?",
-            (&table.database, &table.table, job.len(), job),
+            "DELETE FROM unitflow.filling WHERE db = ? AND tbl = ? AND job = ?",
+            (&table.database, &table.table, filler),
         )
         .await
         .map_err(|error| judge(&error).at("unitflow.filling"))?;

@@ -28,3 +28,10 @@ pub async fn from(conn: &mut Conn) -> Result<Seq, Fault> {
         .map_err(|error| judge(&error).at("unitflow.marker"))?;
     Ok(found.map_or(Seq::NONE, Seq))
 }
+
+/// The log begins anew: all that comes to it is captured.
+pub async fn forget(conn: &mut Conn) -> Result<(), Fault> {
+    conn.exec_drop("DELETE FROM unitflow.marker WHERE name = ?", (NAME,))
+        .await
+        .map_err(|error| judge(&error).at("unitflow.marker"))
+}
