@@ -103,10 +103,12 @@ fn routing_of(mesh: &Mesh, log: &Log, unit: &Name) -> Result<Routing, Fault> {
 }
 
 fn quoted((database, table): &(String, String)) -> String {
+    format!("{}.{}", quoted_name(database), quoted_name(table))
+}
+
+fn quoted_name(name: &str) -> String {
     let mut out = Vec::new();
-    quote_identifier(&mut out, database);
-    out.push(b'.');
-    quote_identifier(&mut out, table);
+    quote_identifier(&mut out, name);
     String::from_utf8_lossy(&out).into_owned()
 }
 
@@ -301,14 +303,11 @@ async fn create_tables(
         let (_, create): (String, String) =
             authority.query_first(query).await.map_err(judge)?.unwrap_or_default();
         let body = create.split_once('(').map_or("", |(_, body)| body);
-        let mut quoted_database = Vec::new();
-        quote_identifier(&mut quoted_database, &database);
-        let quoted_database = String::from_utf8_lossy(&quoted_database);
-        let create = format!("CREATE TABLE {} ({body}", quoted(&(database.clone(), name.clone())));
+        let database = quoted_name(&database);
         for statement in [
-            format!("CREATE DATABASE IF NOT EXISTS {quoted_database}"),
-            format!("USE {quoted_database}"),
-            create,
+            format!("CREATE DATABASE IF NOT EXISTS {database}"),
+            format!("USE {database}"),
+            format!("CREATE TABLE {} ({body}", quoted_name(&name)),
         ] {
             conn.query_drop(statement).await.map_err(judge)?;
         }
