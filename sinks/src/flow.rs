@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, debug, error, info_span, warn};
+use unitflow_change::fault::Kind;
 use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::control::{self, InForce};
 use unitflow_kafka::members::{self, Change, Members, committed};
@@ -232,6 +233,7 @@ struct Attempts {
 impl Attempts {
     async fn run(mut self) -> Result<(), Fault> {
         let mut pause = PAUSE_MIN;
+        let mut misfit = None;
         loop {
             let begun = Instant::now();
             let orders = self.orders.borrow_and_update().clone().unwrap_or_default();
@@ -249,7 +251,12 @@ impl Attempts {
                 Ok(()) = self.orders.changed() => continue,
             };
             self.metrics.stopped();
-            let Err(fault) = outcome else { return Ok(()) };
+            let Err(mut fault) = outcome else { return Ok(()) };
+            // What did not fit once more never will.
+            let before = misfit.replace(fault.what.clone());
+            if fault.code == Code::Conflict && before.as_ref() == Some(&fault.what) {
+                fault.kind = Kind::Fatal;
+            }
             self.listener.fault(self.lane, &fault);
             if !fault.is_retry() {
                 error!(code = %fault.code, hint = fault.hint, "{}", fault.what);

@@ -28,6 +28,7 @@ use unitflow_kafka::topics;
 use unitflow_mysql::connect::Store;
 
 use crate::batch::{Batch, Limits, Slot};
+use crate::causes::{Other, is_misfit, not_yet, once_more};
 use crate::copy::chunk::Gathered;
 use crate::copy::filling::{Note, noted};
 use crate::copy::own_log::OwnLog;
@@ -107,6 +108,8 @@ pub struct Way {
     /// The target unit's own captured log, by which copied rows are judged; none where nothing is
     /// captured there.
     pub own_log: Option<Arc<OwnLog>>,
+    /// The other logs that are applied to the same store.
+    pub others: Vec<Other>,
 }
 
 impl Way {
@@ -579,9 +582,10 @@ impl Lane<'_> {
 
     async fn apply_part(&mut self, part: Part) -> Result<(), Fault> {
         if part == Part::First {
-            self.soft = !self.filled().await?.is_empty();
+            self.begin_a_long_one().await?;
         }
         let mut soft = self.soft && part != Part::Whole;
+        let mut waited = false;
         if inject::on("dawdle") && !self.inside {
             tokio::time::sleep(DAWDLE).await;
         }
@@ -592,7 +596,18 @@ impl Lane<'_> {
                 false => self.applier.apply(&self.batch, part, self.at, self.seen).await,
             };
             let Err(fault) = outcome else { break };
-            if !soft && part == Part::Whole && self.softens(&fault).await? {
+            if is_misfit(&fault) && !waited && self.may_be_early().await? {
+                if let Some(log) = self.wait_for_causes().await? {
+                    return Err(not_yet(&fault, &log));
+                }
+                if part != Part::Whole {
+                    return Err(once_more(fault));
+                }
+                waited = true;
+                continue;
+            }
+            let softens = is_misfit(&fault) && part == Part::Whole && !soft;
+            if softens && !self.filled().await?.is_empty() {
                 soft = true;
                 continue;
             }
@@ -621,6 +636,19 @@ impl Lane<'_> {
         self.metrics.applied(&self.batch, !self.inside);
         self.batch.clear();
         Ok(())
+    }
+
+    /// Before the first part of a transaction that is applied in parts. Where it passes over what does not
+    /// fit and this unit's rows count, these have to hold all that it was made behind.
+    async fn begin_a_long_one(&mut self) -> Result<(), Fault> {
+        self.soft = !self.filled().await?.is_empty();
+        if !self.soft || !self.may_be_early().await? {
+            return Ok(());
+        }
+        self.wait_for_causes().await?.map_or(Ok(()), |log| {
+            let what = format!("a long transaction waits until all of {log} is applied here");
+            Err(Fault::retry(Code::Timeout, what))
+        })
     }
 
     /// Applies the batch, and notes the changes of tables that are being filled that do not fit.

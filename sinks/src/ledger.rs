@@ -9,6 +9,7 @@ use std::io::Write as _;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
+use unitflow_change::copy::Chunk;
 use unitflow_change::name::{Log, Name};
 use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault, inject};
@@ -87,6 +88,22 @@ pub async fn read_logs(conn: &mut Conn) -> Result<Vec<(Log, i32, Seq)>, Fault> {
     let known =
         rows.into_iter().filter_map(|(log, lane, seq)| Some((Log::parse(&log)?, lane, Seq(seq))));
     Ok(known.collect())
+}
+
+/// Whether all that a chunk's source had applied of third units is applied here too, where lanes stand
+/// like this.
+#[must_use]
+pub fn has_applied(stands: &[(Log, i32, Seq)], chunk: &Chunk, here: &Name) -> bool {
+    chunk.ledger.iter().all(|(name, lanes)| {
+        let Some(log) = Log::parse(name).filter(|log| log.unit != *here) else {
+            return true;
+        };
+        lanes.iter().all(|there| {
+            let known = stands.iter().find(|(of, lane, _)| *of == log && *lane == there.lane);
+            // A log that does not come here has no rows here.
+            known.is_none_or(|(.., seq)| *seq >= there.seq)
+        })
+    })
 }
 
 /// One lane's row; a missing one stops, for it is not a fresh start.

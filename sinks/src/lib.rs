@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`flow`] | spreads a log's lanes over the workers of a group and keeps them running |
 //! | [`lane`] | one partition in order: gather, apply, commit, wait for other lanes |
+//! | [`causes`] | changes that come before what they were made behind |
 //! | [`barrier`] | what all lanes pass together: schema changes, new generations |
 //! | [`copy`] | copied rows: written where nothing newer stands |
 //! | [`park`] | tables whose changes wait for a person |
@@ -20,6 +21,7 @@
 
 pub mod barrier;
 pub mod batch;
+pub mod causes;
 pub mod copy;
 pub mod flow;
 pub mod lane;

@@ -8,6 +8,7 @@ use unitflow_change::name::{Log, Name, Topics};
 use unitflow_change::routing::Order;
 use unitflow_kafka::quarantine::Quarantine;
 use unitflow_sinks::batch::Limits;
+use unitflow_sinks::causes::Other;
 use unitflow_sinks::copy::own_log::{OwnLog, Place};
 use unitflow_sinks::flow::{self, Listener};
 use unitflow_sinks::lane::{OnDdl, Way};
@@ -52,6 +53,7 @@ pub async fn run(
         quarantine: Arc::new(Quarantine::open(own, &mesh.topics.quarantine(&to))?),
         control: (own.clone(), mesh.topics.control(&to)),
         own_log: own_log(&mesh, &log, &to)?,
+        others: others(&mesh, &log, &to)?,
         log: log.clone(),
         to,
         broker,
@@ -74,6 +76,17 @@ fn own_log(mesh: &Mesh, log: &Log, to: &Name) -> Result<Option<Arc<OwnLog>>, Fau
         copied: log.clone(),
         log: own,
     })))
+}
+
+/// The other logs that are applied to the same store of the unit.
+fn others(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<Other>, Fault> {
+    let others = mesh.logs_to(to).filter(|(other, _)| other.store == log.store && other != log);
+    others
+        .map(|(log, _)| {
+            let broker = mesh.unit(mesh.read_at(&log))?.broker.clone();
+            Ok(Other { topic: mesh.topics.tagged(&log), broker, log })
+        })
+        .collect()
 }
 
 /// Passes on what lanes report.

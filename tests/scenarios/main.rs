@@ -3,6 +3,7 @@
 //! One test at a time: each starts servers and workers enough for two cores. `UNITFLOW_FULL=1`
 //! writes more; `UNITFLOW_SEED` repeats a run.
 
+mod causes;
 mod ddl;
 mod lanes;
 mod loads;

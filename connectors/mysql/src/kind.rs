@@ -405,3 +405,26 @@ fn member(raw: &[u8], charset: Charset, quoted: bool, shapes: &Bytes<'_>) -> Par
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_types_of_the_list_are_read() {
+        let details = Details::default();
+        let shape = [0xff; 8];
+        for number in 0..=u8::MAX {
+            let kinds = Kinds::new(Flavor::Mysql, "shop.goods", Bytes::new(&shape), &details);
+            let refused = match kinds.read(&[number]) {
+                Err(broken) => {
+                    broken.what.contains(&format!("(number {number})"))
+                        || broken.what.contains("the format before MySQL 5.6")
+                }
+                Ok(_) => false,
+            };
+            let known = TypeCode::ALL.iter().any(|code| *code as u8 == number);
+            assert_ne!(known, refused, "type {number}");
+        }
+    }
+}

@@ -12,13 +12,12 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 use unitflow_change::copy::{Chunk, Part as ChunkPart};
 use unitflow_change::ddl::TableName;
-use unitflow_change::fault::Kind as FaultKind;
 use unitflow_change::name::Log;
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::Kind;
 use unitflow_change::{Code, Fault, inject};
 
-use super::filling::{self, Note};
+use super::filling::{self, Mark, Note};
 use super::identity::Identity;
 use super::index::Whose;
 use super::known;
@@ -250,7 +249,7 @@ impl Lane<'_> {
         let begun = Instant::now();
         loop {
             let stands = ledger::read_logs(self.applier.conn()).await?;
-            if has_applied(&stands, chunk, &self.way.to.to_string()) {
+            if ledger::has_applied(&stands, chunk, &self.way.to) {
                 return Ok(true);
             }
             if begun.elapsed() > BEHIND_FOR {
@@ -301,29 +300,15 @@ impl Lane<'_> {
         filling::tables(self.applier.conn()).await
     }
 
-    /// Whether a change that does not fit is noted in place of stopping the lane.
-    pub(crate) async fn softens(&mut self, fault: &Fault) -> Result<bool, Fault> {
-        if fault.code != Code::Conflict || fault.kind == FaultKind::Ambiguous {
-            return Ok(false);
-        }
-        Ok(!self.filled().await?.is_empty())
+    /// Whether something is being filled here, and all of it with the rows of another unit: a change that
+    /// does not fit is noted at once then, and its row comes again.
+    pub(crate) async fn is_filled_from_elsewhere(&mut self) -> Result<bool, Fault> {
+        let marks = filling::marks(self.applier.conn()).await?;
+        let ours = |mark: &Mark| Log::parse(&mark.log).is_none_or(|log| log.unit == self.way.to);
+        Ok(!marks.is_empty() && !marks.iter().any(ours))
     }
 }
 
 fn is_among(place: usize, late: &[Late]) -> bool {
     late.iter().any(|(known, _)| *known == place)
-}
-
-/// Whether all that the chunk's source had applied of third units is applied here too.
-fn has_applied(stands: &[(Log, i32, Seq)], chunk: &Chunk, here: &str) -> bool {
-    chunk.ledger.iter().all(|(name, lanes)| {
-        let Some(log) = Log::parse(name).filter(|log| log.unit.as_str() != here) else {
-            return true;
-        };
-        lanes.iter().all(|there| {
-            let known = stands.iter().find(|(of, lane, _)| *of == log && *lane == there.lane);
-            // A log that does not come here has no rows here.
-            known.is_none_or(|(.., seq)| *seq >= there.seq)
-        })
-    })
 }
