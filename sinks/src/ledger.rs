@@ -94,15 +94,23 @@ pub async fn read_logs(conn: &mut Conn) -> Result<Vec<(Log, i32, Seq)>, Fault> {
 /// like this.
 #[must_use]
 pub fn has_applied(stands: &[(Log, i32, Seq)], chunk: &Chunk, here: &Name) -> bool {
-    chunk.ledger.iter().all(|(name, lanes)| {
-        let Some(log) = Log::parse(name).filter(|log| log.unit != *here) else {
-            return true;
-        };
-        lanes.iter().all(|there| {
-            let known = stands.iter().find(|(of, lane, _)| *of == log && *lane == there.lane);
-            // A log that does not come here has no rows here.
-            known.is_none_or(|(.., seq)| *seq >= there.seq)
+    let known = chunk.ledger.iter().filter_map(|(name, lanes)| Some((Log::parse(name)?, lanes)));
+    let others = known.filter(|(log, _)| log.unit != *here);
+    let wanted: Vec<_> = others
+        .flat_map(|(log, lanes)| {
+            lanes.iter().map(move |there| (log.clone(), there.lane, there.seq))
         })
+        .collect();
+    is_up_to(stands, &wanted)
+}
+
+/// Whether lanes that stand like this have come to where others stand. A log that does not come here
+/// has no rows here.
+#[must_use]
+pub fn is_up_to(stands: &[(Log, i32, Seq)], wanted: &[(Log, i32, Seq)]) -> bool {
+    wanted.iter().all(|(log, lane, seq)| {
+        let known = stands.iter().find(|(of, number, _)| (of, number) == (log, lane));
+        known.is_none_or(|(.., stands)| stands >= seq)
     })
 }
 

@@ -562,10 +562,9 @@ impl Capture {
             &state,
         )?;
         inject::die_at("die_before_kafka_commit");
-        block_in_place(|| self.writer.commit())?;
+        self.grouping.commit(&mut self.writer)?;
         self.meters.commits.add(1, &self.meters.labels);
         self.meters.rows.add(std::mem::take(&mut self.rows), &self.meters.labels);
-        self.grouping.done();
         Ok(())
     }
 }

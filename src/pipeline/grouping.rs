@@ -1,8 +1,10 @@
 //! When a stage commits to Kafka: at once when nothing more is at hand, but never for each record of
-//! a stream that does not pause.
+//! a stream that does not pause, and the less often the longer a commit takes: a busy broker is not made
+//! busier.
 
 use std::time::{Duration, Instant};
 
+use tokio::task::block_in_place;
 use unitflow_change::Fault;
 use unitflow_kafka::Writer;
 use unitflow_kafka::reader::{Item, Reader, Record};
@@ -18,6 +20,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const COMMIT_EVERY: Duration = Duration::from_millis(10);
 /// The longest time a record waits for its commit in a stream that does not pause.
 const COMMIT_WITHIN: Duration = Duration::from_millis(50);
+/// Between two commits are at least so many times what the last one took.
+const COMMIT_TIMES: u32 = 4;
+/// But no more than this.
+const COMMIT_APART_MOST: Duration = Duration::from_millis(200);
 /// Bytes after which a commit is due.
 const COMMIT_BYTES: usize = 8 << 20;
 
@@ -25,13 +31,15 @@ const COMMIT_BYTES: usize = 8 << 20;
 #[derive(Debug)]
 pub struct Grouping {
     committed: Instant,
+    /// The last commit.
+    took: Duration,
     pending_since: Option<Instant>,
 }
 
 impl Grouping {
     /// Nothing is pending.
     pub fn new() -> Self {
-        Self { committed: Instant::now(), pending_since: None }
+        Self { committed: Instant::now(), took: Duration::ZERO, pending_since: None }
     }
 
     /// Something has to be committed some time.
@@ -41,7 +49,7 @@ impl Grouping {
 
     /// Whether a stream that goes on must be committed now. Looks at the clock: ask now and then.
     pub fn is_due(&self, writer: &Writer) -> bool {
-        self.pending_since.is_some_and(|since| since.elapsed() >= COMMIT_WITHIN)
+        self.pending_since.is_some_and(|since| since.elapsed() >= self.apart(COMMIT_WITHIN))
             || self.is_full(writer)
     }
 
@@ -54,7 +62,11 @@ impl Grouping {
     /// How long a stream that has paused may wait before its commit; `None` if nothing is pending.
     pub fn pause(&self) -> Option<Duration> {
         self.pending_since?;
-        Some(COMMIT_EVERY.saturating_sub(self.committed.elapsed()))
+        Some(self.apart(COMMIT_EVERY).saturating_sub(self.committed.elapsed()))
+    }
+
+    fn apart(&self, least: Duration) -> Duration {
+        (self.took * COMMIT_TIMES).clamp(least, COMMIT_APART_MOST)
     }
 
     /// Whether a stage that has nothing to commit must show that it is alive.
@@ -62,10 +74,14 @@ impl Grouping {
         self.committed.elapsed() >= ALIVE_EVERY
     }
 
-    /// Everything is committed.
-    pub fn done(&mut self) {
+    /// Commits everything.
+    pub fn commit(&mut self, writer: &mut Writer) -> Result<(), Fault> {
+        let begun = Instant::now();
+        block_in_place(|| writer.commit())?;
         self.committed = Instant::now();
+        self.took = self.committed - begun;
         self.pending_since = None;
+        Ok(())
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use unitflow_change::name::{Log, Stage};
@@ -147,9 +146,8 @@ impl Grouped for Copy {
             Fault::fatal(Code::Bug, format!("a state can't be written: {error}"))
         })?;
         positions::store(&mut self.writer, &self.position_topic, Stage::Relay.partition(), &state)?;
-        block_in_place(|| self.writer.commit())?;
+        self.grouping.commit(&mut self.writer)?;
         self.meters.records.add(std::mem::take(&mut self.records), &self.meters.labels);
-        self.grouping.done();
         Ok(())
     }
 

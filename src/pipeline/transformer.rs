@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use unitflow_change::name::{Log, Stage};
@@ -127,9 +126,8 @@ impl Grouped for Stager {
             Stage::Transformer.partition(),
             &state,
         )?;
-        block_in_place(|| self.out.writer.commit())?;
+        self.grouping.commit(&mut self.out.writer)?;
         self.meters.transformed(self.function.counts());
-        self.grouping.done();
         Ok(())
     }
 

@@ -69,6 +69,11 @@ impl Filler {
         *self != Self::Keys
     }
 
+    /// Whether it brings all rows of its tables.
+    pub fn brings_all(&self) -> bool {
+        matches!(self, Self::Full(_) | Self::Join(_))
+    }
+
     /// Whether it gives a unit back what that has lost.
     pub fn gives_back_to(&self, unit: &Name) -> bool {
         matches!(self, Self::Lost { unit: of, .. } if of.as_ref().is_none_or(|of| of == unit))
@@ -111,7 +116,7 @@ impl Filler {
             _ if whose != *log && other.fills(&log.unit) => {
                 Some("is half filled in the unit whose rows shall count")
             }
-            _ if !matches!(self, Self::Full(_) | Self::Join(_)) => None,
+            _ if !self.brings_all() => None,
             Self::Full(Some(to)) if to.iter().any(|unit| !self.fills(unit)) => {
                 Some("is being filled in more units than this fills")
             }

@@ -18,7 +18,7 @@ use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::jobs::Sparing;
 use unitflow_mysql::connect::connect;
-use unitflow_sinks::copy::filling::{self, Note};
+use unitflow_sinks::copy::filling::{self, Mark, Note};
 use unitflow_sinks::ledger;
 use unitflow_verifier::Finding;
 
@@ -204,7 +204,13 @@ async fn note(
     if keys.is_empty() {
         return Ok(());
     }
+    let unfinished = unfinished(back).await?;
     back.begin(filler, &[]).await?;
+    for command in unfinished {
+        warn!(
+            "this takes the place of a copy that is not at its end; give that again behind it: {command}"
+        );
+    }
     let note = |key: &String| Note {
         key: key.clone().into_bytes(),
         log: back.log.clone(),
@@ -219,6 +225,23 @@ async fn note(
         filling::note(&mut conn, notes).await?;
     }
     Ok(())
+}
+
+/// The commands that have begun to fill these tables as a whole.
+async fn unfinished(back: &Plan<'_>) -> Result<BTreeSet<String>, Fault> {
+    let mut commands = BTreeSet::new();
+    for unit in &back.units {
+        for Mark { table, log, filler } in filling::marks(&mut back.connect(unit).await?).await? {
+            let filler = Filler::parse(&filler);
+            if let Some(log) = Log::parse(&log)
+                && filler.brings_all()
+                && back.tables.contains(&table)
+            {
+                commands.insert(filler.command(&log, &table));
+            }
+        }
+    }
+    Ok(commands)
 }
 
 /// The rows that are still noted in a unit.

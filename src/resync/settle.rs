@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
+use unitflow_change::condition::Condition;
 use unitflow_change::ddl::TableName;
 use unitflow_change::key::Key;
-use unitflow_change::name::Name;
-use unitflow_change::{Code, Fault};
+use unitflow_change::name::{Log, Name};
+use unitflow_change::seq::Seq;
+use unitflow_change::{Code, Fault, envelope};
 use unitflow_mysql::snapshot::{Reader, Row, Table};
 use unitflow_sinks::copy::filling::{self, Note};
+use unitflow_sinks::ledger;
 
 use super::copy;
 use super::plan::{Filled, Plan};
@@ -41,6 +44,7 @@ pub async fn notes(plan: &Plan<'_>) -> Result<u64, Fault> {
             return Ok(keys.len() as u64);
         }
         info!(rows = keys.len(), "reading again: {told}");
+        let silent = silent(plan, &all).await?;
         let again = all.into_iter().filter(|(_, note)| asked.contains(&text(note)));
         keys.extend(spell_as_authority(plan, again.collect()).await?);
         asked.clone_from(&keys);
@@ -54,8 +58,84 @@ pub async fn notes(plan: &Plan<'_>) -> Result<u64, Fault> {
         // Every other unit was sent these rows since, or has noted them itself.
         let mut conn = plan.connect(&plan.log.unit).await?;
         filling::forget(&mut conn, &own).await?;
+        silent.forget(plan).await?;
         sleep(PAUSE).await;
     }
+}
+
+/// Notes that no copy takes back: of tables with a condition, where the authority has no row of this key
+/// that travels. Nobody can tell there whether the row that another unit may hold is one that does not.
+struct Silent {
+    notes: BTreeMap<Name, Vec<Note>>,
+    /// What the authority had applied when it was asked.
+    stands: Vec<(Log, i32, Seq)>,
+}
+
+async fn silent(plan: &Plan<'_>, all: &[(Name, Note)]) -> Result<Silent, Fault> {
+    let routing = plan.mesh.routing(&plan.log)?;
+    let mut found = Silent { notes: BTreeMap::new(), stands: Vec::new() };
+    for table in &plan.tables {
+        let conditions = routing.conditions(&table.database, &table.table);
+        let head = Key::head(&table.database, &table.table);
+        let noted = |(_, note): &&(Name, Note)| note.key.starts_with(&head);
+        if conditions.is_empty() || !all.iter().any(|note| noted(&note)) {
+            continue;
+        }
+        let Some(mut ends) = Ends::open(plan, &plan.log.unit, table).await? else { continue };
+        for (unit, note) in all.iter().filter(noted) {
+            let key = text(note);
+            let travels = match ends.row(&key).await? {
+                Some(row) => row_meets(&row, &conditions)?,
+                None => false,
+            };
+            if !travels {
+                found.notes.entry(unit.clone()).or_default().push(note.clone());
+            }
+        }
+    }
+    if !found.notes.is_empty() {
+        found.stands = ledger::read_logs(&mut plan.connect(&plan.log.unit).await?).await?;
+    }
+    Ok(found)
+}
+
+impl Silent {
+    /// Takes them back where all has been applied that the authority knew: what it deleted is deleted, or
+    /// noted anew. Says which rows are left as they are.
+    async fn forget(self, plan: &Plan<'_>) -> Result<(), Fault> {
+        for (unit, notes) in self.notes {
+            let mut conn = plan.connect(&unit).await?;
+            if !ledger::is_up_to(&ledger::read_logs(&mut conn).await?, &self.stands) {
+                continue;
+            }
+            filling::forget(&mut conn, &notes).await?;
+            for note in &notes {
+                let key = text(note);
+                let Some(mut ends) = Ends::open(plan, &unit, &table_of(&key)?).await? else {
+                    continue;
+                };
+                if unit != plan.log.unit && ends.is_there(&key).await? {
+                    warn!(
+                        key,
+                        "left as it is in {unit}: the table has a condition, and {} has no such row that meets it",
+                        plan.log.unit
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn row_meets(row: &Row, conditions: &[&Condition]) -> Result<bool, Fault> {
+    let image = image(row)?;
+    conditions.iter().try_fold(true, |meets, condition| Ok(meets && condition.holds(&image)?))
+}
+
+fn image(row: &Row) -> Result<envelope::Row<'_>, Fault> {
+    serde_json::from_slice(&row.after).map_err(|error| {
+        Fault::fatal(Code::Bug, format!("a row that was read can't be read: {error}"))
+    })
 }
 
 fn text(note: &Note) -> String {
@@ -195,6 +275,12 @@ impl Ends {
         Ok(self.here.get(&self.our, &[&key]).await?.pop())
     }
 
+    /// Whether the other unit has a row of this key.
+    async fn is_there(&mut self, key: &str) -> Result<bool, Fault> {
+        let key = [self.their.key_head(), &key.as_bytes()[self.head.len()..]].concat();
+        Ok(!self.there.get(&self.their, &[&key]).await?.is_empty())
+    }
+
     /// The key that this row has in the authority, in the mesh's names.
     async fn here_as(&mut self, key: &str) -> Result<Option<String>, Fault> {
         let row = self.row(key).await?;
@@ -207,10 +293,7 @@ impl Ends {
     /// The rows that hold a unique value there which the authority's row of this key has.
     async fn holders(&mut self, key: &str) -> Result<Vec<String>, Fault> {
         let Some(row) = self.row(key).await? else { return Ok(Vec::new()) };
-        let image = serde_json::from_slice(&row.after).map_err(|error| {
-            Fault::fatal(Code::Bug, format!("a row that was read can't be read: {error}"))
-        })?;
-        let holders = self.there.holders(&self.their, &image).await?;
+        let holders = self.there.holders(&self.their, &image(&row)?).await?;
         Ok(holders.iter().map(|row| self.named(&row.key)).collect())
     }
 

@@ -15,8 +15,9 @@ use unitflow_sinks::copy::passed;
 
 use crate::writers::{Last, Writers};
 use crate::{
-    BINARY, GOODS, LIMIT, QUIET, arrive, ensure_kept, ensure_well, fill_table, kill_each, said,
-    says, shows,
+    BINARY, GOODS, LIMIT, QUIET, arrive, die_while_copying, ensure_kept, ensure_newest,
+    ensure_no_echo, ensure_well, fill_table, has_died, kill_each, said, says,
+    shall_die_while_copying, shows, watch_goods,
 };
 
 const ROWS: u64 = 4_000;
@@ -55,10 +56,12 @@ fn a_target_that_kafka_no_longer_bridges_is_refilled() {
         let part = mesh.run(&[&resync[..], &["--table", "shop.goods"]].concat()).await;
         let part = part.err().context("a part was enough")?.to_string();
         ensure!(part.contains("[offset_gone]") && part.contains("without --table"), "{part}");
-        let command = mesh.spawn(&resync)?;
+        let mut command = mesh.spawn(&resync)?;
         says(&mesh, "what Kafka no longer holds is passed over").await?;
         mesh.start_worker("B", "sink", "")?;
-        kill_each(&mut mesh, &[("B", "sink"), ("A", "connector")], 700, "").await?;
+        let workers = [("A", "connector"), ("A", "transformer")];
+        kill_each(&mut mesh, &mut command, &workers, 700, "").await?;
+        die_while_copying(&mut mesh, "B").await?;
         ensure_well(&mesh, command).await?;
         let last = own.stop().await?;
         arrive(&mut mesh).await?;
@@ -108,12 +111,15 @@ fn a_unit_that_kafka_no_longer_bridges_is_refilled() {
         let ended = timeout(QUIET * 2, command.wait_with_output()).await.context("it waits")??;
         let text = said(&mesh)?;
         ensure!(ended.status.code() == Some(3) && text.contains(refill), "it ended with {text}");
-        let command =
-            mesh.spawn(&[&["resync", "full", "--from", "A", "--to", "B"], &why[..]].concat())?;
+        let full = [&["resync", "full", "--from", "A", "--to", "B"], &why[..]].concat();
+        let mut killed = mesh.spawn(&full)?;
         says(&mesh, "what Kafka no longer holds is passed over").await?;
         mesh.start_worker("B", "sink", "")?;
-        kill_each(&mut mesh, &[("B", "sink"), ("B", "connector"), ("A", "connector")], 700, "")
-            .await?;
+        let workers = [("B", "connector"), ("A", "connector"), ("A", "transformer")];
+        kill_each(&mut mesh, &mut killed, &workers, 700, "").await?;
+        killed.kill().await?;
+        let command = mesh.spawn(&full)?;
+        die_while_copying(&mut mesh, "B").await?;
         ensure_well(&mesh, command).await?;
         let left = mesh.run(&lost).await?;
         ensure!(left.contains("nothing is lost"), "{left}");
@@ -322,9 +328,11 @@ async fn a_part_is_gone(
         ensure!(listed.contains(&part), "no {part} in {listed}");
     }
     killed.kill().await?;
-    let command = mesh.spawn(&resync)?;
-    kill_each(mesh, &[(unit, "connector"), (to, "sink")], 700, "").await?;
+    let mut command = mesh.spawn(&resync)?;
+    kill_each(mesh, &mut command, &[(unit, "connector")], 700, "").await?;
+    die_while_copying(mesh, to).await?;
     ensure_well(mesh, command).await?;
+    let passed = "SELECT COUNT(*) FROM unitflow.marker WHERE name LIKE 'passed %'";
     let left = mesh.server(to).sql(passed).await?;
     ensure!(left == "0", "{to} still lacks what it passed over");
     Ok(())
@@ -444,22 +452,22 @@ async fn lost(flavors: &[Flavor]) -> anyhow::Result<()> {
         ensure!(Instant::now() < deadline, "the command does not begin:\n{}", said(&mesh)?);
     }
     killed.kill().await?;
-    let command = mesh.spawn(&ways)?;
+    let mut command = mesh.spawn(&ways)?;
+    let watch = watch_goods(&mesh, "A").await?;
+    shall_die_while_copying(&mut mesh, "A")?;
     goes_on(&mut mesh, "A", "connector").await?;
-    kill_each(
-        &mut mesh,
-        &[("A", "sink"), ("B", "connector"), ("A", "connector"), ("B", "sink")],
-        700,
-        "",
-    )
-    .await?;
+    let workers = [("B", "connector"), ("A", "connector"), ("A", "transformer"), ("B", "sink")];
+    kill_each(&mut mesh, &mut command, &workers, 700, "").await?;
+    has_died(&mut mesh, "A").await?;
     ensure_well(&mesh, command).await?;
     last.extend(others.stop().await?);
     let since: Last = again.stop().await?;
     println!("  {} of A's rows were written before, {} since", last.len(), since.len());
     last.extend(since);
     arrive(&mut mesh).await?;
+    ensure_newest(watch).await?;
     ensure_kept(&mesh, &last).await?;
+    ensure_no_echo(&mesh)?;
     let left = mesh.run(&[&ways[..], &["--dry-run"]].concat()).await?;
     ensure!(left.contains("nothing is lost"), "{left}");
     mesh.ensure_still().await?;

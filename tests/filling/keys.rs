@@ -10,7 +10,7 @@ use unitflow_harness::Mesh;
 use unitflow_harness::random::{Random, seed};
 
 use crate::writers::Writers;
-use crate::{CLASHING, arrive, ensure_kept, ensure_well, kill_each, shows};
+use crate::{CLASHING, arrive, die_while_copying, ensure_kept, ensure_well, kill_each, shows};
 
 /// Rows of the table with a second unique value.
 const PLACES: u64 = 800;
@@ -33,9 +33,17 @@ pub async fn rows_are_brought_back_by_keys(mesh: &mut Mesh) -> anyhow::Result<()
     fs::write(&file, keys(mesh).await?)?;
     let file = file.to_str().context("a path")?;
     let ways = ["--from", "A", "--why", "test", "--by", "test"];
+    let dry = mesh
+        .run(&[&["resync", "keys", "--keys-file", file, "--dry-run"], &ways[..]].concat())
+        .await;
+    let listed = dry.err().context("nothing is listed")?.to_string();
+    ensure!(listed.contains(r#"["shop","goods",{"id":8}]"#), "{listed}");
+    let marks = mesh.server("B").sql("SELECT COUNT(*) FROM unitflow.filling").await?;
+    ensure!(marks == "0", "a dry run marks {marks} tables");
     // Nothing is copied before all is written again.
     mesh.worker("A", "connector")?.kill()?;
-    let command = mesh.spawn(&[&["resync", "keys", "--keys-file", file], &ways[..]].concat())?;
+    let resync = [&["resync", "keys", "--keys-file", file], &ways[..]].concat();
+    let mut killed = mesh.spawn(&resync)?;
     // Before that a change that does not fit stops its lane, and a sink without a lane ends.
     for unit in mesh.units() {
         shows(mesh, &unit.name, "SELECT COUNT(*) = 2 FROM unitflow.filling").await?;
@@ -47,7 +55,10 @@ pub async fn rows_are_brought_back_by_keys(mesh: &mut Mesh) -> anyhow::Result<()
         clashing.clashing(table, CLASHING, random.branch(100 + place)).await?;
     }
     mesh.start_worker("A", "connector", "")?;
-    kill_each(mesh, &[("A", "connector"), ("B", "sink")], 700, "").await?;
+    kill_each(mesh, &mut killed, &[("A", "connector"), ("A", "transformer")], 700, "").await?;
+    killed.kill().await?;
+    let command = mesh.spawn(&resync)?;
+    die_while_copying(mesh, "B").await?;
     sleep(Duration::from_secs(2)).await;
     clashing.stop().await?;
     ensure_well(mesh, command).await?;

@@ -17,8 +17,9 @@ use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::random::{Random, is_full, seed};
-use unitflow_harness::{Mesh, MeshSetup, Mysql, beside};
-use writers::{Last, Writers};
+use unitflow_harness::watch::{self, Watch};
+use unitflow_harness::{Mesh, MeshSetup, Mysql, beside, tagged};
+use writers::{Last, NEW_ROWS, Writers};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
 /// No test takes longer.
@@ -113,7 +114,8 @@ async fn join() -> anyhow::Result<()> {
     mesh.admit()?;
     let join = ["resync", "join", "C", "--from", "A", "--why", "test", "--by", "test"];
     ensure_only_the_empty_join(&mesh, &join).await?;
-    let command = mesh.spawn(&[&join[..], &["--rows-per-second", ROWS_PER_SECOND]].concat())?;
+    let join = [&join[..], &["--rows-per-second", ROWS_PER_SECOND]].concat();
+    let mut killed = mesh.spawn(&join)?;
     shows(&mesh, "C", "SELECT COUNT(*) > 4 FROM unitflow.ledger").await?;
     for unit in ["A", "B", "C"] {
         shows(&mesh, unit, "SELECT COUNT(*) > 0 FROM unitflow.filling").await?;
@@ -123,17 +125,23 @@ async fn join() -> anyhow::Result<()> {
         let table = (&unit.server, "shop.goods");
         clashing.clashing(table, CLASHING, random.branch(100 + place)).await?;
     }
+    let watch = watch_goods(&mesh, "C").await?;
     for worker in mesh.workers() {
         worker.kill()?;
     }
+    killed.kill().await?;
     mesh.start_workers()?;
+    let mut command = mesh.spawn(&join)?;
     own.own((mesh.server("C"), "shop.goods"), (2, 3), 0..CLASHING.start, random.branch(2)).await?;
-    kill_each(&mut mesh, &[("C", "sink"), ("A", "connector")], 2_500, "").await?;
+    die_while_copying(&mut mesh, "C").await?;
+    kill_each(&mut mesh, &mut command, &[("A", "connector")], 2_500, "").await?;
     clashing.stop().await?;
     ensure_well(&mesh, command).await?;
     let last = own.stop().await?;
     arrive(&mut mesh).await?;
+    ensure_newest(watch).await?;
     ensure_kept(&mesh, &last).await?;
+    ensure_no_echo(&mesh)?;
     mesh.ensure_still().await?;
     mesh.finish();
     Ok(())
@@ -199,11 +207,12 @@ async fn scene(setup: MeshSetup, inject: &str, kills: &[(&str, &str)]) -> anyhow
         "--rows-per-second",
         ROWS_PER_SECOND,
     ];
-    let command = mesh.spawn(&arguments)?;
+    let mut command = mesh.spawn(&arguments)?;
     // Before that a change that does not fit stops its lane, and a sink without a lane ends.
     for unit in mesh.units() {
         shows(&mesh, &unit.name, "SELECT COUNT(*) FROM unitflow.filling").await?;
     }
+    let watch = watch_goods(&mesh, "B").await?;
     let units = mesh.units().len() as u64;
     let mut own = Writers::none();
     let mut clashing = Writers::none();
@@ -214,8 +223,10 @@ async fn scene(setup: MeshSetup, inject: &str, kills: &[(&str, &str)]) -> anyhow
             .clashing((&unit.server, "shop.goods"), CLASHING, random.branch(100 + place))
             .await?;
     }
-    kill_each(&mut mesh, kills, 1_500, inject).await?;
+    kill_each(&mut mesh, &mut command, kills, 1_500, inject).await?;
     if !kills.is_empty() {
+        command.kill().await?;
+        command = mesh.spawn(&arguments)?;
         die_while_copying(&mut mesh, "B").await?;
     }
     sleep(Duration::from_secs(3)).await;
@@ -224,21 +235,65 @@ async fn scene(setup: MeshSetup, inject: &str, kills: &[(&str, &str)]) -> anyhow
     ensure_well(&mesh, command).await?;
     let last = own.stop().await?;
     arrive(&mut mesh).await?;
+    ensure_newest(watch).await?;
     ensure_kept(&mesh, &last).await?;
+    ensure_no_echo(&mesh)?;
     mesh.ensure_still().await?;
     Ok(mesh)
 }
 
-/// `kill -9` of these workers (unit, role), each after a pause and started again at once.
+/// Watches the goods of one writer in a unit: no newer write is ever undone there.
+async fn watch_goods(mesh: &Mesh, unit: &str) -> anyhow::Result<Watch<u64>> {
+    let below = CLASHING.start;
+    let goods = format!("SELECT id, n FROM shop.goods WHERE id < {below} OR id >= {NEW_ROWS}");
+    watch::rows(mesh.server(unit), &goods).await
+}
+
+async fn ensure_newest(watch: Watch<u64>) -> anyhow::Result<()> {
+    let polls = watch.stop().await.context(WENT_BACK)?;
+    ensure!(polls > 10, "the goods were looked at {polls} times");
+    Ok(())
+}
+
+/// Whether what each unit says to have changed of the goods is its own. Of those of one writer it shows
+/// by their numbers.
+fn ensure_no_echo(mesh: &Mesh) -> anyhow::Result<()> {
+    let units = mesh.units().len() as u64;
+    for (place, unit) in (0..).zip(mesh.units()) {
+        let topic = mesh.topic(&format!("{}.shop.tagged", unit.name));
+        let changes = tagged::read(&mesh.kafka(&unit.name).bootstrap(), &topic)?;
+        let goods = changes.iter().filter(|change| change.table == "goods");
+        let mut seen = 0;
+        for id in goods.filter_map(|change| change.id) {
+            if !(CLASHING.start..NEW_ROWS).contains(&id) {
+                ensure!(id % units == place, "{topic} has goods {id}, which another unit wrote");
+                seen += 1;
+            }
+        }
+        ensure!(seen > 100, "{topic} has {seen} changes of goods");
+    }
+    Ok(())
+}
+
+/// `kill -9` of these workers (unit, role) while the command is at work, each after a pause and started again
+/// at once.
 async fn kill_each(
     mesh: &mut Mesh,
+    command: &mut Child,
     workers: &[(&str, &str)],
     pause_ms: u64,
     inject: &str,
 ) -> anyhow::Result<()> {
     for (unit, role) in workers {
         sleep(Duration::from_millis(pause_ms)).await;
-        mesh.worker(unit, role)?.kill()?;
+        let ended = command.try_wait()?;
+        ensure!(
+            ended.is_none(),
+            "the command ended with {ended:?} before {unit}'s {role} was killed"
+        );
+        let worker = mesh.worker(unit, role)?;
+        ensure!(worker.ended().is_none(), "{unit}'s {role} had ended:\n{}", worker.log_end());
+        worker.kill()?;
         mesh.start_worker(unit, role, inject)?;
     }
     Ok(())
@@ -246,8 +301,16 @@ async fn kill_each(
 
 /// A sink that dies with copied rows written and not committed.
 async fn die_while_copying(mesh: &mut Mesh, unit: &str) -> anyhow::Result<()> {
+    shall_die_while_copying(mesh, unit)?;
+    has_died(mesh, unit).await
+}
+
+fn shall_die_while_copying(mesh: &mut Mesh, unit: &str) -> anyhow::Result<()> {
     mesh.worker(unit, "sink")?.kill()?;
-    mesh.start_worker(unit, "sink", "die_while_copying")?;
+    mesh.start_worker(unit, "sink", "die_while_copying")
+}
+
+async fn has_died(mesh: &mut Mesh, unit: &str) -> anyhow::Result<()> {
     let status = mesh.worker(unit, "sink")?.wait(LIMIT).await?;
     ensure!(status.code().is_none(), "the sink of {unit} ended with {status}");
     mesh.start_worker(unit, "sink", "")
@@ -312,6 +375,7 @@ async fn ensure_kept_in(
     table: &str,
     last: &Last,
 ) -> anyhow::Result<()> {
+    ensure!(last.len() > 20, "only {} rows of one writer are known", last.len());
     let mut first: Option<String> = None;
     for (unit, server) in servers {
         let all = format!("SELECT id, n, body, price FROM {table} ORDER BY id");

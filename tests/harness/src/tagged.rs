@@ -27,6 +27,8 @@ pub struct Tagged {
     pub seq: Seq,
     /// The table.
     pub table: String,
+    /// The row's `id`, where its key has one.
+    pub id: Option<u64>,
     /// The row's number and version behind the change; nothing for a delete.
     pub row: Option<(u32, u32)>,
 }
@@ -51,7 +53,8 @@ impl Record {
             text.parse().ok()
         };
         let row = column("number").zip(column("version"));
-        Ok(Some(Tagged { lane, offset: self.offset, seq, table: key.table.into_owned(), row }))
+        let id = key.columns.as_ref().and_then(|columns| columns.get("id")?.parse().ok());
+        Ok(Some(Tagged { lane, offset: self.offset, seq, table: key.table.into_owned(), id, row }))
     }
 }
 
@@ -93,7 +96,7 @@ pub fn read(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Tagged>> {
             Some(Ok(message)) => {
                 let headers = message.headers().context("a record has headers")?;
                 let header = |name| headers.iter().find(|header| header.key == name)?.value;
-                let payload = message.payload().context("a record has a value")?;
+                let payload = message.payload().unwrap_or_default();
                 let piece = header("piece").map(String::from_utf8_lossy);
                 let (number, of) = piece.as_deref().and_then(|at| at.split_once('/')).unzip();
                 if number.is_none_or(|number| number == "1") {

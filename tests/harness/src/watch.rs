@@ -1,12 +1,13 @@
 //! What has to hold at a target while changes arrive.
 //!
 //! * [`versions`]: a version polled there never goes down.
+//! * [`rows`]: so does a number in a row, and a row that was deleted does not come back.
 //! * [`totals`]: a unit's money adds up in every consistent read.
 //! * [`ensure_positions`]: in one snapshot, the ledger and the rows tell the same: every pulse stands where
 //!   the last record up to its lane's ledger position left it. So a position is stored with the
 //!   data and is never ahead of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -25,6 +26,8 @@ use crate::schema::DATABASE;
 use crate::tagged::{self, Tagged};
 
 const PAUSE: Duration = Duration::from_millis(10);
+/// Between two reads of whole tables.
+const PAUSE_ROWS: Duration = Duration::from_millis(300);
 const QUERY: Duration = Duration::from_secs(30);
 
 /// A watcher at work.
@@ -95,6 +98,33 @@ pub async fn versions(target: &Mysql) -> anyhow::Result<Watch<u64>> {
             }
             polls += 1;
             sleep(PAUSE).await;
+        }
+        conn.disconnect().await?;
+        Ok(polls)
+    }))
+}
+
+/// Polls rows that have one writer at a target, by a query for each one's `id` and `n`: `n` only rises, and
+/// who is gone does not come back. Gives the number of polls.
+pub async fn rows(target: &Mysql, query: &str) -> anyhow::Result<Watch<u64>> {
+    let mut conn = connect(target).await?;
+    let query = query.to_owned();
+    Ok(Watch::start(|signals| async move {
+        let mut versions: Versions<u64> = Versions::default();
+        let mut last: BTreeSet<u64> = BTreeSet::new();
+        let mut gone: BTreeSet<u64> = BTreeSet::new();
+        let mut polls = 0;
+        while !signals.is_over() {
+            let rows: Vec<(u64, u64)> = timeout(QUERY, conn.query(&query)).await??;
+            for (id, n) in &rows {
+                versions.see(*id, *n)?;
+                ensure!(!gone.contains(id), "row {id} was deleted, and came back");
+            }
+            let now = rows.into_iter().map(|(id, _)| id).collect();
+            gone.extend(last.difference(&now));
+            last = now;
+            polls += 1;
+            sleep(PAUSE_ROWS).await;
         }
         conn.disconnect().await?;
         Ok(polls)
@@ -220,6 +250,7 @@ mod tests {
             offset: 0,
             seq: Seq(seq),
             table: "pulse".into(),
+            id: None,
             row: Some((7, version)),
         };
         let changes = [pulse(2, 1), pulse(6, 2), pulse(10, 3)];
