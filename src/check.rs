@@ -156,8 +156,8 @@ async fn check_log(mesh: &Mesh, log: &Log, findings: &mut Vec<Finding>) -> Resul
             ] {
                 if let Err(fault) = fits {
                     let finding = Finding::new(&place, fault.code, subject);
-                    let finding = finding.expected("as the log runs", fault.what);
-                    findings.push(finding.remedy(fault.hint));
+                    let finding = finding.expected("as the log runs", &fault.what);
+                    findings.push(finding.remedy(fault.remedy()));
                 }
             }
             if !state.routing.lets_all_through_as(&mesh.routing(log)?) {

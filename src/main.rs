@@ -66,9 +66,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Findings) => ExitCode::from(1),
         Err(fault) => {
             eprintln!("unitflow: {fault}");
-            if fault.hint.is_empty() {
-                eprintln!("  see [{}] in deploy/runbook.md", fault.code);
-            }
+            eprintln!("  see [{}] in deploy/runbook.md", fault.code);
             ExitCode::from(if matches!(fault.code, Code::Config | Code::Secret) { 2 } else { 3 })
         }
     }

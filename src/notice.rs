@@ -64,7 +64,7 @@ impl Board {
         let past = Past {
             code: fault.code.to_string(),
             what: fault.what.clone(),
-            hint: fault.hint.clone(),
+            hint: fault.remedy().to_owned(),
             at_ms: now_ms(),
         };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

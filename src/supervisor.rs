@@ -114,7 +114,7 @@ where
         board.fault(&name, &fault);
         begin = if fault.code == Code::Fenced { Begin::StandBy } else { Begin::AtOnce };
         if !fault.is_retry() && begin == Begin::AtOnce {
-            error!(code = %fault.code, hint = fault.hint, "{}", fault.what);
+            error!(code = %fault.code, hint = fault.remedy(), "{}", fault.what);
             return Err(fault);
         }
         if begun.elapsed() >= GOOD_RUN {

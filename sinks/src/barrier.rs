@@ -150,10 +150,12 @@ impl Lane<'_> {
                 Err(self.stopped_by("transactions stay whole, so no table can wait", &shown, seq))
             }
             Act::Park(tables) => {
-                let why = format!(
-                    "a schema change arrived: {shown}; bring the table to the same schema in unit {}",
+                let fault = Fault::fatal(Code::Ddl, format!("a schema change arrived: {shown}"));
+                let fault = fault.hint(format!(
+                    "bring the table to the same schema in unit {}, then unitflow resume",
                     self.way.to
-                );
+                ));
+                let why = fault.to_string();
                 self.park_everywhere(&tables, Reason { code: Code::Ddl, why: &why, ddl: None })
                     .await
             }
@@ -281,7 +283,13 @@ impl Lane<'_> {
             Ok(()) => Ok(vec![done(&intent.log, seq).into_bytes()]),
             Err(fault) if fault.is_retry() || tables.is_empty() || self.way.whole => Err(fault),
             Err(fault) => {
-                let why = format!("{}: {}", fault.what, intent.statement.ddl);
+                let fault = Fault { code: Code::Ddl, ..fault }
+                    .at(&intent.statement.ddl)
+                    .hint(format!(
+                        "mend the reason and unitflow retry; or run it by hand in unit {}, then unitflow resume",
+                        self.way.to
+                    ));
+                let why = fault.to_string();
                 let reason = Reason { code: Code::Ddl, why: &why, ddl: Some(seq) };
                 self.park_everywhere(&tables, reason).await
             }

@@ -259,7 +259,7 @@ impl Attempts {
             }
             self.listener.fault(self.lane, &fault);
             if !fault.is_retry() {
-                error!(code = %fault.code, hint = fault.hint, "{}", fault.what);
+                error!(code = %fault.code, hint = fault.remedy(), "{}", fault.what);
                 return Err(fault);
             }
             if begun.elapsed() > PAUSE_MAX {

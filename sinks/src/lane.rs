@@ -28,7 +28,7 @@ use unitflow_kafka::topics;
 use unitflow_mysql::connect::Store;
 
 use crate::batch::{Batch, Limits, Slot};
-use crate::causes::{Other, is_misfit, not_yet, once_more};
+use crate::causes::{Other, is_misfit, once_more};
 use crate::copy::chunk::Gathered;
 use crate::copy::filling::{Note, noted};
 use crate::copy::own_log::OwnLog;
@@ -196,6 +196,7 @@ async fn apply_all(
         batch: Batch::default(),
         gathered: None,
         fresh: true,
+        waited_up_to: Seq::NONE,
         soft: false,
         parked,
         orders,
@@ -289,7 +290,7 @@ pub(crate) struct Lane<'a> {
     /// Where the ledger stands.
     pub(crate) at: End,
     /// Where it will stand once all that is gathered is committed.
-    seen: End,
+    pub(crate) seen: End,
     /// Whether a part of a long source transaction is applied and not committed.
     pub(crate) inside: bool,
     /// Whether something was applied since the target's tables were first read.
@@ -303,6 +304,8 @@ pub(crate) struct Lane<'a> {
     gathered: Option<Gathered>,
     /// Whether the rows of the next chunk are likely not there yet.
     pub(crate) fresh: bool,
+    /// The last record before which it was waited for what it may have been made behind.
+    pub(crate) waited_up_to: Seq,
     /// Whether the transaction that is applied in parts passes over what does not fit.
     soft: bool,
     pub(crate) parked: Parked,
@@ -585,7 +588,6 @@ impl Lane<'_> {
             self.begin_a_long_one().await?;
         }
         let mut soft = self.soft && part != Part::Whole;
-        let mut waited = false;
         if inject::on("dawdle") && !self.inside {
             tokio::time::sleep(DAWDLE).await;
         }
@@ -596,15 +598,13 @@ impl Lane<'_> {
                 false => self.applier.apply(&self.batch, part, self.at, self.seen).await,
             };
             let Err(fault) = outcome else { break };
-            if is_misfit(&fault) && !waited && self.may_be_early().await? {
-                if let Some(log) = self.wait_for_causes().await? {
-                    return Err(not_yet(&fault, &log));
+            if is_misfit(&fault) && self.may_be_early().await? {
+                if self.wait_for_causes().await? {
+                    if part != Part::Whole {
+                        return Err(once_more(fault));
+                    }
+                    continue;
                 }
-                if part != Part::Whole {
-                    return Err(once_more(fault));
-                }
-                waited = true;
-                continue;
             }
             let softens = is_misfit(&fault) && part == Part::Whole && !soft;
             if softens && !self.filled().await?.is_empty() {
@@ -642,13 +642,10 @@ impl Lane<'_> {
     /// fit and this unit's rows count, these have to hold all that it was made behind.
     async fn begin_a_long_one(&mut self) -> Result<(), Fault> {
         self.soft = !self.filled().await?.is_empty();
-        if !self.soft || !self.may_be_early().await? {
-            return Ok(());
+        if self.soft && self.may_be_early().await? {
+            self.wait_for_causes().await?;
         }
-        self.wait_for_causes().await?.map_or(Ok(()), |log| {
-            let what = format!("a long transaction waits until all of {log} is applied here");
-            Err(Fault::retry(Code::Timeout, what))
-        })
+        Ok(())
     }
 
     /// Applies the batch, and notes the changes of tables that are being filled that do not fit.

@@ -55,11 +55,9 @@ impl Finding {
     }
 
     pub fn fault(place: &str, subject: &str, fault: &Fault) -> Self {
-        let remedy = match fault.hint.as_str() {
-            "" => format!("see [{}] in deploy/runbook.md", fault.code),
-            hint => hint.to_owned(),
-        };
-        Self::new(place, fault.code, subject).expected("an answer", &fault.what).remedy(remedy)
+        Self::new(place, fault.code, subject)
+            .expected("an answer", &fault.what)
+            .remedy(fault.remedy())
     }
 }
 

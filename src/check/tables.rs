@@ -99,8 +99,8 @@ pub(super) fn check_filters(
     let found = own.iter().flat_map(|(carried, table)| filter_faults(routing, carried, table));
     let finding = |fault: Fault| {
         Finding::new(place, fault.code, "columns, rows")
-            .expected("filters that fit the tables", fault.what)
-            .remedy(fault.hint)
+            .expected("filters that fit the tables", &fault.what)
+            .remedy(fault.remedy())
     };
     found.map(finding).collect()
 }

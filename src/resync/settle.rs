@@ -109,22 +109,35 @@ impl Silent {
                 continue;
             }
             filling::forget(&mut conn, &notes).await?;
-            for note in &notes {
-                let key = text(note);
-                let Some(mut ends) = Ends::open(plan, &unit, &table_of(&key)?).await? else {
-                    continue;
-                };
-                if unit != plan.log.unit && ends.is_there(&key).await? {
-                    warn!(
-                        key,
-                        "left as it is in {unit}: the table has a condition, and {} has no such row that meets it",
-                        plan.log.unit
-                    );
-                }
+            if unit != plan.log.unit {
+                tell_left(plan, &unit, &notes).await?;
             }
         }
         Ok(())
     }
+}
+
+/// Says which of these rows a unit holds all the same.
+async fn tell_left(plan: &Plan<'_>, unit: &Name, notes: &[Note]) -> Result<(), Fault> {
+    let mut open = BTreeMap::new();
+    for key in notes.iter().map(text) {
+        let table = table_of(&key)?;
+        if !open.contains_key(&table)
+            && let Some(ends) = Ends::open(plan, unit, &table).await?
+        {
+            open.insert(table.clone(), ends);
+        }
+        if let Some(ends) = open.get_mut(&table)
+            && ends.is_there(&key).await?
+        {
+            let authority = &plan.log.unit;
+            warn!(
+                key,
+                "left as it is in {unit}: the table has a condition, and {authority} has no such row that meets it"
+            );
+        }
+    }
+    Ok(())
 }
 
 fn row_meets(row: &Row, conditions: &[&Condition]) -> Result<bool, Fault> {

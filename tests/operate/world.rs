@@ -518,6 +518,9 @@ impl World {
                 wrong.push(format!("{} {text:?}", if wanted { "it lacks" } else { "it has" }));
             }
         }
+        if let Some(line) = without_remedy(&outcome.text) {
+            wrong.push(format!("nothing says how to mend {line:?}"));
+        }
         if wrong.is_empty() {
             return Ok(());
         }
@@ -538,6 +541,27 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The first fault or finding of a command without a word that mends it in its block.
+fn without_remedy(text: &str) -> Option<&str> {
+    let lines: Vec<&str> = text.lines().collect();
+    let begins = |line: &str| {
+        let heads = ["unitflow: [", "error [", "FAILED [", "failing ["];
+        heads.iter().any(|head| line.starts_with(head))
+    };
+    let says = |line: &&&str| {
+        let words = line.trim_start();
+        ["to mend it: ", "remedy: "]
+            .iter()
+            .any(|head| words.strip_prefix(head).is_some_and(|remedy| !remedy.trim().is_empty()))
+    };
+    let faults = lines.iter().enumerate().filter(|(_, line)| begins(line));
+    let mut bare = faults.filter(|(place, _)| {
+        let block = lines[place + 1..].iter().take_while(|line| line.starts_with(' '));
+        block.clone().count() == 0 || block.clone().find(says).is_none()
+    });
+    bare.next().map(|(_, line)| *line)
 }
 
 /// A's server and B's as they should be, and one that no unit can use.

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use unitflow_change::Code;
+use unitflow_change::{Code, Fault};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// A section that is shorter says neither what happened nor what to do.
@@ -26,6 +26,16 @@ fn each_code_has_its_section() {
     let titles: Vec<&str> = sections(&runbook).into_iter().map(|(title, _)| title).collect();
     let codes: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
     assert_eq!(titles, codes);
+}
+
+/// A fault that says nothing better shows this, wherever it is shown or kept.
+#[test]
+fn each_fault_says_what_mends_it() {
+    for code in Code::ALL {
+        let shown = Fault::fatal(*code, "something happened").to_string();
+        let (_, remedy) = shown.split_once("\n  to mend it: ").unwrap();
+        assert!(remedy.len() > 15 && !remedy.ends_with('.'), "{code}: {remedy:?}");
+    }
 }
 
 #[test]
