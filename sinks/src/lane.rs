@@ -598,13 +598,12 @@ impl Lane<'_> {
                 false => self.applier.apply(&self.batch, part, self.at, self.seen).await,
             };
             let Err(fault) = outcome else { break };
-            if is_misfit(&fault) && self.may_be_early().await? {
-                if self.wait_for_causes().await? {
-                    if part != Part::Whole {
-                        return Err(once_more(fault));
-                    }
-                    continue;
+            let early = is_misfit(&fault) && self.may_be_early().await?;
+            if early && self.wait_for_causes().await? {
+                if part != Part::Whole {
+                    return Err(once_more(fault));
                 }
+                continue;
             }
             let softens = is_misfit(&fault) && part == Part::Whole && !soft;
             if softens && !self.filled().await?.is_empty() {

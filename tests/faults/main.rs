@@ -48,8 +48,12 @@ const ROLES: [&str; 3] = ["connector", "transformer", "sink"];
 fn kills_at_random_moments() {
     alone("kill -9 at random moments", LIMIT, async {
         let kills = if is_full() { 20 } else { 6 };
-        let mut scene =
-            Scene::start(MeshSetup::new(BINARY, &[Mysql9, Mariadb]), Mix::Brisk, RATE).await?;
+        let mut scene = Scene::start(
+            MeshSetup::new(BINARY, &[Mysql9, Mariadb]).kafka_shared(),
+            Mix::Brisk,
+            RATE,
+        )
+        .await?;
         scene.kill_some(kills, &ROLES).await?;
         scene.end().await
     });
@@ -135,7 +139,7 @@ fn a_broker_killed_and_started_again() {
 fn a_target_rolled_back_to_an_older_copy() {
     alone("a target rolled back", LIMIT, async {
         let random = Random::new(seed("fault"));
-        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).one_way("A", "B");
+        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).kafka_shared().one_way("A", "B");
         let mut mesh = setup.whole_transactions().start().await?;
         mesh.start_workers()?;
         let load = Load::shop().mix(Mix::Bank).rate(2 * RATE);
@@ -211,7 +215,11 @@ fn a_ledger_row_that_is_elsewhere_says_why() {
 fn a_target_that_fails_over_to_its_replica() {
     alone("a target fails over", LIMIT, async {
         let random = Random::new(seed("fault"));
-        let mut mesh = MeshSetup::new(BINARY, &[Mysql9, Mysql9]).one_way("A", "B").start().await?;
+        let mut mesh = MeshSetup::new(BINARY, &[Mysql9, Mysql9])
+            .kafka_shared()
+            .one_way("A", "B")
+            .start()
+            .await?;
         let replica = replica_of(mesh.server("B")).await?;
         let dead = unitflow_local::free_port()?;
         mesh.change_endpoints("B", &[dead, replica.port(), mesh.server("B").port()])?;

@@ -36,7 +36,10 @@ fn a_target_that_kafka_no_longer_bridges_is_refilled() {
         let random = Random::new(seed("filling"));
         let more = GOODS.replace("goods", "more");
         let rows = format!("{} {}", few(), fill_table("shop.more", MORE));
-        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).one_way("A", "B").tables(GOODS);
+        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb])
+            .kafka_shared()
+            .one_way("A", "B")
+            .tables(GOODS);
         let setup = setup.tables(&more).prepare("A", &rows).prepare("B", &rows);
         let mut mesh = setup.start().await?;
         mesh.start_workers()?;
@@ -79,7 +82,7 @@ fn a_target_that_kafka_no_longer_bridges_is_refilled() {
 fn a_unit_that_kafka_no_longer_bridges_is_refilled() {
     beside("a unit that Kafka no longer bridges", LIMIT, async {
         let random = Random::new(seed("filling"));
-        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).tables(GOODS);
+        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).kafka_shared().tables(GOODS);
         let mut mesh = setup.prepare("A", &few()).prepare("B", &few()).start().await?;
         mesh.start_workers()?;
         let (mut own, mut theirs) = (Writers::none(), Writers::none());
@@ -258,7 +261,7 @@ fn a_log_of_which_a_part_is_gone_goes_on_with_a_copy() {
     beside("a log of which a part is gone", LIMIT * 2, async {
         let random = Random::new(seed("filling"));
         let rows = fill_table("shop.goods", FEWER);
-        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).tables(GOODS);
+        let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).kafka_shared().tables(GOODS);
         let mut mesh = setup.prepare("A", &rows).prepare("B", &rows).start().await?;
         mesh.start_workers()?;
         let mut own = Writers::none();

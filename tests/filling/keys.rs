@@ -6,20 +6,42 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use tokio::time::sleep;
-use unitflow_harness::Mesh;
+use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::random::{Random, seed};
+use unitflow_harness::{Mesh, MeshSetup, beside};
 
 use crate::writers::Writers;
-use crate::{CLASHING, arrive, die_while_copying, ensure_kept, ensure_well, kill_each, shows};
+use crate::{
+    BINARY, CLASHING, GOODS, LIMIT, arrive, die_while_copying, ensure_kept, ensure_no_echo,
+    ensure_well, fill_table, kill_each, shows,
+};
 
+/// A table with a second unique value in each row.
+const PLACES_TABLE: &str =
+    "CREATE TABLE places (id BIGINT PRIMARY KEY, place BIGINT NOT NULL UNIQUE);";
+const GOODS_ROWS: u64 = 5_000;
 /// Rows of the table with a second unique value.
 const PLACES: u64 = 800;
 /// Those whose keys are given; in B their values are held by rows that nobody names.
 const NAMED: u64 = 10;
 
+#[test]
+fn rows_are_brought_back_by_their_keys_while_all_write() {
+    beside("a resync by keys, MariaDB to MySQL", LIMIT, async {
+        let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9]).kafka_shared();
+        let setup = setup.tables(&[GOODS, PLACES_TABLE].concat());
+        let rows = fill_table("shop.goods", GOODS_ROWS);
+        let mut mesh = setup.prepare("A", &rows).prepare("B", &rows).start().await?;
+        mesh.start_workers()?;
+        rows_are_brought_back(&mut mesh).await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
 /// In B goods that A writes are changed or gone, places stand the other way round, and the last one is
 /// held by a row too many. Only some of the keys are given.
-pub async fn rows_are_brought_back_by_keys(mesh: &mut Mesh) -> anyhow::Result<()> {
+async fn rows_are_brought_back(mesh: &mut Mesh) -> anyhow::Result<()> {
     let random = Random::new(seed("filling"));
     for (unit, place) in [("A", "id".to_owned()), ("B", format!("{PLACES} - id"))] {
         let sql = format!(
@@ -80,6 +102,7 @@ pub async fn rows_are_brought_back_by_keys(mesh: &mut Mesh) -> anyhow::Result<()
         let wrong = left.lines().any(|line| line.starts_with(&format!("{id}\t")));
         ensure!(!wrong, "place {id} is still wrong:\n{left}");
     }
+    ensure_no_echo(mesh)?;
     mesh.ensure_still().await
 }
 

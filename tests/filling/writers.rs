@@ -32,6 +32,8 @@ const DUPLICATE: u16 = 1062;
 /// Writers at work.
 pub struct Writers {
     pause: Duration,
+    /// Whether rows are deleted too.
+    deletes: bool,
     stop: Arc<AtomicBool>,
     tasks: JoinSet<anyhow::Result<Last>>,
 }
@@ -46,12 +48,17 @@ fn next() -> u64 {
 impl Writers {
     /// Nobody writes.
     pub fn none() -> Self {
-        Self { pause: PAUSE, stop: Arc::default(), tasks: JoinSet::new() }
+        Self { pause: PAUSE, deletes: true, stop: Arc::default(), tasks: JoinSet::new() }
     }
 
     /// Nobody writes, and those that will take their time.
     pub fn slow() -> Self {
         Self { pause: LONG_PAUSE, ..Self::none() }
+    }
+
+    /// They delete nothing.
+    pub fn keeping(self) -> Self {
+        Self { deletes: false, ..self }
     }
 
     /// A unit writes rows of a table that nobody else does: those whose number leaves `place` when
@@ -64,7 +71,7 @@ impl Writers {
         random: Random,
     ) -> anyhow::Result<()> {
         let conn = connect(server).await?;
-        let how = (interval(self.pause), self.stop.clone());
+        let how = (interval(self.pause), self.deletes, self.stop.clone());
         self.tasks.spawn(own((conn, table), (place, units), rows, random, how));
         Ok(())
     }
@@ -77,7 +84,7 @@ impl Writers {
         random: Random,
     ) -> anyhow::Result<()> {
         let conn = connect(server).await?;
-        let how = (interval(self.pause), self.stop.clone());
+        let how = (interval(self.pause), self.deletes, self.stop.clone());
         self.tasks.spawn(clash((conn, table), rows, random, how));
         Ok(())
     }
@@ -98,7 +105,7 @@ async fn own(
     (place, units): (u64, u64),
     rows: std::ops::Range<u64>,
     mut random: Random,
-    (mut tick, stop): (Interval, Arc<AtomicBool>),
+    (mut tick, deletes, stop): (Interval, bool, Arc<AtomicBool>),
 ) -> anyhow::Result<Last> {
     let mut last = Last::new();
     let (first, remainder) = (NEW_ROWS + place, (NEW_ROWS + place) % units);
@@ -121,7 +128,7 @@ async fn own(
                 last.insert(fresh, Some(n));
                 fresh += units;
             }
-            1 => {
+            1 if deletes => {
                 let id = row(&mut random, (place, units), &rows);
                 conn.query_drop(format!("DELETE FROM {table} WHERE id = {id}")).await?;
                 if conn.affected_rows() == 1 {
@@ -149,13 +156,13 @@ async fn clash(
     (mut conn, table): (Conn, &str),
     rows: std::ops::Range<u64>,
     mut random: Random,
-    (mut tick, stop): (Interval, Arc<AtomicBool>),
+    (mut tick, deletes, stop): (Interval, bool, Arc<AtomicBool>),
 ) -> anyhow::Result<Last> {
     while !stop.load(Ordering::Relaxed) {
         tick.tick().await;
         let (n, id) = (next(), rows.start + random.below(rows.end - rows.start));
         let sql = match random.below(4) {
-            0 => format!("DELETE FROM {table} WHERE id = {id}"),
+            0 if deletes => format!("DELETE FROM {table} WHERE id = {id}"),
             1 => format!("INSERT INTO {table} (id, n, body) VALUES ({id}, {n}, 'clash')"),
             _ => format!("UPDATE {table} SET n = {n} WHERE id = {id}"),
         };

@@ -131,7 +131,7 @@ fn a_transaction_of_two_hundred_thousand_rows() {
     beside("200,000 rows in one transaction", LIMIT, async {
         const ROWS: u32 = 200_000;
         let random = Random::new(seed("scenario"));
-        let mut mesh = setup(&[Mysql9, Mariadb]).start().await?;
+        let mut mesh = setup(&[Mysql9, Mariadb]).kafka_shared().start().await?;
         mesh.start_workers()?;
         // Small ones go on beside it, so that the large one has neighbours in every lane.
         let beside = Load::shop().rate(100);
@@ -156,6 +156,7 @@ fn a_row_of_64_mib() {
             "NULL, REPEAT('\u{e9}\\'\\\\\"\\n', 2000000)",
         ];
         let mut mesh = setup(&[Mysql9, Mariadb])
+            .kafka_shared()
             .setting("max_allowed_packet", "1G")
             .tables("CREATE TABLE large (id VARCHAR(9) PRIMARY KEY, body LONGBLOB, text LONGTEXT CHARACTER SET latin1)")
             .start()
@@ -259,6 +260,7 @@ fn many_rows_deleted_by_one_statement() {
             (0..powers).map(|power| format!("d{power}.n * {}", 10_u32.pow(power))).collect();
         let rows = 10_u32.pow(powers);
         let mut mesh = setup(&[Mysql9, Mariadb])
+            .kafka_shared()
             .tables("CREATE TABLE many (id INT PRIMARY KEY, name VARCHAR(40), at DATETIME)")
             .start()
             .await?;
@@ -361,7 +363,8 @@ fn tell_peaks(mesh: &mut Mesh, most: u64) -> anyhow::Result<()> {
 fn whole_transactions_keep_a_total() {
     beside("whole transactions", LIMIT, async {
         let random = Random::new(seed("scenario"));
-        let mut mesh = setup(&[Mariadb, Mysql9]).whole_transactions().start().await?;
+        let mut mesh =
+            setup(&[Mariadb, Mysql9]).kafka_shared().whole_transactions().start().await?;
         mesh.start_workers()?;
         let totals =
             [watch::totals(mesh.server("A")).await?, watch::totals(mesh.server("B")).await?];

@@ -29,7 +29,7 @@ const LATER: u32 = 20;
 fn a_rolling_upgrade() {
     beside("a rolling upgrade", LIMIT, async {
         let random = Random::new(seed("scenario"));
-        let mut mesh = setup(&[Mysql9, Mariadb]).start().await?;
+        let mut mesh = setup(&[Mysql9, Mariadb]).kafka_shared().start().await?;
         mesh.start_workers()?;
         let load = start_load(&mesh, 0, &random).await?;
         // In the wrong order: what is written is newer than what the reader knows.
@@ -71,7 +71,7 @@ fn a_mariadb_server_replaced_by_its_replica() {
 /// without what was written since, and nobody follows it.
 async fn replaced(flavor: Flavor, other: Flavor) -> anyhow::Result<()> {
     let random = Random::new(seed("scenario"));
-    let mut mesh = setup(&[flavor, other]).start().await?;
+    let mut mesh = setup(&[flavor, other]).kafka_shared().start().await?;
     let replica = replica_of(mesh.server("A")).await?;
     mesh.stand_by("A", replica)?;
     mesh.start_workers()?;
