@@ -558,8 +558,8 @@ fn without_remedy(text: &str) -> Option<&str> {
     };
     let faults = lines.iter().enumerate().filter(|(_, line)| begins(line));
     let mut bare = faults.filter(|(place, _)| {
-        let block = lines[place + 1..].iter().take_while(|line| line.starts_with(' '));
-        block.clone().count() == 0 || block.clone().find(says).is_none()
+        let mut block = lines[place + 1..].iter().take_while(|line| !begins(line));
+        block.find(says).is_none()
     });
     bare.next().map(|(_, line)| *line)
 }
