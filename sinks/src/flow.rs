@@ -254,7 +254,8 @@ impl Attempts {
             let Err(mut fault) = outcome else { return Ok(()) };
             // What did not fit once more never will.
             let before = misfit.replace(fault.what.clone());
-            if fault.code == Code::Conflict && before.as_ref() == Some(&fault.what) {
+            let is_again = before.as_ref() == Some(&fault.what);
+            if is_again && fault.code == Code::Conflict && fault.kind == Kind::Retry {
                 fault.kind = Kind::Fatal;
             }
             self.listener.fault(self.lane, &fault);

@@ -638,7 +638,7 @@ impl Lane<'_> {
     }
 
     /// Before the first part of a transaction that is applied in parts. Where it passes over what does not
-    /// fit and this unit's rows count, these have to hold all that it was made behind.
+    /// fit and this unit's rows count, it waits for what it was made behind: it can't be tried twice.
     async fn begin_a_long_one(&mut self) -> Result<(), Fault> {
         self.soft = !self.filled().await?.is_empty();
         if self.soft && self.may_be_early().await? {

@@ -65,6 +65,7 @@ impl Grouping {
         Some(self.apart(COMMIT_EVERY).saturating_sub(self.committed.elapsed()))
     }
 
+    /// The time between two commits, `least` where the last one was quick.
     fn apart(&self, least: Duration) -> Duration {
         (self.took * COMMIT_TIMES).clamp(least, COMMIT_APART_MOST)
     }

@@ -358,7 +358,8 @@ fn without_a_rule_some_schedule_goes_wrong() {
     for sink in Sink::BROKEN {
         let wrong = (0..1_000).filter(|seed| copies::run(*seed, STEPS, sink).is_err()).count();
         println!("a sink that {sink:?}: {wrong} of 1000 schedules go wrong");
-        assert!(wrong > 0, "nobody notices a sink that {sink:?}");
+        let more_than = if sink == Sink::Overwrites { 100 } else { 0 };
+        assert!(wrong > more_than, "with a sink that {sink:?} only {wrong} of 1000 go wrong");
     }
 }
 

@@ -96,6 +96,7 @@ pub fn read(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Tagged>> {
             Some(Ok(message)) => {
                 let headers = message.headers().context("a record has headers")?;
                 let header = |name| headers.iter().find(|header| header.key == name)?.value;
+                // A copied row that is gone has an empty value; a change without one can't be parsed.
                 let payload = message.payload().unwrap_or_default();
                 let piece = header("piece").map(String::from_utf8_lossy);
                 let (number, of) = piece.as_deref().and_then(|at| at.split_once('/')).unzip();
