@@ -28,7 +28,10 @@ const DIES_WITHIN: Duration = Duration::from_secs(100);
 /// How long a schema change may take to arrive.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(100);
 /// Between a writer's rounds. Each schema change holds all lanes up: faster, rows would pile up.
-const WRITER_PAUSE: Duration = Duration::from_millis(20);
+const WRITER_PAUSE: Duration = Duration::from_millis(40);
+/// Transactions a second of the load in each unit: two tests side by side must leave two cores some
+/// room, or the rows of a pause are never caught up with.
+const RATE: u32 = 25;
 
 /// Each is run at the owner while rows are written; `wares` is the writers' table.
 const SCRIPT: &[&str] = &[
@@ -265,7 +268,7 @@ async fn schema_changes(owner: Flavor, other: Flavor) -> anyhow::Result<()> {
     mesh.start_workers()?;
     let mut load = Vec::new();
     for unit in mesh.units() {
-        load.push(Load::shop().rate(60).start(&unit.server, &unit.name, 0, &random).await?);
+        load.push(Load::shop().rate(RATE).start(&unit.server, &unit.name, 0, &random).await?);
     }
     let mut ran = vec![
         "CREATE TABLE shop.wares (id BIGINT NOT NULL PRIMARY KEY, n INT NOT NULL, note VARCHAR(40))",
