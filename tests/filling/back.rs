@@ -15,9 +15,9 @@ use unitflow_sinks::copy::passed;
 
 use crate::writers::{Last, Writers};
 use crate::{
-    BINARY, GOODS, LIMIT, QUIET, arrive, die_while_copying, ensure_kept, ensure_newest,
-    ensure_no_echo, ensure_well, fill_table, has_died, kill_each, said, says,
-    shall_die_while_copying, shows, watch_goods,
+    BINARY, GOODS, QUIET, arrive, die_while_copying, ensure_kept, ensure_newest, ensure_no_echo,
+    ensure_well, fill_table, has_died, kill_each, limit, said, says, shall_die_while_copying,
+    shows, watch_goods,
 };
 
 const ROWS: u64 = 4_000;
@@ -32,7 +32,7 @@ fn few() -> String {
 
 #[test]
 fn a_target_that_kafka_no_longer_bridges_is_refilled() {
-    beside("a target that Kafka no longer bridges", LIMIT, async {
+    beside("a target that Kafka no longer bridges", limit(), async {
         let random = Random::new(seed("filling"));
         let more = GOODS.replace("goods", "more");
         let rows = format!("{} {}", few(), fill_table("shop.more", MORE));
@@ -80,7 +80,7 @@ fn a_target_that_kafka_no_longer_bridges_is_refilled() {
 /// gone.
 #[test]
 fn a_unit_that_kafka_no_longer_bridges_is_refilled() {
-    beside("a unit that Kafka no longer bridges", LIMIT, async {
+    beside("a unit that Kafka no longer bridges", limit(), async {
         let random = Random::new(seed("filling"));
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).kafka_shared().tables(GOODS);
         let mut mesh = setup.prepare("A", &few()).prepare("B", &few()).start().await?;
@@ -193,7 +193,7 @@ async fn ends(mesh: &Mesh, topic: &str) -> anyhow::Result<[i64; 4]> {
 /// The authority's ledger passes over the changes of a parked table, so nothing is copied from there.
 #[test]
 fn a_table_that_waits_in_the_authority_is_not_copied_from_it() {
-    beside("a table that waits in the authority", LIMIT, async {
+    beside("a table that waits in the authority", limit(), async {
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).kafka_shared().tables(GOODS);
         let mut mesh = setup.prepare("A", &few()).prepare("B", &few()).start().await?;
         mesh.start_workers()?;
@@ -258,7 +258,7 @@ async fn lower(mesh: &Mesh) -> anyhow::Result<()> {
 /// What a connector or a transformer has to read next is removed while both units write.
 #[test]
 fn a_log_of_which_a_part_is_gone_goes_on_with_a_copy() {
-    beside("a log of which a part is gone", LIMIT * 2, async {
+    beside("a log of which a part is gone", limit() * 2, async {
         let random = Random::new(seed("filling"));
         let rows = fill_table("shop.goods", FEWER);
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).kafka_shared().tables(GOODS);
@@ -344,7 +344,7 @@ async fn a_part_is_gone(
 /// What the runbook says of a log whose topics are not what they were.
 #[test]
 fn a_log_whose_topic_was_created_anew_begins_anew() {
-    beside("a log that begins anew", LIMIT, async {
+    beside("a log that begins anew", limit(), async {
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).kafka_shared().tables(GOODS);
         let mut mesh = setup.prepare("A", &few()).prepare("B", &few()).start().await?;
         mesh.start_workers()?;
@@ -396,12 +396,12 @@ fn a_log_whose_topic_was_created_anew_begins_anew() {
 
 #[test]
 fn a_mysql_source_gets_back_what_it_lost() {
-    beside("a MySQL source that lost its end", LIMIT, lost(&[Mysql9, Mariadb]));
+    beside("a MySQL source that lost its end", limit(), lost(&[Mysql9, Mariadb]));
 }
 
 #[test]
 fn a_mariadb_source_among_three_gets_back_what_it_lost() {
-    beside("a MariaDB source that lost its end", LIMIT, lost(&[Mariadb, Mysql9, Mariadb]));
+    beside("a MariaDB source that lost its end", limit(), lost(&[Mariadb, Mysql9, Mariadb]));
 }
 
 /// Rows that no writer touches, and one loss of each kind.

@@ -12,8 +12,8 @@ use unitflow_harness::{Mesh, MeshSetup, beside};
 
 use crate::writers::Writers;
 use crate::{
-    BINARY, CLASHING, GOODS, LIMIT, arrive, die_while_copying, ensure_kept, ensure_no_echo,
-    ensure_well, fill_table, kill_each, shows,
+    BINARY, CLASHING, GOODS, arrive, die_while_copying, ensure_kept, ensure_no_echo, ensure_well,
+    fill_table, kill_each, limit, shows,
 };
 
 /// A table with a second unique value in each row.
@@ -27,7 +27,7 @@ const NAMED: u64 = 10;
 
 #[test]
 fn rows_are_brought_back_by_their_keys_while_all_write() {
-    beside("a resync by keys, MariaDB to MySQL", LIMIT, async {
+    beside("a resync by keys, MariaDB to MySQL", limit(), async {
         let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9]).kafka_shared();
         let setup = setup.tables(&[GOODS, PLACES_TABLE].concat());
         let rows = fill_table("shop.goods", GOODS_ROWS);

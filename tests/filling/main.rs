@@ -24,8 +24,6 @@ use unitflow_harness::{Mesh, MeshSetup, Mysql, beside, tagged};
 use writers::{Last, NEW_ROWS, Writers};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
-/// No test takes longer.
-const LIMIT: Duration = Duration::from_secs(300);
 /// Nor does what was written take longer to arrive.
 const QUIET: Duration = Duration::from_secs(60);
 /// Rows that several units write.
@@ -40,8 +38,13 @@ const MET_A_CONFLICT: &str = "met a conflict";
 
 const GOODS: &str = "CREATE TABLE goods (id BIGINT PRIMARY KEY, n BIGINT NOT NULL, \
     body VARCHAR(200) NOT NULL, price DECIMAL(10,2) NOT NULL DEFAULT 1.50);";
+/// No test takes longer.
+fn limit() -> Duration {
+    Duration::from_secs(if is_full() { 600 } else { 300 })
+}
+
 fn rows() -> u64 {
-    if is_full() { 200_000 } else { 20_000 }
+    if is_full() { 100_000 } else { 20_000 }
 }
 
 /// The prepared rows, by doubling.
@@ -65,7 +68,7 @@ fn fill_table(table: &str, rows: u64) -> String {
 
 #[test]
 fn a_table_that_holds_rows_arrives_while_all_write() {
-    beside("a first copy, MySQL to MariaDB", LIMIT, async {
+    beside("a first copy, MySQL to MariaDB", limit(), async {
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).tables(GOODS).prepare("A", &fill());
         scene(setup, "", &[("A", "connector"), ("B", "sink"), ("A", "transformer")])
             .await?
@@ -76,7 +79,7 @@ fn a_table_that_holds_rows_arrives_while_all_write() {
 
 #[test]
 fn a_table_is_brought_back_in_line_while_all_write() {
-    beside("a full resync, MariaDB to MySQL", LIMIT, async {
+    beside("a full resync, MariaDB to MySQL", limit(), async {
         let kills = [("B", "sink"), ("B", "connector"), ("A", "connector")];
         scene(both(), "", &kills).await?.finish();
         Ok(())
@@ -85,7 +88,7 @@ fn a_table_is_brought_back_in_line_while_all_write() {
 
 #[test]
 fn a_unit_joins_while_the_others_write() {
-    beside("a unit joins", LIMIT, join());
+    beside("a unit joins", limit(), join());
 }
 
 /// C comes to A and B, which hold equal rows and go on writing. A worker of each kind is killed.
@@ -160,7 +163,7 @@ async fn ensure_only_the_empty_join(mesh: &Mesh, join: &[&str]) -> anyhow::Resul
 
 #[test]
 fn chunks_that_overwrite_are_found_out() {
-    beside("a resync that overwrites", LIMIT, async {
+    beside("a resync that overwrites", limit(), async {
         match scene(both(), "copy_overwrites", &[]).await {
             Ok(_) => bail!("rows were overwritten by older ones and nobody noticed"),
             // A row that went back in time is found by the comparison, or sooner by a sink: the
@@ -314,14 +317,14 @@ fn shall_die_while_copying(mesh: &mut Mesh, unit: &str) -> anyhow::Result<()> {
 }
 
 async fn has_died(mesh: &mut Mesh, unit: &str) -> anyhow::Result<()> {
-    let status = mesh.worker(unit, "sink")?.wait(LIMIT).await?;
+    let status = mesh.worker(unit, "sink")?.wait(limit()).await?;
     ensure!(status.code().is_none(), "the sink of {unit} ended with {status}");
     mesh.start_worker(unit, "sink", "")
 }
 
 /// Whether the command comes to its end and has done what it shall.
 async fn ensure_well(mesh: &Mesh, command: Child) -> anyhow::Result<()> {
-    let ended = timeout(LIMIT, command.wait_with_output()).await;
+    let ended = timeout(limit(), command.wait_with_output()).await;
     let ended = ended
         .with_context(|| format!("the resync hangs:\n{}", said(mesh).unwrap_or_default()))??;
     let text = String::from_utf8_lossy(&ended.stdout).into_owned();

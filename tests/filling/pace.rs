@@ -6,7 +6,7 @@ use tokio::time::{Duration, Instant, sleep, timeout};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::{Mesh, MeshSetup, beside};
 
-use crate::{BINARY, GOODS, LIMIT, QUIET, arrive, ensure_well, fill, rows, said, says};
+use crate::{BINARY, GOODS, QUIET, arrive, ensure_well, fill, limit, rows, said, says};
 
 /// Rows of a chunk: what is read at once is paid for before the next one.
 const CHUNK: u64 = 4_096;
@@ -15,7 +15,7 @@ const PACE: u64 = 700;
 
 #[test]
 fn a_copy_is_stopped_and_goes_on_at_another_pace() {
-    beside("a copy that is stopped", LIMIT, async {
+    beside("a copy that is stopped", limit(), async {
         let setup = MeshSetup::new(BINARY, &[Mysql9, Mariadb]).kafka_shared().tables(GOODS);
         let mut mesh = setup.prepare("A", &fill()).start().await?;
         mesh.start_workers()?;

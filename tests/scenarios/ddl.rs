@@ -88,7 +88,8 @@ async fn online_schema_changes(owner: Flavor, other: Flavor) -> anyhow::Result<(
     let setup = setup(&[owner, other]).kafka_shared().ddl("{ apply = \"A\" }");
     let mut mesh = setup.start().await?;
     mesh.start_workers()?;
-    let create = "CREATE TABLE shop.wares (id BIGINT NOT NULL PRIMARY KEY, n INT NOT NULL, note VARCHAR(40))";
+    let create = "CREATE TABLE shop.wares \
+        (id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY, n INT NOT NULL, note VARCHAR(40))";
     mesh.server("A").sql(create).await?;
     mesh.quiesce(ARRIVES_WITHIN).await?;
     let writers = [

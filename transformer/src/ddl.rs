@@ -7,8 +7,8 @@
 //! * **Shadows.** pt-online-schema-change and gh-ost alter a copy of a table and then swap names.
 //!   The copy and its rows are the unit's own affair; the swap arrives elsewhere as the
 //!   alteration that the copy went through. A table is a shadow from its creation on, if its name
-//!   is made from that of a carried table: `_t_new`, `_t_gho`, `_t_ghc`; also what the swap leaves
-//!   behind: `_t_old`, `_t_del`.
+//!   is made from that of a carried table: `_t_new`, `_t_gho`, `_t_ghc`, `_t_ghk`; also what the swap
+//!   leaves behind: `_t_old`, `_t_del`. gh-ost drops tables of its names before it creates them.
 //! * **Carried.** What names only tables that the routing leaves out does not travel. Where such a
 //!   table hands rows to a carried one, by a new name or a partition, the statement says so: no
 //!   other unit has these rows.
@@ -24,6 +24,15 @@ use unitflow_change::envelope::{Envelope, Op};
 use unitflow_change::intent::Intent;
 use unitflow_change::key::Key;
 use unitflow_change::routing::Routing;
+
+/// How the names of shadows end.
+const COPIES: &[&str] = &["_new", "_gho", "_ghc", "_ghk", "_del"];
+/// Those of gh-ost alone.
+const GHOSTS: &[&str] = &["_gho", "_ghc", "_ghk", "_del"];
+/// How the names end that tables are set aside under.
+const ASIDE: &[&str] = &["_old", "_del"];
+/// Digits of the time that gh-ost puts into such a name where it is asked to.
+const TIME_DIGITS: usize = 14;
 
 /// What becomes of a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,15 +172,20 @@ impl Memory {
         let known = self.shadows.iter().position(|shadow| shadow.table == *name);
         match (verb, known) {
             (Verb::Create, None) => {
-                let of = shadowed(name, &["_new", "_gho", "_ghc", "_del"])
-                    .filter(|of| carries(routing, of));
+                let of = shadowed(name, COPIES).filter(|of| carries(routing, of));
                 let Some(of) = of else { return false };
                 self.shadows.push(Shadow { table: name.clone(), of, alterations: Vec::new() });
+            }
+            // What the tool clears away before it begins was mostly never there.
+            (Verb::Drop, None) if statement.drops_if_there() => {
+                return shadowed(name, GHOSTS).is_some_and(|of| carries(routing, &of));
             }
             (_, None) => return false,
             (Verb::Drop, Some(place)) => {
                 self.shadows.remove(place);
             }
+            // Each unit counts for itself.
+            (Verb::Alter, Some(_)) if statement.sets_the_counter() => {}
             (Verb::Alter | Verb::Extend | Verb::Index, Some(place)) => {
                 let alteration = statement.alteration().map(str::to_owned);
                 self.shadows[place].alterations.extend(alteration);
@@ -191,8 +205,8 @@ impl Memory {
         let mut left_behind = Vec::new();
         for (from, to) in pairs {
             let copy = self.shadows.iter().find(|shadow| shadow.table == *from);
-            let aside = shadowed(to, &["_old", "_del"]).as_ref() == Some(from)
-                && self.shadows.iter().any(|shadow| shadow.of == *from);
+            let aside =
+                is_set_aside(from, to) && self.shadows.iter().any(|shadow| shadow.of == *from);
             match copy {
                 Some(copy) if copy.of == *to => {
                     altered.insert(to, copy.alterations.clone());
@@ -254,6 +268,21 @@ fn shadowed(name: &TableName, endings: &[&str]) -> Option<TableName> {
     let table = endings.iter().find_map(|ending| inside.strip_suffix(ending))?;
     (!table.is_empty())
         .then(|| TableName { database: name.database.clone(), table: table.to_owned() })
+}
+
+/// Whether a table takes a name that is made for leaving it behind: `_t_old`, or gh-ost's `_t_del`,
+/// `_t_20260102030405_del` and `_t_rev_del`.
+fn is_set_aside(from: &TableName, to: &TableName) -> bool {
+    let Some(named) = shadowed(to, ASIDE).filter(|named| named.database == from.database) else {
+        return false;
+    };
+    match named.table.strip_prefix(&from.table) {
+        Some("" | "_rev") => true,
+        Some(more) => more.strip_prefix('_').is_some_and(|time| {
+            time.len() == TIME_DIGITS && time.bytes().all(|digit| digit.is_ascii_digit())
+        }),
+        None => false,
+    }
 }
 
 #[cfg(test)]
@@ -354,6 +383,65 @@ mod tests {
                 Verdict::Stays
             );
             assert!(memory.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_gh_ost_does_besides_stays() {
+        let memory = &mut Memory::default();
+        let stay = |memory: &mut Memory, ddl: &str| {
+            assert_eq!(judge(memory, ddl), Verdict::Stays, "{ddl}");
+        };
+        // With --initially-drop-ghost-table and --initially-drop-old-table; as MySQL logs them.
+        for name in ["_orders_gho", "_orders_del", "_orders_ghc"] {
+            stay(memory, &format!("DROP TABLE IF EXISTS `{name}` /* generated by server */"));
+        }
+        for name in ["_orders_ghc", "_orders_gho", "_orders_ghk"] {
+            stay(
+                memory,
+                &format!("create /* gh-ost */ table `shop`.`{name}` (id int primary key)"),
+            );
+        }
+        stay(memory, "alter /* gh-ost */ table `shop`.`_orders_gho` ADD COLUMN b INT");
+        stay(memory, "alter /* gh-ost */ table `shop`.`_orders_gho` AUTO_INCREMENT=236");
+        // With --timestamp-old-table.
+        let old = "`shop`.`_orders_20260102030405_del`";
+        let swap = format!(
+            "rename /* gh-ost */ table `shop`.`orders` to {old}, `shop`.`_orders_gho` to `shop`.`orders`"
+        );
+        let altered = statement("ALTER TABLE `shop`.`orders` ADD COLUMN b INT");
+        assert_eq!(judge(memory, &swap), Verdict::TravelsAs(altered));
+        for name in [old, "`shop`.`_orders_ghc`", "`shop`.`_orders_ghk`"] {
+            stay(memory, &format!("drop /* gh-ost */ table if exists {name}"));
+        }
+        assert!(memory.is_empty());
+    }
+
+    #[test]
+    fn a_drop_of_a_table_that_was_there_before_travels() {
+        for ddl in
+            ["DROP TABLE _orders_gho", "DROP TABLE IF EXISTS _orders_old", "DROP TABLE orders_del"]
+        {
+            assert_eq!(judge(&mut Memory::default(), ddl), Verdict::Travels, "{ddl}");
+        }
+    }
+
+    #[test]
+    fn a_table_is_set_aside_under_its_own_name() {
+        let name = |table: &str| TableName { database: "shop".into(), table: table.into() };
+        for (to, is) in [
+            ("_orders_old", true),
+            ("__orders_old", true),
+            ("_orders_del", true),
+            ("_orders_rev_del", true),
+            ("_orders_20260102030405_del", true),
+            ("_orders_2026_del", false),
+            ("_orders_of_june_del", false),
+            ("_items_del", false),
+            ("orders_old", false),
+            ("_orders_gho", false),
+        ] {
+            assert_eq!(is_set_aside(&name("orders"), &name(to)), is, "{to}");
         }
     }
 
