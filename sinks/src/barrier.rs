@@ -141,6 +141,10 @@ impl Lane<'_> {
     async fn act(&mut self, statement: Statement, seq: Seq) -> Result<Vec<Vec<u8>>, Fault> {
         self.wait_until_lowest_is(seq, Waits::Before).await?;
         let shown = statement.ddl.clone();
+        // What this unit writes until it has heard of it would be in the one table here, and in the
+        // other there.
+        let unseen = statement.unseen || self.way.own_log.is_some() && statement.swaps_names();
+        let statement = Statement { unseen, ..statement };
         match self.decide(&statement, seq).await? {
             Act::Nothing => {
                 info!(seq = seq.0, ddl = shown, "a schema change is passed over");
@@ -151,8 +155,16 @@ impl Lane<'_> {
             }
             Act::Park(tables) => {
                 let fault = Fault::fatal(Code::Ddl, format!("a schema change arrived: {shown}"));
+                let rows = match statement.unseen {
+                    true => format!(
+                        ", then unitflow resync full --from {} --table …, for rows came or went \
+                         with it that no record tells of",
+                        self.way.log.unit
+                    ),
+                    false => String::new(),
+                };
                 let fault = fault.hint(format!(
-                    "bring the table to the same schema in unit {}, then unitflow resume",
+                    "bring the table to the same schema in unit {}, then unitflow resume{rows}",
                     self.way.to
                 ));
                 let why = fault.to_string();
@@ -221,22 +233,29 @@ impl Lane<'_> {
     /// What a statement means for a target whose schema is in a person's hands.
     async fn without_running(&mut self, statement: &Statement, class: Class) -> Result<Act, Fault> {
         Ok(match class {
-            Class::Tables(Verb::Index, _) => Act::Nothing,
+            Class::Tables(Verb::Index, _) if !statement.unseen => Act::Nothing,
             // Rows of before would lack what the source has made up for them.
             Class::Tables(Verb::Extend, _)
-                if !statement.makes_up_values() && !statement.counts_rows() =>
+                if !statement.unseen
+                    && !statement.makes_up_values()
+                    && !statement.counts_rows() =>
             {
                 Act::Nothing
             }
+            Class::Database(..) | Class::Stored(..) | Class::Local => Act::Nothing,
             _ if self.way.renamed => Act::Stop("units have other names for its tables"),
             Class::Tables(Verb::Create, tables)
                 if !statement.replaces() && self.has_all(&tables).await? =>
             {
                 Act::Nothing
             }
+            Class::Tables(Verb::Drop, tables)
+                if statement.drops_if_there() && !self.has_any(&tables).await? =>
+            {
+                Act::Nothing
+            }
             Class::Tables(_, tables) => Act::Park(tables),
             Class::Rename(_) => Act::Park(statement.tables()),
-            Class::Database(..) | Class::Stored(..) | Class::Local => Act::Nothing,
             Class::Unknown => Act::Stop(NOT_KNOWN),
         })
     }
@@ -258,6 +277,15 @@ impl Lane<'_> {
             Err(fault) if fault.code == Code::Table => Ok(false),
             Err(fault) => Err(fault),
         }
+    }
+
+    async fn has_any(&mut self, tables: &[TableName]) -> Result<bool, Fault> {
+        for table in tables {
+            if self.has_all(std::slice::from_ref(table)).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn has_all(&mut self, tables: &[TableName]) -> Result<bool, Fault> {

@@ -42,12 +42,11 @@ fn limit() -> Duration {
 
 /// Of each unit.
 fn transactions(units: usize) -> u64 {
-    if is_full() {
-        10_000
-    } else if units > 2 {
-        1_500
-    } else {
-        2_500
+    match (units > 2, is_full()) {
+        (false, false) => 2_500,
+        (false, true) => 6_000,
+        (true, false) => 1_500,
+        (true, true) => 3_000,
     }
 }
 

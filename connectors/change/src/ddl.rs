@@ -355,6 +355,67 @@ impl Statement {
         is_counter && words.rest().is_empty()
     }
 
+    /// Whether an `ALTER TABLE` may make other rows of the same ones than a copy of them has that was
+    /// altered while it was empty: values stay in a column that takes the place of one of its name,
+    /// new ones come from the clock, times are read in a time zone that no log names, or rows go with
+    /// their partition.
+    #[must_use]
+    pub fn differs_from_copying(&self) -> bool {
+        let Some((_, words)) = self.altering() else { return true };
+        let parts = words.parts();
+        let columns = |verb| parts.iter().filter_map(move |part| part.column(verb));
+        let stays = columns("DROP")
+            .any(|dropped| columns("ADD").any(|added| added.is_none() || added == dropped));
+        let implied = self.session.explicit_timestamps == Some(false);
+        let unknown_zone = self.session.time_zone.is_none();
+        let times = &["TIMESTAMP", "DATETIME", "DATE", "TIME"];
+        stays
+            || parts.iter().any(|part| {
+                let timed = part.asks_the_clock() || implied && part.has_any(&["TIMESTAMP"]);
+                part.moves_rows()
+                    || part.adds_a_column() && timed
+                    || part.changes_a_column() && unknown_zone && part.has_any(times)
+            })
+    }
+
+    /// Whether an `ALTER TABLE` gives a column another name in so many words.
+    #[must_use]
+    pub fn renames_a_column(&self) -> bool {
+        self.altering().is_some_and(|(_, words)| {
+            words.parts().into_iter().any(|mut part| part.skip("RENAME") && part.skip("COLUMN"))
+        })
+    }
+
+    /// Whether it gives a table the name that another had until then.
+    #[must_use]
+    pub fn swaps_names(&self) -> bool {
+        let Class::Rename(pairs) = self.class() else { return false };
+        pairs.iter().any(|(_, to)| pairs.iter().any(|(from, _)| from == to))
+    }
+
+    /// Whether a table of this name stands in it, as a name of its own.
+    #[must_use]
+    pub fn mentions(&self, table: &str) -> bool {
+        let mut words = self.words();
+        while let Some(token) = words.next() {
+            if match token {
+                Token::Word(word) => word == table,
+                Token::Name(name) => name == table,
+                _ => false,
+            } {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether a `CREATE` does nothing where there is one of the name.
+    #[must_use]
+    pub fn creates_if_missing(&self) -> bool {
+        let mut words = self.words();
+        words.skip("CREATE") && words.skip("TABLE") && words.skip("IF")
+    }
+
     /// Whether it takes tables away where they are: that it was logged does not say that they were.
     #[must_use]
     pub fn drops_if_there(&self) -> bool {
@@ -652,6 +713,49 @@ mod tests {
         ] {
             assert_eq!(statement(ddl).sets_the_counter(), alone, "{ddl}");
         }
+    }
+
+    #[test]
+    fn what_comes_of_a_copy_is_not_always_what_comes_of_the_table() {
+        for (ddl, differs) in [
+            ("ALTER TABLE t ADD b INT NOT NULL DEFAULT 7, DROP c", false),
+            ("ALTER TABLE t DROP COLUMN b, ADD KEY b (a)", false),
+            (
+                "ALTER TABLE t DROP INDEX i, ADD INDEX i (a), DROP PRIMARY KEY, ADD PRIMARY KEY (a)",
+                false,
+            ),
+            ("ALTER TABLE t MODIFY a BIGINT, ADD d DATETIME DEFAULT '2026-01-01'", false),
+            ("ALTER TABLE t DROP COLUMN b, ADD COLUMN `B` VARCHAR(80)", true),
+            ("ALTER TABLE t DROP b, ADD (b INT, c INT)", true),
+            ("ALTER TABLE t ADD made DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP", true),
+            ("ALTER TABLE t ADD day DATE DEFAULT (curdate())", true),
+            ("ALTER TABLE t MODIFY since DATETIME", true),
+            ("ALTER TABLE t CHANGE since till TIMESTAMP NULL", true),
+            ("ALTER TABLE t MODIFY since DATE", true),
+            ("ALTER TABLE t TRUNCATE PARTITION p0", true),
+            ("ALTER TABLE t DROP PARTITION p0", true),
+            ("ALTER TABLE t EXCHANGE PARTITION p0 WITH TABLE u", true),
+            ("ALTER TABLE t CONVERT TO CHARACTER SET utf8mb4", false),
+        ] {
+            assert_eq!(statement(ddl).differs_from_copying(), differs, "{ddl}");
+        }
+        let zoned = |time_zone: &str, explicit| {
+            let mut zoned = statement("ALTER TABLE t MODIFY since DATETIME, ADD u TIMESTAMP");
+            zoned.session.time_zone = Some(time_zone.into());
+            zoned.session.explicit_timestamps = explicit;
+            zoned.differs_from_copying()
+        };
+        assert!(!zoned("+08:00", None));
+        assert!(zoned("+08:00", Some(false)));
+    }
+
+    #[test]
+    fn a_name_is_found_as_a_whole() {
+        let trigger = statement(
+            "CREATE TRIGGER `x` AFTER DELETE ON `s`.`t` FOR EACH ROW DELETE IGNORE FROM `s`.`_t_new` WHERE 1",
+        );
+        assert!(trigger.mentions("_t_new"));
+        assert!(!trigger.mentions("_t") && !trigger.mentions("t_new"));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ddl::{Class, MARK, Session, Statement};
+use crate::ddl::{Class, MARK, Session, Statement, Verb};
 use crate::envelope::Row;
 use crate::fault::{Code, Fault};
 use crate::seq::Seq;
@@ -46,7 +46,8 @@ impl Intent {
         let mut known = self.statement.clone();
         known.session.folds_names = statement.session.folds_names;
         let anew = class.is_written_anew() && statement.begins_like(&known);
-        *class == known.class() && (anew || statement.says_the_same_as(&known))
+        in_any_order(class) == in_any_order(&known.class())
+            && (anew || statement.says_the_same_as(&known))
     }
 
     /// Reads a row of the table.
@@ -75,6 +76,15 @@ impl Intent {
     }
 }
 
+/// Servers name the tables that they dropped before those that were not there.
+fn in_any_order(class: &Class) -> Class {
+    let mut class = class.clone();
+    if let Class::Tables(Verb::Drop, tables) = &mut class {
+        tables.sort_unstable();
+    }
+    class
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +101,7 @@ mod tests {
     fn only_what_servers_write_anew_is_known_by_what_it_does() {
         for (announced, found, same) in [
             ("DROP TABLE IF EXISTS t, u", "DROP TABLE IF EXISTS `t`,`u` /* generated */", true),
+            ("DROP TABLE IF EXISTS t, u", "DROP TABLE IF EXISTS `u`,`t` /* generated */", true),
             ("DROP TABLE t", "DROP TABLE u", false),
             ("CREATE TABLE t SELECT 1 AS a", "CREATE TABLE `t` (`a` int)", true),
             ("CREATE VIEW v AS SELECT 1", "CREATE DEFINER=`a`@`%` VIEW `v` AS SELECT 1", true),

@@ -87,6 +87,18 @@ impl Rename {
         )
     }
 
+    /// The mesh's databases of which the unit keeps tables in this one.
+    #[must_use]
+    pub fn canonical_databases(&self, local: &str) -> BTreeSet<String> {
+        let tables = self.tables_back.iter().filter(|((database, _), _)| database == local);
+        let named = tables.map(|(_, (canonical, _))| canonical.clone());
+        let whole = match self.databases_back.get(local) {
+            Some(canonical) => Some(canonical.clone()),
+            None => (!self.databases.contains_key(local)).then(|| local.to_owned()),
+        };
+        named.chain(whole).collect()
+    }
+
     /// The databases in which the unit keeps tables of this canonical database.
     #[must_use]
     pub fn local_databases(&self, database: &str) -> BTreeSet<String> {

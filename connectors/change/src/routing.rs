@@ -117,13 +117,15 @@ impl Routing {
             && !self.exclude.iter().any(|pattern| fits(pattern, &name))
     }
 
-    /// Whether some table of this database may travel.
+    /// Whether some table that the unit keeps in this database may travel.
     #[must_use]
     pub fn carries_some(&self, database: &str) -> bool {
-        let of_database = |pattern: &String| {
-            fits(pattern.split_once('.').map_or(pattern.as_str(), |(part, _)| part), database)
+        let databases = self.rename.canonical_databases(database);
+        let of_one = |pattern: &String| {
+            let part = pattern.split_once('.').map_or(pattern.as_str(), |(part, _)| part);
+            databases.iter().any(|canonical| fits(part, canonical))
         };
-        database != INTERNAL_DATABASE && self.tables.iter().any(of_database)
+        database != INTERNAL_DATABASE && self.tables.iter().any(of_one)
     }
 
     /// Which rows of this table share a lane.

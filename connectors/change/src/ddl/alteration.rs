@@ -30,6 +30,26 @@ const VOLATILE: &[&str] = &[
     "LOAD_FILE",
 ];
 
+/// What else, besides columns and indexes, an `ALTER TABLE` adds and drops.
+const NO_COLUMNS: &[&str] =
+    &["PARTITION", "CONSTRAINT", "PRIMARY", "FOREIGN", "CHECK", "PERIOD", "SYSTEM"];
+
+/// What a clock says.
+const CLOCK: &[&str] = &[
+    "CURRENT_TIMESTAMP",
+    "NOW",
+    "LOCALTIME",
+    "LOCALTIMESTAMP",
+    "CURRENT_DATE",
+    "CURDATE",
+    "CURRENT_TIME",
+    "CURTIME",
+    "UTC_TIMESTAMP",
+    "UTC_DATE",
+    "UTC_TIME",
+    "UNIX_TIMESTAMP",
+];
+
 impl<'a> Words<'a> {
     /// What is left, taken apart at the commas that stand in no parentheses.
     pub fn parts(&self) -> Vec<Words<'a>> {
@@ -71,8 +91,7 @@ impl<'a> Words<'a> {
     /// Whether this part of an `ALTER TABLE` adds a column, or several.
     pub fn adds_a_column(&self) -> bool {
         let mut words = self.clone();
-        let others = ["PARTITION", "CONSTRAINT", "PRIMARY", "FOREIGN", "CHECK", "PERIOD", "SYSTEM"];
-        words.skip("ADD") && !others.iter().any(|other| words.at(other))
+        words.skip("ADD") && !NO_COLUMNS.iter().any(|other| words.at(other))
     }
 
     /// Whether it names anything that differs from run to run, or from session to session.
@@ -94,6 +113,48 @@ impl<'a> Words<'a> {
             }
         }
         false
+    }
+
+    /// Whether one of these bare words stands in it.
+    pub fn has_any(&self, keywords: &[&str]) -> bool {
+        let mut words = self.clone();
+        while let Some(token) = words.next() {
+            let Token::Word(word) = token else { continue };
+            if keywords.iter().any(|keyword| word.eq_ignore_ascii_case(keyword)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether it asks for the time.
+    pub fn asks_the_clock(&self) -> bool {
+        self.has_any(CLOCK)
+    }
+
+    /// The column that this part of an `ALTER TABLE` takes away or, as `verb` says, adds. Of several
+    /// in parentheses there is no name.
+    pub fn column(&self, verb: &str) -> Option<Option<String>> {
+        let mut words = self.clone();
+        words.expect(verb)?;
+        if self.is_about_indexes() || NO_COLUMNS.iter().any(|other| words.at(other)) {
+            return None;
+        }
+        words.skip("COLUMN");
+        words.skip_if_exists();
+        Some(words.name().map(|name| name.to_lowercase()))
+    }
+
+    /// Whether rows go or come with this part of an `ALTER TABLE`.
+    pub fn moves_rows(&self) -> bool {
+        let mut words = self.clone();
+        let of_a_partition = words.skip("TRUNCATE") || words.skip("DROP") && words.at("PARTITION");
+        of_a_partition || self.partner("").is_some()
+    }
+
+    /// Whether this part of an `ALTER TABLE` gives a column that is there another type.
+    pub fn changes_a_column(&self) -> bool {
+        self.at("MODIFY") || self.at("CHANGE")
     }
 
     /// Whether this part of an `ALTER TABLE` makes a column count; the option `AUTO_INCREMENT = n`
