@@ -63,7 +63,7 @@ fn kills_at_random_moments() {
 fn kills_with_whole_transactions() {
     alone("kill -9 with whole transactions", LIMIT, async {
         let kills = if is_full() { 20 } else { 3 };
-        let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9]).whole_transactions();
+        let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9]).kafka_shared().whole_transactions();
         let mut scene = Scene::start(setup, Mix::Bank, RATE).await?;
         scene.kill_some(kills, &ROLES).await?;
         scene.end().await
