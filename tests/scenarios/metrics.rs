@@ -1,6 +1,9 @@
-//! What workers tell Prometheus, after a run of which it is known what it did.
+//! What workers tell Prometheus and commands tell programs, after a run of which it is known what it did.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::time::timeout;
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::metrics::Metrics;
 use unitflow_harness::random::{Random, seed};
@@ -29,6 +32,8 @@ fn metrics_say_what_was_done() {
             ensure_way(&mut mesh, from, to, &written).await?;
         }
         ensure_faults(&mut mesh).await?;
+        ensure_commits_can_be_waited_for(&mesh).await?;
+        ensure_programs_can_read(&mesh).await?;
         mesh.finish();
         Ok(())
     });
@@ -120,5 +125,35 @@ async fn ensure_faults(mesh: &mut Mesh) -> anyhow::Result<()> {
         let metrics = Metrics::of(mesh.worker(unit, role)?).await?;
         ensure!(metrics.sum(FAULTS, &[]) == 0.0, "{role} of {unit} counts faults");
     }
+    Ok(())
+}
+
+/// Those that A, a MySQL, has made, and one that it has not.
+async fn ensure_commits_can_be_waited_for(mesh: &Mesh) -> anyhow::Result<()> {
+    let made = mesh.server("A").sql("SELECT REPLACE(@@GLOBAL.gtid_executed, '\\n', '')").await?;
+    let wait = ["wait", "--from", "A", "--to", "B", "--gtid"];
+    mesh.run(&[&wait[..], &[made.trim()]].concat()).await?;
+    let server = mesh.server("A").sql("SELECT @@GLOBAL.server_uuid").await?;
+    let never = format!("{}:99999999", server.trim());
+    let waited = mesh.run(&[&wait[..], &[&never, "--timeout-seconds", "2"]].concat()).await;
+    ensure!(waited.is_err(), "A has not made {never}, but B is said to have it");
+    Ok(())
+}
+
+async fn ensure_programs_can_read(mesh: &Mesh) -> anyhow::Result<()> {
+    let found: Vec<Value> = serde_json::from_str(&mesh.run(&["check", "--json"]).await?)?;
+    for finding in &found {
+        let says = |what: &str| finding[what].as_str().is_some_and(|text| !text.is_empty());
+        ensure!(finding["warning"] == true, "nothing is wrong here: {finding}");
+        ensure!(says("place") && says("code") && says("remedy"), "it does not say: {finding}");
+    }
+    let mut watch = mesh.spawn(&["status", "--watch", "1", "--json"])?;
+    let mut lines = BufReader::new(watch.stdout.take().context("its output")?).lines();
+    for _ in 0..2 {
+        let line = timeout(QUIET, lines.next_line()).await.context("nothing is printed")??;
+        let status: Value = serde_json::from_str(&line.context("the watch ended")?)?;
+        ensure!(status["flows"].as_array().is_some_and(|flows| flows.len() == 2), "{status}");
+    }
+    watch.kill().await?;
     Ok(())
 }
