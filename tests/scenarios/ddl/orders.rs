@@ -7,7 +7,7 @@ use mysql_async::prelude::Queryable as _;
 use tokio::time::sleep;
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::load::connect;
-use unitflow_harness::{Flavor, Mesh, beside};
+use unitflow_harness::{Flavor, Mesh, MeshSetup, beside};
 
 use super::ARRIVES_WITHIN;
 use crate::{LIMIT, setup};
@@ -182,52 +182,55 @@ fn a_refused_schema_change_waits_for_an_order() {
     });
 }
 
+#[test]
+fn a_swap_that_brings_other_rows_waits_where_schemas_are_a_persons() {
+    let setup = setup(&[Mysql9, Mariadb]).ddl("\"stop\"");
+    beside("a swap that brings other rows", LIMIT, swap_that_brings_other_rows(setup));
+}
+
+#[test]
+fn a_swap_that_brings_other_rows_waits_where_schemas_are_applied() {
+    let setup = setup(&[Mariadb, Mysql9]).ddl("{ apply = \"A\" }");
+    beside("a swap that would bring other rows", LIMIT, swap_that_brings_other_rows(setup));
+}
+
 /// A copy that holds other values than its table would, altered in place, takes the table's name: nothing
 /// of it is done elsewhere until a person has, and has copied the rows.
-#[test]
-fn a_swap_that_brings_other_rows_waits_for_a_person() {
-    beside("a swap that brings other rows", LIMIT, async {
-        const COLUMN: &str = "ADD COLUMN made DATETIME(6) DEFAULT NOW(6)";
-        let swap = format!(
-            "CREATE TABLE `shop`.`_wares_new` (id INT PRIMARY KEY, n INT);
-             ALTER TABLE `shop`.`_wares_new` {COLUMN};
-             INSERT INTO shop._wares_new (id, n) SELECT id, n FROM shop.wares;
-             RENAME TABLE `shop`.`wares` TO `shop`.`_wares_old`, `shop`.`_wares_new` TO `shop`.`wares`;
-             DROP TABLE shop._wares_old; INSERT INTO shop.wares (id, n) VALUES (4, 4)"
-        );
-        for (policy, units) in
-            [("\"stop\"", [Mysql9, Mariadb]), ("{ apply = \"A\" }", [Mariadb, Mysql9])]
-        {
-            let setup = setup(&units).kafka_shared().ddl(policy).tables(WARES);
-            let mut mesh = setup.start().await?;
-            mesh.start_workers()?;
-            mesh.quiesce(ARRIVES_WITHIN).await?;
-            mesh.server("A").sql(&swap).await?;
-            wait_for(&mesh, "SELECT GROUP_CONCAT(DISTINCT tbl) FROM unitflow.parked", "wares")
-                .await?;
-            let why = mesh.server("B").sql("SELECT DISTINCT why FROM unitflow.parked").await?;
-            ensure!(why.contains(COLUMN) && why.contains("resync full --from A"), "parked: {why}");
-            let columns = "SELECT COUNT(*) FROM information_schema.columns \
-                           WHERE table_schema = 'shop' AND table_name = 'wares'";
-            wait_for(&mesh, columns, "2").await?;
-            unlogged(&mesh, &format!("ALTER TABLE shop.wares {COLUMN}")).await?;
-            let because = ["--table", "shop.wares", "--why", "by hand", "--by", "test"];
-            mesh.run(&[&["resume", "A-to-B.shop"], &because[..]].concat()).await?;
-            mesh.quiesce(ARRIVES_WITHIN).await?;
-            mesh.run(&[&["resync", "full", "--from", "A"], &because[..]].concat()).await?;
-            mesh.quiesce(ARRIVES_WITHIN).await?;
-            ensure_equal(&mesh, "SELECT * FROM shop.wares ORDER BY id").await?;
-            mesh.ensure_still().await?;
-            // What B writes until it hears of this would be in no table that has the name in both.
-            let swap = "CREATE TABLE shop.wares_v2 LIKE shop.wares;
-                        RENAME TABLE shop.wares TO shop.wares_v1, shop.wares_v2 TO shop.wares";
-            mesh.server("A").sql(swap).await?;
-            wait_for(&mesh, "SELECT SUM(tbl = 'wares') > 0 FROM unitflow.parked", "1").await?;
-            wait_for(&mesh, "SELECT COUNT(*) FROM shop.wares", "4").await?;
-            mesh.finish();
-        }
-        Ok(())
-    });
+async fn swap_that_brings_other_rows(setup: MeshSetup) -> anyhow::Result<()> {
+    const COLUMN: &str = "ADD COLUMN made DATETIME(6) DEFAULT NOW(6)";
+    let mut mesh = setup.kafka_shared().tables(WARES).start().await?;
+    mesh.start_workers()?;
+    mesh.quiesce(ARRIVES_WITHIN).await?;
+    let swap = format!(
+        "CREATE TABLE `shop`.`_wares_new` (id INT PRIMARY KEY, n INT);
+         ALTER TABLE `shop`.`_wares_new` {COLUMN};
+         INSERT INTO shop._wares_new (id, n) SELECT id, n FROM shop.wares;
+         RENAME TABLE `shop`.`wares` TO `shop`.`_wares_old`, `shop`.`_wares_new` TO `shop`.`wares`;
+         DROP TABLE shop._wares_old; INSERT INTO shop.wares (id, n) VALUES (4, 4)"
+    );
+    mesh.server("A").sql(&swap).await?;
+    wait_for(&mesh, "SELECT GROUP_CONCAT(DISTINCT tbl) FROM unitflow.parked", "wares").await?;
+    let why = mesh.server("B").sql("SELECT DISTINCT why FROM unitflow.parked").await?;
+    ensure!(why.contains(COLUMN) && why.contains("resync full --from A"), "parked: {why}");
+    let columns = "SELECT COUNT(*) FROM information_schema.columns \
+                   WHERE table_schema = 'shop' AND table_name = 'wares'";
+    wait_for(&mesh, columns, "2").await?;
+    unlogged(&mesh, &format!("ALTER TABLE shop.wares {COLUMN}")).await?;
+    let because = ["--table", "shop.wares", "--why", "by hand", "--by", "test"];
+    mesh.run(&[&["resume", "A-to-B.shop"], &because[..]].concat()).await?;
+    mesh.quiesce(ARRIVES_WITHIN).await?;
+    mesh.run(&[&["resync", "full", "--from", "A"], &because[..]].concat()).await?;
+    mesh.quiesce(ARRIVES_WITHIN).await?;
+    ensure_equal(&mesh, "SELECT * FROM shop.wares ORDER BY id").await?;
+    mesh.ensure_still().await?;
+    // What B writes until it hears of this would be in no table that has the name in both.
+    let swap = "CREATE TABLE shop.wares_v2 LIKE shop.wares;
+                RENAME TABLE shop.wares TO shop.wares_v1, shop.wares_v2 TO shop.wares";
+    mesh.server("A").sql(swap).await?;
+    wait_for(&mesh, "SELECT SUM(tbl = 'wares') > 0 FROM unitflow.parked", "1").await?;
+    wait_for(&mesh, "SELECT COUNT(*) FROM shop.wares", "4").await?;
+    mesh.finish();
+    Ok(())
 }
 
 /// Changes that wait in one lane precede a statement that comes by all.
