@@ -38,6 +38,7 @@ const MET_A_CONFLICT: &str = "met a conflict";
 
 const GOODS: &str = "CREATE TABLE goods (id BIGINT PRIMARY KEY, n BIGINT NOT NULL, \
     body VARCHAR(200) NOT NULL, price DECIMAL(10,2) NOT NULL DEFAULT 1.50);";
+
 /// No test takes longer.
 fn limit() -> Duration {
     Duration::from_secs(if is_full() { 600 } else { 300 })
