@@ -18,6 +18,9 @@ pub struct Notice {
     pub running: bool,
     /// When this was written, in ms since 1970.
     pub at_ms: u64,
+    /// When the role last began, in ms since 1970: what a lane said before that is over.
+    #[serde(default)]
+    pub began_ms: u64,
     /// The process.
     pub pid: u32,
     /// What went wrong last since the process started.
@@ -40,19 +43,26 @@ pub struct Past {
 /// Writes the notices of this process.
 pub struct Board {
     notes: Notes,
-    last: Mutex<HashMap<String, Past>>,
+    roles: Mutex<HashMap<String, Course>>,
+}
+
+/// How a role has fared since the process started.
+#[derive(Clone, Default)]
+struct Course {
+    began_ms: u64,
+    fault: Option<Past>,
 }
 
 impl Board {
     /// Notices to a unit's heartbeat topic.
     pub fn open(broker: &Broker, topic: &str) -> Result<Self, Fault> {
-        Ok(Self { notes: Notes::open(broker, topic)?, last: Mutex::default() })
+        Ok(Self { notes: Notes::open(broker, topic)?, roles: Mutex::default() })
     }
 
     /// A role runs.
     pub fn running(&self, role: &str) {
-        let past = self.last.lock().unwrap_or_else(PoisonError::into_inner).get(role).cloned();
-        self.write(role, true, past);
+        let course = self.note(role, |course| course.began_ms = now_ms());
+        self.write(role, true, course);
     }
 
     /// A role met a fault; it is tried again if the fault allows it.
@@ -67,14 +77,14 @@ impl Board {
             hint: fault.remedy().to_owned(),
             at_ms: now_ms(),
         };
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.insert(role.to_owned(), past.clone());
-        self.write(role, fault.is_retry(), Some(past));
+        let course = self.note(role, |course| course.fault = Some(past));
+        self.write(role, fault.is_retry(), course);
     }
 
     /// A role was told to stop.
     pub fn stopped(&self, role: &str) {
-        self.write(role, false, None);
+        let course = self.note(role, |_| {});
+        self.write(role, false, Course { fault: None, ..course });
     }
 
     /// Waits for a moment until the last notices are written.
@@ -82,11 +92,19 @@ impl Board {
         self.notes.close().await;
     }
 
-    fn write(&self, role: &str, running: bool, fault: Option<Past>) {
+    fn note(&self, role: &str, change: impl FnOnce(&mut Course)) -> Course {
+        let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
+        let course = roles.entry(role.to_owned()).or_default();
+        change(course);
+        course.clone()
+    }
+
+    fn write(&self, role: &str, running: bool, Course { began_ms, fault }: Course) {
         let notice = Notice {
             role: role.to_owned(),
             running,
             at_ms: now_ms(),
+            began_ms,
             pid: std::process::id(),
             fault,
         };

@@ -563,7 +563,7 @@ async fn read_roles(mesh: &Mesh, unit: &Name) -> Vec<RoleStatus> {
         // A lane's fault ends with the restart of its role.
         let of_lane = |lane: &&Notice| {
             lane.role.strip_prefix(&name).is_some_and(|rest| rest.starts_with(" lane "))
-                && notice.is_none_or(|notice| notice.at_ms <= lane.at_ms || !notice.running)
+                && notice.is_none_or(|notice| notice.began_ms <= lane.at_ms)
         };
         roles.extend(notices.iter().filter(of_lane).map(|lane| role(unit, &lane.role, Some(lane))));
     }

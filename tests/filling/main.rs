@@ -10,6 +10,7 @@ mod back;
 mod growing;
 mod keys;
 mod pace;
+mod upgrade;
 mod writers;
 
 use std::time::Duration;
@@ -193,10 +194,29 @@ fn both() -> MeshSetup {
 
 /// Copies the goods from A while both units write, kills workers meanwhile, and compares.
 async fn scene(setup: MeshSetup, inject: &str, kills: &[(&str, &str)]) -> anyhow::Result<Mesh> {
-    let random = Random::new(seed("filling"));
     let mut mesh = setup.start().await?;
     mesh.start_workers_broken(inject)?;
-    let arguments = [
+    let mut copy = Copy::begin(&mesh).await?;
+    kill_each(&mut mesh, &mut copy.command, kills, 1_500, inject).await?;
+    if !kills.is_empty() {
+        copy.command.kill().await?;
+        copy.command = mesh.spawn(&Copy::ORDER)?;
+        die_while_copying(&mut mesh, "B").await?;
+    }
+    copy.end(&mut mesh).await?;
+    Ok(mesh)
+}
+
+/// The goods are copied from A, and every unit writes them.
+struct Copy {
+    command: Child,
+    own: Writers,
+    clashing: Writers,
+    watch: Watch<u64>,
+}
+
+impl Copy {
+    const ORDER: [&str; 12] = [
         "resync",
         "full",
         "--from",
@@ -210,39 +230,47 @@ async fn scene(setup: MeshSetup, inject: &str, kills: &[(&str, &str)]) -> anyhow
         "--rows-per-second",
         ROWS_PER_SECOND,
     ];
-    let mut command = mesh.spawn(&arguments)?;
-    // Before that a change that does not fit stops its lane, and a sink without a lane ends.
+
+    async fn begin(mesh: &Mesh) -> anyhow::Result<Self> {
+        let random = Random::new(seed("filling"));
+        let command = mesh.spawn(&Self::ORDER)?;
+        let (own, clashing) = write_while_filling(mesh, Writers::none, &random).await?;
+        Ok(Self { command, own, clashing, watch: watch_goods(mesh, "B").await? })
+    }
+
+    /// Lets it come to its end, and compares.
+    async fn end(self, mesh: &mut Mesh) -> anyhow::Result<()> {
+        sleep(Duration::from_secs(3)).await;
+        // Rows that several units write never come to rest while they do.
+        self.clashing.stop().await?;
+        ensure_well(mesh, self.command).await?;
+        let last = self.own.stop().await?;
+        arrive(mesh).await?;
+        ensure_newest(self.watch).await?;
+        ensure_kept(mesh, &last).await?;
+        ensure_no_echo(mesh)?;
+        mesh.ensure_still().await
+    }
+}
+
+/// Each unit writes goods of its own and goods that all write, as soon as they are marked as being filled:
+/// before that a change that does not fit stops its lane, and a sink without a lane ends.
+async fn write_while_filling(
+    mesh: &Mesh,
+    writers: fn() -> Writers,
+    random: &Random,
+) -> anyhow::Result<(Writers, Writers)> {
     for unit in mesh.units() {
-        shows(&mesh, &unit.name, "SELECT COUNT(*) FROM unitflow.filling").await?;
+        shows(mesh, &unit.name, "SELECT COUNT(*) FROM unitflow.filling").await?;
     }
-    let watch = watch_goods(&mesh, "B").await?;
+    let (mut own, mut clashing) = (writers(), writers());
     let units = mesh.units().len() as u64;
-    let mut own = Writers::none();
-    let mut clashing = Writers::none();
     for (place, unit) in (0..).zip(mesh.units()) {
-        let below = 0..CLASHING.start;
-        own.own((&unit.server, "shop.goods"), (place, units), below, random.branch(place)).await?;
-        clashing
-            .clashing((&unit.server, "shop.goods"), CLASHING, random.branch(100 + place))
-            .await?;
+        let goods = (&unit.server, "shop.goods");
+        own.own(goods, (place, units), 0..CLASHING.start, random.branch(place)).await?;
+        clashing.clashing(goods, CLASHING, random.branch(100 + place)).await?;
     }
-    kill_each(&mut mesh, &mut command, kills, 1_500, inject).await?;
-    if !kills.is_empty() {
-        command.kill().await?;
-        command = mesh.spawn(&arguments)?;
-        die_while_copying(&mut mesh, "B").await?;
-    }
-    sleep(Duration::from_secs(3)).await;
-    // Rows that several units write never come to rest while they do.
-    clashing.stop().await?;
-    ensure_well(&mesh, command).await?;
-    let last = own.stop().await?;
-    arrive(&mut mesh).await?;
-    ensure_newest(watch).await?;
-    ensure_kept(&mesh, &last).await?;
-    ensure_no_echo(&mesh)?;
-    mesh.ensure_still().await?;
-    Ok(mesh)
+    Ok((own, clashing))
 }
 
 /// Watches the goods of one writer in a unit: no newer write is ever undone there.

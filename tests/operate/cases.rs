@@ -628,10 +628,14 @@ pub const AT_WORK: &[Case] = &[
     ],
         "wait --from A --to B", 0, &["applied"])
         .mending(&[Equal, Stop("B")]),
-    // What arrives tells that they had begun.
-    case("workers that were killed", &[
-        Start("B"), Sql("A", "INSERT INTO shop.orders (note) VALUES ('begun')"), Arrives("A", "B"), Kill("B"),
+    case("workers that were stopped, and what they had met before", &[],
+        "status", 0, &["B     connector B.shop    stopped", "B     sink A.shop         stopped", "!FAILED", "no faults"]),
+    // Applied sooner than said: who is killed at once has not said that it began.
+    case("workers that began again", &[
+        Start("B"), Sql("A", "INSERT INTO shop.orders (note) VALUES ('begun')"), Arrives("A", "B"),
     ],
+        "status", 0, &["B     connector B.shop    started", "B     sink A.shop         started", "no faults"]),
+    case("workers that were killed", &[Kill("B")],
         "status", 1, &[
             "B     connector B.shop    started", "SILENT for", "B     sink A.shop         started", "SILENT: not in its group", "no faults",
         ]),
@@ -646,8 +650,11 @@ pub const AT_WORK: &[Case] = &[
         .mending(&[KeepPosition("A")]),
     case("an order for less than all of them", &[],
         "skip A-to-B.shop --seq {seq} --why unwanted --by bert", 0, &["passed over"]),
-    case("an offset moved forwards over more than the order names", &[],
-        "run --unit B --role sink", 3, &["[offset_forward]", "moved forwards", "unitflow skip A-to-B.shop --lane"]),
+    case("an offset moved forwards over more than the order names, for machines", &[],
+        "run --unit B --role sink --log-format json", 3, &[
+            "[offset_forward]", "moved forwards", "unitflow skip A-to-B.shop --lane",
+            "\"level\":\"INFO\",\"fields\":{\"message\":\"running\"", "\"unit\":\"B\"",
+        ]),
     case("an order for all of them", &[],
         "skip A-to-B.shop --seq 1 --to-seq {seq} --why unwanted --by bert", 0, &["passed over"]),
     case("an offset moved forwards, by order", &[Start("B"), Arrives("A", "B")], "status", 0, &["no faults"])

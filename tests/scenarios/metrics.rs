@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::time::timeout;
+use tokio::time::{Duration, Instant, sleep, timeout};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
 use unitflow_harness::metrics::Metrics;
 use unitflow_harness::random::{Random, seed};
@@ -15,6 +15,8 @@ use crate::{LIMIT, QUIET, setup, write_everywhere};
 const BATCH_ROWS_MOST: f64 = 1_100.0;
 /// Nothing took longer to arrive, in seconds.
 const LAG_MOST: f64 = 60.0;
+/// How long a clock does not arrive.
+const PAUSED: Duration = Duration::from_secs(4);
 
 #[test]
 fn metrics_say_what_was_done() {
@@ -37,6 +39,50 @@ fn metrics_say_what_was_done() {
         mesh.finish();
         Ok(())
     });
+}
+
+/// Nobody writes but the units' clocks, and where they have not arrived it shows for how long.
+#[test]
+fn the_clock_of_each_unit_arrives() {
+    beside("clocks", LIMIT, async {
+        let mut mesh = setup(&[Mysql9, Mariadb]).kafka_shared().heartbeat().start().await?;
+        mesh.start_workers()?;
+        for (from, to) in [("A", "B"), ("B", "A")] {
+            let first = beat(&mesh, from, to, 0).await?;
+            beat(&mesh, from, to, first + 3).await?;
+        }
+        let why = ["--why", "test", "--by", "test"];
+        mesh.run(&[&["pause", "A-to-B.shop", "--drain"], &why[..]].concat()).await?;
+        sleep(PAUSED).await;
+        let before = beat(&mesh, "A", "A", 0).await?;
+        let behind = lag(&mesh, "A", "B").await?;
+        ensure!(behind >= PAUSED.as_secs_f64(), "only {behind} s behind");
+        mesh.run(&[&["resume", "A-to-B.shop"], &why[..]].concat()).await?;
+        beat(&mesh, "A", "B", before).await?;
+        ensure!(lag(&mesh, "A", "B").await? < behind, "it is behind as before");
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// Waits until a unit's clock has beaten so often at another; how often it has.
+async fn beat(mesh: &Mesh, of: &str, at: &str, least: u64) -> anyhow::Result<u64> {
+    let query = format!("SELECT beat FROM unitflow.heartbeat WHERE unit = '{of}' AND beat > 0");
+    let deadline = Instant::now() + QUIET;
+    loop {
+        let beat = mesh.server(at).sql(&query).await?.parse().unwrap_or(0);
+        if beat >= least.max(1) {
+            return Ok(beat);
+        }
+        ensure!(Instant::now() < deadline, "{of}'s clock stands at {beat} in {at}");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Seconds that a unit's clock is behind at another.
+async fn lag(mesh: &Mesh, of: &str, at: &str) -> anyhow::Result<f64> {
+    let query = format!("SELECT lag_seconds FROM unitflow.lag WHERE unit = '{of}'");
+    Ok(mesh.server(at).sql(&query).await?.parse()?)
 }
 
 /// Ends all connections to a unit's server, as one that fails over does.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -474,27 +474,30 @@ impl Mesh {
     /// Runs a command of the binary to its end, and returns what it printed. Any exit code but 0
     /// is an error.
     pub async fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.output(arguments, "").await?;
+        ensure!(output.status.success(), "{}", told(arguments, &output));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs one that dies at this point; that it comes to any end is an error.
+    pub async fn run_and_die(&self, arguments: &[&str], inject: &str) -> anyhow::Result<()> {
+        let output = self.output(arguments, inject).await?;
+        ensure!(output.status.code().is_none(), "{}", told(arguments, &output));
+        Ok(())
+    }
+
+    async fn output(&self, arguments: &[&str], inject: &str) -> anyhow::Result<Output> {
         let output = Command::new(&self.setup.binary)
             .arg("--config")
             .arg(self.config())
             .args(arguments)
             .env("NO_COLOR", "1")
+            .env("UNITFLOW_INJECT", inject)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
-        let output = timeout(COMMAND * 3, output)
-            .await
-            .with_context(|| format!("unitflow {} hangs", arguments.join(" ")))??;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        ensure!(
-            output.status.success(),
-            "unitflow {}: {}\n{}{}",
-            arguments.join(" "),
-            output.status,
-            text(&output.stdout),
-            text(&output.stderr)
-        );
-        Ok(text(&output.stdout))
+        let output = timeout(COMMAND * 3, output).await;
+        Ok(output.with_context(|| format!("unitflow {} hangs", arguments.join(" ")))??)
     }
 
     /// From now on the unit that was late is in the configuration. Workers read it at their start.
@@ -898,6 +901,13 @@ impl Drop for Mesh {
         self.folder.disable_cleanup(true);
         println!("---- configuration and logs stay in {}", self.folder.path().display());
     }
+}
+
+/// A command and what came of it.
+fn told(arguments: &[&str], output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    format!("unitflow {}: {}\n{stdout}{stderr}", arguments.join(" "), output.status)
 }
 
 /// One that no other mesh has: a broker that `UNITFLOW_KAFKA` names keeps the topics of all.
