@@ -19,7 +19,7 @@ use unitflow_change::{Code, Fault};
 use unitflow_kafka::members::committed;
 use unitflow_kafka::notes;
 use unitflow_kafka::topics::{self, Retention, Spec};
-use unitflow_kafka::{Writer, positions};
+use unitflow_kafka::{Writer, last_record, positions};
 use unitflow_mysql::connect::{Server, Store, connect_to_write};
 use unitflow_sinks::copy::known;
 use unitflow_sinks::{ledger, schema};
@@ -195,8 +195,9 @@ pub async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<(String, tables:
         return Ok(None);
     }
     let captured = mesh.topics.captured(log);
-    let (_, end) = topics::bounds(broker, &captured, 0).await?;
-    if end > 0 {
+    let (low, _) = topics::bounds(broker, &captured, 0).await?;
+    // Not by its end: Kafka may have ended in it what a writer of its predecessor had begun.
+    if low > 0 || last_record(broker, &captured, 0).await?.is_some() {
         return Err(Fault::fatal(
             Code::PositionMissing,
             format!("{captured} holds records, but {} has no position of its connector", mesh.topics.position(log)),

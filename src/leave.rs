@@ -3,7 +3,8 @@
 //! Nobody may work for the unit any more, and all that it has committed must have been applied in
 //! the others: both are looked at first, and nothing is taken away before. What is taken away goes in
 //! this order, each step by itself, so that the command may be killed and given again: the unit's
-//! rows in the others' ledgers, the consumer groups of its sinks, and, if asked for, its topics.
+//! rows in the others' ledgers, the consumer groups of its sinks, and, if asked for, its topics, whose
+//! writers are fenced before.
 //!
 //! Its topics' groups stay with its topics: they say that the others have read them, so that `init`
 //! never takes what they hold for new. Its own servers are left alone. With its rows in the ledger go
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::routing::{INTERNAL_DATABASE, LEDGER_TABLE};
 use unitflow_change::{Code, Fault, inject};
-use unitflow_kafka::{Broker, groups, topics};
+use unitflow_kafka::{Broker, Writer, groups, topics};
 use unitflow_mysql::connect::connect;
 use unitflow_mysql::stream::{Event, Options, Stream};
 use unitflow_sinks::copy::filling;
@@ -296,6 +297,9 @@ async fn take_topics(mesh: &Mesh, args: &LeaveArgs) -> Result<Vec<String>, Fault
     for (log, to) in ways(mesh, unit).0 {
         gone.extend(take_group(mesh, args, &log, &to).await?);
     }
+    if !args.dry_run {
+        fence(mesh, unit).await?;
+    }
     let specs = topic_specs(mesh, unit)?;
     // A unit that comes back goes on with its orders.
     let stays = args.lost.then(|| mesh.topics.control(unit));
@@ -310,6 +314,22 @@ async fn take_topics(mesh: &Mesh, args: &LeaveArgs) -> Result<Vec<String>, Fault
         }
     }
     Ok(gone)
+}
+
+/// Shuts out who wrote these topics. What one that died had begun ends here: Kafka would end it by their
+/// names later, in topics that are no longer these.
+async fn fence(mesh: &Mesh, unit: &Name) -> Result<(), Fault> {
+    for log in own(mesh, unit) {
+        let mut writers = vec![(unit, Stage::Connector), (unit, Stage::Transformer)];
+        if mesh.read_at(&log) != unit {
+            writers.push((mesh.read_at(&log), Stage::Relay));
+        }
+        for (at, stage) in writers {
+            let id = mesh.topics.transactional_id(&log, stage);
+            drop(Writer::open(&mesh.unit(at)?.broker, &id).await?);
+        }
+    }
+    Ok(())
 }
 
 /// Deletes those of these topics that are there; says which.

@@ -360,7 +360,7 @@ fn a_log_whose_topic_was_created_anew_begins_anew() {
             let goods = (&unit.server, "shop.goods");
             before.own(goods, (place, 2), 0..CLASHING.start, random.branch(10 + place)).await?;
         }
-        sleep(Duration::from_secs(1)).await;
+        mesh.run(&["wait", "--from", "A", "--to", "B"]).await?;
         for (unit, role) in [("A", "transformer"), ("B", "sink")] {
             mesh.worker(unit, role)?.kill()?;
         }

@@ -261,7 +261,7 @@ async fn write_while_filling(
     random: &Random,
 ) -> anyhow::Result<(Writers, Writers)> {
     for unit in mesh.units() {
-        shows(mesh, &unit.name, "SELECT COUNT(*) FROM unitflow.filling").await?;
+        shows(mesh, &unit.name, "SELECT COUNT(*) > 0 FROM unitflow.filling").await?;
     }
     let (mut own, mut clashing) = (writers(), writers());
     let units = mesh.units().len() as u64;

@@ -1,5 +1,6 @@
 //! Reads a tagged topic, as any consumer could.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use unitflow_change::envelope::Envelope;
 use unitflow_change::form;
 use unitflow_change::key::Key;
-use unitflow_change::tag::{HEADER, Kind, Tag};
+use unitflow_change::tag::{FORMAT, HEADER, Kind, Tag};
 use unitflow_change::{Seq, invariants::Chain};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -101,7 +102,8 @@ pub fn read(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Tagged>> {
                 let piece = header("piece").map(String::from_utf8_lossy);
                 let (number, of) = piece.as_deref().and_then(|at| at.split_once('/')).unzip();
                 if number.is_none_or(|number| number == "1") {
-                    let tag = Tag::parse(header(HEADER).unwrap_or_default())?;
+                    let header = of_this_build(header(HEADER).unwrap_or_default());
+                    let tag = Tag::parse(&header)?;
                     chains[usize::try_from(message.partition())?].see(tag.seq, tag.prev)?;
                     let record = Record {
                         offset: message.offset(),
@@ -123,4 +125,12 @@ pub fn read(bootstrap: &str, topic: &str) -> anyhow::Result<Vec<Tagged>> {
         }
     }
     Ok(changes)
+}
+
+/// The next format, as workers of tests write it, is this build's under another number.
+fn of_this_build(header: &[u8]) -> Cow<'_, [u8]> {
+    match header.strip_prefix(format!("{};", FORMAT + 1).as_bytes()) {
+        Some(rest) => Cow::Owned([format!("{FORMAT};").as_bytes(), rest].concat()),
+        None => Cow::Borrowed(header),
+    }
 }
