@@ -15,8 +15,8 @@ use unitflow_sinks::copy::passed;
 
 use crate::writers::{Last, Writers};
 use crate::{
-    BINARY, CLASHING, GOODS, QUIET, arrive, die_while_copying, ensure_kept, ensure_newest,
-    ensure_no_echo, ensure_well, fill_table, has_died, kill_each, limit, said, says,
+    BINARY, CLASHING, GOODS, QUIET, arrive, clash_while_filling, die_while_copying, ensure_kept,
+    ensure_newest, ensure_no_echo, ensure_well, fill_table, has_died, kill_each, limit, said, says,
     shall_die_while_copying, shows, watch_goods, write_while_filling,
 };
 
@@ -123,11 +123,13 @@ fn a_unit_that_kafka_no_longer_bridges_is_refilled() {
         let mut killed = mesh.spawn(&full)?;
         says(&mesh, "what Kafka no longer holds is passed over").await?;
         mesh.start_worker("B", "sink", "")?;
+        let clashing = clash_while_filling(&mesh, Writers::slow(), &random).await?;
         let workers = [("B", "connector"), ("A", "connector"), ("A", "transformer")];
         kill_each(&mut mesh, &mut killed, &workers, 700, "").await?;
         killed.kill().await?;
         let command = mesh.spawn(&full)?;
         die_while_copying(&mut mesh, "B").await?;
+        clashing.stop().await?;
         ensure_well(&mesh, command).await?;
         let left = mesh.run(&lost).await?;
         ensure!(left.contains("nothing is lost"), "{left}");
@@ -277,7 +279,7 @@ fn a_log_of_which_a_part_is_gone_goes_on_with_a_copy() {
         // Only MariaDB does not say at once what it has purged.
         let steps = if is_full() { &all[..] } else { &all[1..] };
         for &(unit, role) in steps {
-            a_part_is_gone(&mut mesh, unit, role)
+            a_part_is_gone(&mut mesh, (unit, role), &random)
                 .await
                 .with_context(|| format!("{role} of {unit}"))?;
         }
@@ -303,8 +305,8 @@ async fn purge(server: &Mysql) -> anyhow::Result<()> {
 
 async fn a_part_is_gone(
     mesh: &mut Mesh,
-    unit: &'static str,
-    role: &'static str,
+    (unit, role): (&'static str, &'static str),
+    random: &Random,
 ) -> anyhow::Result<()> {
     sleep(Duration::from_secs(1)).await;
     mesh.worker(unit, role)?.kill()?;
@@ -336,8 +338,10 @@ async fn a_part_is_gone(
     }
     killed.kill().await?;
     let mut command = mesh.spawn(&resync)?;
+    let clashing = clash_while_filling(mesh, Writers::slow(), random).await?;
     kill_each(mesh, &mut command, &[(unit, "connector")], 700, "").await?;
     die_while_copying(mesh, to).await?;
+    clashing.stop().await?;
     ensure_well(mesh, command).await?;
     let passed = "SELECT COUNT(*) FROM unitflow.marker WHERE name LIKE 'passed %'";
     let left = mesh.server(to).sql(passed).await?;

@@ -253,24 +253,37 @@ impl Copy {
     }
 }
 
-/// Each unit writes goods of its own and goods that all write, as soon as they are marked as being filled:
-/// before that a change that does not fit stops its lane, and a sink without a lane ends.
+/// Each unit writes goods of its own and goods that all write, as soon as that fits.
 async fn write_while_filling(
     mesh: &Mesh,
     writers: fn() -> Writers,
     random: &Random,
 ) -> anyhow::Result<(Writers, Writers)> {
-    for unit in mesh.units() {
-        shows(mesh, &unit.name, "SELECT COUNT(*) > 0 FROM unitflow.filling").await?;
-    }
-    let (mut own, mut clashing) = (writers(), writers());
+    let clashing = clash_while_filling(mesh, writers(), random).await?;
+    let mut own = writers();
     let units = mesh.units().len() as u64;
     for (place, unit) in (0..).zip(mesh.units()) {
         let goods = (&unit.server, "shop.goods");
         own.own(goods, (place, units), 0..CLASHING.start, random.branch(place)).await?;
-        clashing.clashing(goods, CLASHING, random.branch(100 + place)).await?;
     }
     Ok((own, clashing))
+}
+
+/// All units write the same goods as soon as tables are marked as being filled: before that a change that
+/// does not fit stops its lane, and a sink without a lane ends.
+async fn clash_while_filling(
+    mesh: &Mesh,
+    mut writers: Writers,
+    random: &Random,
+) -> anyhow::Result<Writers> {
+    for unit in mesh.units() {
+        shows(mesh, &unit.name, "SELECT COUNT(*) > 0 FROM unitflow.filling").await?;
+    }
+    for (place, unit) in (0..).zip(mesh.units()) {
+        let goods = (&unit.server, "shop.goods");
+        writers.clashing(goods, CLASHING, random.branch(100 + place)).await?;
+    }
+    Ok(writers)
 }
 
 /// Watches the goods of one writer in a unit: no newer write is ever undone there.

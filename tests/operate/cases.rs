@@ -693,6 +693,18 @@ pub const AT_WORK: &[Case] = &[
             Unlogged("B", "INSERT INTO unitflow.ledger SELECT * FROM test_ledger.kept WHERE log = 'A.shop'"),
             Start("B"), Arrives("A", "B"), Equal, Stop("A"), Stop("B"),
         ]),
+    case("a unit that leaves while another one is filled from it", &[
+        Unlogged("B", "INSERT INTO unitflow.filling (db, tbl, log, job) VALUES ('shop', 'orders', 'A.shop', 'full-1')"),
+    ],
+        "leave --unit A", 1, &[
+            "not yet  shop.orders is being filled from A.shop in unit B: let the resync come to its end", "nothing was changed",
+        ]),
+    case("a unit that is lost while another one is filled from it", &[],
+        "leave --unit A --lost --dry-run", 0, &[
+            "would go  B.shop: shop.orders is no longer filled from A.shop, and half of it may be: compare it",
+            "would go  B.shop: 4 lanes of A.shop in the ledger", "nothing was changed (--dry-run)",
+        ])
+        .mending(&[Unlogged("B", "DELETE FROM unitflow.filling")]),
     case("a topic that no longer holds what a sink has to read", &[
         Config("[units.A]", "[telemetry]\nprometheus = \"127.0.0.1:0\"\n[units.A]"), Start("A"),
         Sql("A", "INSERT INTO shop.orders (note) VALUES ('1'),('2'),('3'),('4'),('5'),('6'),('7'),('8'),('9'),('10'),('11'),('12'),('13'),('14'),('15'),('16'),('17'),('18'),('19'),('20'),('21'),('22'),('23'),('24')"),
