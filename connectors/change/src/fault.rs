@@ -66,6 +66,10 @@ codes! {
     BinlogUnknown = "binlog_unknown", "exclude the table if a type of it is the reason, else upgrade Unitflow",
     /// The binlog's bytes contradict themselves: wrong checksum, wrong length.
     BinlogCorrupt = "binlog_corrupt", "find the event with mysqlbinlog --verify-binlog-checksum, and read from a server of the store whose log is whole",
+    /// A Redis snapshot or stream holds a version, a type or a command that is not known.
+    StreamUnknown = "stream_unknown", "leave out what is named, else upgrade Unitflow",
+    /// The bytes of a Redis snapshot or stream contradict themselves.
+    StreamCorrupt = "stream_corrupt", "see the server's log; a worker that starts again asks for a new snapshot",
     /// A row event carries only a part of the row.
     RowImage = "row_image", "set binlog_row_image=FULL and binlog_row_metadata=FULL at the source, for open sessions too",
     /// The position to resume from is no longer in the source's binlog.

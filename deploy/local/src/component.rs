@@ -16,6 +16,10 @@ pub enum Component {
     Redis,
     /// Apache Kafka 4: broker, tools.
     Kafka,
+    /// Redis 8: server, client.
+    Redis8,
+    /// Valkey 9: server, client.
+    Valkey,
     /// Kafka Connect with Debezium's MySQL and JDBC connectors.
     Connect,
     /// Percona Toolkit: `pt-online-schema-change`.
@@ -33,6 +37,8 @@ impl Component {
             Self::Mariadb => "mariadb",
             Self::Redis => "redis",
             Self::Kafka => "kafka",
+            Self::Redis8 => "redis8",
+            Self::Valkey => "valkey",
             Self::Connect => "connect",
             Self::Percona => "percona",
         }
@@ -45,6 +51,8 @@ impl Component {
             Self::Mariadb => "UNITFLOW_MARIADB_HOME",
             Self::Redis => "UNITFLOW_REDIS_HOME",
             Self::Kafka => "UNITFLOW_KAFKA_HOME",
+            Self::Redis8 => "UNITFLOW_REDIS8_HOME",
+            Self::Valkey => "UNITFLOW_VALKEY_HOME",
             Self::Connect => "UNITFLOW_CONNECT_HOME",
             Self::Percona => "UNITFLOW_PERCONA_HOME",
         }

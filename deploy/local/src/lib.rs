@@ -1,4 +1,4 @@
-//! Real servers on this machine, for the demo and the tests: MySQL 9, MariaDB 10.11, Redis 7, Apache Kafka 4 and its Connect.
+//! Real servers on this machine, for the demo and the tests: MySQL 9, MariaDB 10.11, Redis 7 and 8, Valkey 9, Apache Kafka 4 and its Connect.
 //!
 //! [`ensure`] brings what is missing into the user's cache folder, by the `install` script beside this crate; whoever
 //! starts a server gets it brought first.
@@ -22,7 +22,7 @@
 //! | `mysql.rs` | MySQL 9 and MariaDB; `mysql/blank.rs` makes their first data folder |
 //! | `kafka.rs` | a single broker; `kafka/blank.rs` makes its first log folder |
 //! | `connect.rs` | a Kafka Connect worker with Debezium's connectors |
-//! | `redis.rs` | a Redis server |
+//! | `redis.rs` | a Redis or Valkey server |
 //! | `program.rs` | any other program, such as a worker |
 //! | `service.rs` | what all of them share: start, stop, kill, freeze, keep |
 //! | `process.rs`, `guard.sh` | one process that ends with us |
@@ -53,6 +53,6 @@ pub use kafka::{Kafka, KafkaSetup};
 pub use mysql::{Flavor, Mysql, MysqlSetup};
 pub use port::free as free_port;
 pub use program::{Program, ProgramSetup};
-pub use redis::{Redis, RedisSetup};
+pub use redis::{Redis, RedisFlavor, RedisSetup};
 pub use service::{Kept, new_folder};
 pub use tempfile::TempDir;

@@ -1,4 +1,4 @@
-//! A Redis server. Each write is in its append-only file before it is acknowledged, so a killed one loses nothing.
+//! A Redis or Valkey server. Each write is in its append-only file before it is acknowledged, so a killed one loses nothing.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,51 @@ use crate::probe::Probe;
 use crate::process::Launch;
 use crate::service::{Folder, Kept, Service, new_folder};
 
+/// The servers there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RedisFlavor {
+    /// Redis 7.0.
+    #[default]
+    Redis7,
+    /// Redis 8.
+    Redis8,
+    /// Valkey 9.
+    Valkey,
+}
+
+impl RedisFlavor {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Redis7, Self::Redis8, Self::Valkey];
+
+    fn component(self) -> Component {
+        match self {
+            Self::Redis7 => Component::Redis,
+            Self::Redis8 => Component::Redis8,
+            Self::Valkey => Component::Valkey,
+        }
+    }
+
+    fn program(self, what: &str) -> String {
+        let name = if self == Self::Valkey { "valkey" } else { "redis" };
+        format!("{name}-{what}")
+    }
+}
+
 /// How a server is to be started.
 #[derive(Debug, Clone, Default)]
 pub struct RedisSetup {
+    flavor: RedisFlavor,
     settings: Vec<(String, String)>,
 }
 
 impl RedisSetup {
+    /// Another server than Redis 7.
+    #[must_use]
+    pub fn flavor(mut self, flavor: RedisFlavor) -> Self {
+        self.flavor = flavor;
+        self
+    }
+
     /// Any directive of `redis.conf`. The last one set wins, over the defaults too.
     #[must_use]
     pub fn setting(mut self, name: impl Into<String>, value: impl ToString) -> Self {
@@ -44,12 +82,12 @@ impl RedisSetup {
     }
 
     async fn start_on(&self, port: u16) -> Result<Redis, Fault> {
-        let home = install::home(Component::Redis).await?;
+        let home = install::home(self.flavor.component()).await?;
         let folder = new_folder("redis")?;
         let socket = folder.path().join("socket");
         let launch = Launch {
             name: "Redis",
-            program: home.program("redis-server")?,
+            program: home.program(&self.flavor.program("server"))?,
             arguments: self.arguments(port, &socket),
             environment: vec![],
             folder: folder.path().to_owned(),
@@ -57,7 +95,7 @@ impl RedisSetup {
         };
         let service = Service::new(Folder::Own(folder), launch, Probe::RedisPing { socket });
         service.start().await?;
-        Ok(Redis { service, home, port })
+        Ok(Redis { service, home, port, flavor: self.flavor })
     }
 
     fn arguments(&self, port: u16, socket: &Path) -> Vec<String> {
@@ -87,6 +125,7 @@ pub struct Redis {
     service: Service,
     home: Home,
     port: u16,
+    flavor: RedisFlavor,
 }
 
 impl Redis {
@@ -128,7 +167,7 @@ impl Redis {
         &self,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Result<String, Fault> {
-        let mut client = Command::new(self.home.program("redis-cli")?);
+        let mut client = Command::new(self.home.program(&self.flavor.program("cli"))?);
         client.args(["-e", "-p"]).arg(self.port.to_string()).args(arguments);
         let answer = output(client, b"").await?;
         Ok(answer.strip_suffix('\n').unwrap_or(&answer).to_owned())
