@@ -45,6 +45,8 @@ use self::broken::Broken;
 use self::filler::Filler;
 use self::plan::Plan;
 
+/// How many rows that stay are named.
+const KEPT_SHOWN: usize = 20;
 /// The pause before another attempt.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -145,12 +147,13 @@ async fn finish(
     removing: &[plan::Filled],
     filler: &Filler,
 ) -> Result<Outcome, Fault> {
-    let mut left = settle::notes(plan).await?;
+    let mut kept = settle::Kept::new();
+    let mut left = settle::notes(plan, &mut kept).await?;
     let mut removed = 0;
     if left == 0 {
         // What can't be removed yet, because it is only under way, is noted.
-        removed = settle::extras(plan, removing).await?;
-        left = settle::notes(plan).await?;
+        removed = settle::extras(plan, removing, &mut kept).await?;
+        left = settle::notes(plan, &mut kept).await?;
     }
     if left > 0 {
         say(&format!(
@@ -159,15 +162,20 @@ async fn finish(
         return Ok(Outcome::Findings);
     }
     plan.end(filler).await?;
-    let to = plan.to_text();
+    let (to, from) = (plan.to_text(), &plan.log.unit);
+    if !kept.is_empty() {
+        say(&format!(
+            "{} rows that {from} lacks stay where they are: of their tables a row that is gone can't be copied (rows, partition_by); remove those that are too many by hand",
+            kept.len()
+        ));
+        kept.iter().take(KEPT_SHOWN).for_each(|(unit, key)| say(&format!("{unit}: {key}")));
+        return Ok(Outcome::Findings);
+    }
+    let tables = plan.tables_text();
     say(&match removed {
-        0 => format!("{} holds what {} holds: {}", to, plan.log.unit, plan.tables_text()),
+        0 => format!("{to} holds what {from} holds: {tables}"),
         _ => format!(
-            "{} holds what {} holds: {}; {removed} rows that {} lacks were asked for and removed",
-            to,
-            plan.log.unit,
-            plan.tables_text(),
-            plan.log.unit
+            "{to} holds what {from} holds: {tables}; {removed} rows that {from} lacks were asked for and removed"
         ),
     });
     Ok(Outcome::Fine)

@@ -3,16 +3,18 @@
 //! Followed through the stages' durable positions, never through what a worker says of itself:
 //! the source's executed GTIDs, the connector's position that holds them, the transformer's that
 //! has passed the connector's last record, the ledger rows that have reached every lane's end, and no
-//! table left parked: its changes came to the lane's end and were not applied.
+//! change that came to its lane's end and was not applied, as those of parked tables.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use mysql_async::Conn;
 use tokio::time::{Instant, sleep, timeout_at};
 use unitflow_change::gtid::GtidSet;
 use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::{Code, Fault};
 use unitflow_mysql::connect::{Flavor, Server, connect};
+use unitflow_sinks::copy::filling;
 use unitflow_sinks::{ledger, park};
 
 use crate::Outcome;
@@ -127,17 +129,27 @@ async fn follow(
     loop {
         let entries = ledger::read_all(&mut conn, log).await?;
         if ledger::reached(&entries, &tails) {
-            let parked = park::read_all(&mut conn, log).await?;
-            if parked.is_empty() {
-                return Ok(());
-            }
-            let tables: BTreeSet<String> =
-                parked.into_iter().map(|(table, _)| table.to_string()).collect();
-            let tables = Vec::from_iter(tables).join(", ");
-            *missing = format!("all is applied but the changes of parked tables: {tables}");
+            let Some(kept) = kept_back(&mut conn, log).await? else { return Ok(()) };
+            *missing = format!("all is applied but {kept}");
         }
         sleep(LOOK_EVERY).await;
     }
+}
+
+/// What came to its lane's end and was not applied: its table waits for a person, or is being filled and its row
+/// is still to be read again.
+async fn kept_back(conn: &mut Conn, log: &Log) -> Result<Option<String>, Fault> {
+    let parked = park::read_all(conn, log).await?;
+    let parked: BTreeSet<String> = parked.iter().map(|(table, _)| table.to_string()).collect();
+    if !parked.is_empty() {
+        let tables = Vec::from_iter(parked).join(", ");
+        return Ok(Some(format!("the changes of parked tables: {tables}")));
+    }
+    let noted = filling::noted_of(conn, log).await?;
+    let tables: Vec<String> = noted.iter().map(ToString::to_string).collect();
+    Ok((!tables.is_empty()).then(|| {
+        format!("rows of tables that are being filled, which come again: {}", tables.join(", "))
+    }))
 }
 
 /// What must have been captured: the GTIDs named, or all that are executed now.

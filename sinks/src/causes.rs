@@ -5,16 +5,19 @@
 //! made behind had been applied in B, so it stood in the Kafka that C's log is read from before B's
 //! change did: up to where that Kafka ends now is far enough.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use mysql_async::prelude::Queryable as _;
 use tokio::time::{Instant, sleep};
-use tracing::info;
+use tracing::{info, warn};
 use unitflow_change::fault::Kind;
 use unitflow_change::name::Log;
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, Tag};
 use unitflow_change::{Code, Fault};
-use unitflow_kafka::{Broker, last_committed};
+use unitflow_kafka::{Broker, control, last_committed, members};
+use unitflow_mysql::connect::fault as judge;
 
 use crate::lane::Lane;
 use crate::ledger;
@@ -22,6 +25,16 @@ use crate::ledger;
 /// How long a change waits for others that it may have been made behind. It may also be a conflict, as the
 /// one that the other log's lane waits with may be.
 const CAUSES_WITHIN: Duration = Duration::from_secs(5);
+/// How long another log's lanes stand still, though somebody works for them, before a change is passed over
+/// that may have been made behind what they hold: longer than a killed worker's place stays taken.
+const STANDSTILL: Duration = Duration::from_secs(30);
+/// How often it is asked why they do.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How often it is said what is waited for.
+const SAY_EVERY: Duration = Duration::from_secs(20);
+/// Begins the names of the rows of `unitflow.marker` that say which lanes wait here, and with what: its time
+/// of commit, in µs since 1970.
+const WAITS: &str = "waits";
 /// How often it is looked whether they are here.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -34,6 +47,10 @@ pub struct Other {
     pub broker: Broker,
     /// Its tagged topic there.
     pub topic: String,
+    /// The name of its flow into this unit.
+    pub flow: String,
+    /// The consumer group of that flow, at the same Kafka.
+    pub group: String,
 }
 
 /// A lane of another log, and its last record.
@@ -58,14 +75,114 @@ impl Lane<'_> {
         let own = self.tail(&self.way.broker, &self.way.topic, self.lane).await?;
         let tails = self.tails().await?;
         self.waited_up_to = own.unwrap_or(self.seen.seq).max(self.seen.seq);
-        let begun = Instant::now();
-        while !ledger::is_up_to(&ledger::read_logs(self.applier.conn()).await?, &tails) {
-            if begun.elapsed() > CAUSES_WITHIN {
-                return Ok(false);
+        // What is not committed nobody else would see.
+        let tells = !self.inside;
+        if tells {
+            self.tell_waits(Some(self.seen.commit_us)).await?;
+        }
+        let outcome = self.come_up_to(&tails).await;
+        if tells {
+            self.tell_waits(None).await?;
+        }
+        outcome
+    }
+
+    async fn come_up_to(&mut self, tails: &[Tail]) -> Result<bool, Fault> {
+        let is_authority = self.is_filled_from_here().await?;
+        let (begun, mut moved) = (Instant::now(), Instant::now());
+        let (mut looked, mut said) = (None::<Instant>, None::<Instant>);
+        let mut before = Vec::new();
+        loop {
+            let stands = ledger::read_logs(self.applier.conn()).await?;
+            let missing = missing(&stands, tails);
+            if missing.is_empty() {
+                return Ok(true);
+            }
+            let mut now = stands;
+            now.retain(|(log, lane, _)| missing.contains(&(log.clone(), *lane)));
+            if now != before {
+                (before, moved) = (now, Instant::now());
+            }
+            let waited = if is_authority { moved.elapsed() } else { begun.elapsed() };
+            let is_due =
+                |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() > every);
+            if waited > CAUSES_WITHIN && is_due(looked, ASK_EVERY) {
+                looked = Some(Instant::now());
+                let Some(because) = self.must_wait(is_authority, &missing, waited).await? else {
+                    return Ok(false);
+                };
+                if is_due(said, SAY_EVERY) {
+                    said = Some(Instant::now());
+                    warn!("a change waits for what another log holds: {because}");
+                }
             }
             sleep(LOOK_EVERY).await;
         }
-        Ok(true)
+    }
+
+    /// Why what is missing may still come; none where there is no telling.
+    async fn must_wait(
+        &mut self,
+        is_authority: bool,
+        missing: &[(Log, i32)],
+        still: Duration,
+    ) -> Result<Option<String>, Fault> {
+        if !is_authority {
+            return Ok(None);
+        }
+        let waiting = self.waiting().await?;
+        let mut all_wait = true;
+        for Other { log, broker, flow, group, .. } in &self.way.others {
+            let lanes = missing.iter().filter(|(of, _)| of == log);
+            let lanes: Vec<(Log, i32)> = lanes.cloned().collect();
+            if lanes.is_empty() {
+                continue;
+            }
+            let (control, topic) = &self.way.control;
+            if control::last(control, topic, flow).await?.pauses() {
+                return Ok(Some(format!("the flow {flow} is paused")));
+            }
+            if members::present(broker, group).await? == 0 {
+                return Ok(Some(format!("no sink works for the flow {flow}")));
+            }
+            // One that waits with an earlier change gives up before this one does.
+            let ours = (self.seen.commit_us, &self.way.log);
+            let later = |lane| waiting.get(lane).is_some_and(|commit_us| (*commit_us, log) > ours);
+            all_wait &= lanes.iter().all(later);
+        }
+        let gives_up = all_wait || still > STANDSTILL;
+        Ok((!gives_up).then(|| "its lanes stand still".to_owned()))
+    }
+
+    /// Says in the store that this lane waits with a change that was committed then, or no longer waits.
+    pub(crate) async fn tell_waits(&mut self, commit_us: Option<u64>) -> Result<(), Fault> {
+        let name = format!("{WAITS} {} {}", self.way.log, self.lane);
+        let conn = self.applier.conn();
+        let told = match commit_us {
+            Some(commit_us) => {
+                let put = "INSERT INTO unitflow.marker (name, n) VALUES (?, ?) \
+                           ON DUPLICATE KEY UPDATE n = VALUES(n)";
+                conn.exec_drop(put, (name, commit_us)).await
+            }
+            None => conn.exec_drop("DELETE FROM unitflow.marker WHERE name = ?", (name,)).await,
+        };
+        told.map_err(|error| judge(&error).at("unitflow.marker"))
+    }
+
+    /// The lanes that wait here, and when what they wait with was committed.
+    async fn waiting(&mut self) -> Result<HashMap<(Log, i32), u64>, Fault> {
+        let rows: Vec<(String, u64)> = self
+            .applier
+            .conn()
+            .exec("SELECT name, n FROM unitflow.marker WHERE name LIKE ?", (format!("{WAITS} %"),))
+            .await
+            .map_err(|error| judge(&error).at("unitflow.marker"))?;
+        let parsed = |(name, commit_us): (String, u64)| {
+            let mut words = name.split(' ').skip(1);
+            let log = Log::parse(words.next()?)?;
+            Some(((log, words.next()?.parse().ok()?), commit_us))
+        };
+        Ok(rows.into_iter().filter_map(parsed).collect())
     }
 
     /// A lane's last record.
@@ -78,7 +195,7 @@ impl Lane<'_> {
     async fn tails(&mut self) -> Result<Vec<Tail>, Fault> {
         let lanes = ledger::read_logs(self.applier.conn()).await?;
         let mut tails = Vec::new();
-        for Other { log, broker, topic } in &self.way.others {
+        for Other { log, broker, topic, .. } in &self.way.others {
             for (_, lane, _) in lanes.iter().filter(|(of, ..)| of == log) {
                 if let Some(seq) = self.tail(broker, topic, *lane).await? {
                     tails.push((log.clone(), *lane, seq));
@@ -87,6 +204,12 @@ impl Lane<'_> {
         }
         Ok(tails)
     }
+}
+
+/// The lanes that have not come to where these logs end.
+fn missing(stands: &[Tail], tails: &[Tail]) -> Vec<(Log, i32)> {
+    let lacks = |tail: &&Tail| !ledger::is_up_to(stands, std::slice::from_ref(*tail));
+    tails.iter().filter(lacks).map(|(log, lane, _)| (log.clone(), *lane)).collect()
 }
 
 /// Whether a change did not fit the row that it found.

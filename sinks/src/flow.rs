@@ -248,7 +248,11 @@ impl Attempts {
             );
             let outcome = tokio::select! {
                 outcome = attempt => outcome,
-                Ok(()) = self.orders.changed() => continue,
+                Ok(()) = self.orders.changed() => {
+                    // Under the new one the lane may stand still.
+                    self.metrics.stopped();
+                    continue;
+                }
             };
             self.metrics.stopped();
             let Err(mut fault) = outcome else { return Ok(()) };

@@ -203,6 +203,8 @@ async fn apply_all(
         mirror,
         metrics,
     };
+    // One before this may have died while it waited.
+    lane.tell_waits(None).await?;
     // What waits precedes the barrier that the lane stands on. One that is only noted comes again.
     lane.release().await?;
     if let Some(barrier) = entry.barrier.filter(|barrier| *barrier <= entry.seq) {

@@ -398,7 +398,11 @@ impl Capture {
             return Ok(());
         }
         let captured = stream.position().done.clone();
-        while let Some(lot) = self.copier.next(&mut self.state.copy, &captured) {
+        let next = |this: &mut Self| {
+            let ConnectorState { copy, routing, .. } = &mut this.state;
+            this.copier.next(copy, routing, &captured)
+        };
+        while let Some(lot) = next(self) {
             self.put_lot(&lot)?;
             // A chunk is whole in the log or not there.
             self.commit_with(stream)?;

@@ -27,6 +27,7 @@ use unitflow_change::gtid::GtidSet;
 use unitflow_change::key::Key;
 use unitflow_change::name::Log;
 use unitflow_change::rename::Rename;
+use unitflow_change::routing::Routing;
 use unitflow_change::{Code, Fault, Form, Seq, form};
 use unitflow_kafka::broker::Broker;
 use unitflow_kafka::jobs::{self, Job, Jobs, ROWS_PER_SECOND, Sparing};
@@ -35,7 +36,7 @@ use unitflow_mysql::snapshot::{Opened, Reader, Records, Row, Table};
 use unitflow_mysql::stream;
 use unitflow_sinks::copy::identity::Identity;
 use unitflow_sinks::copy::passed;
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 /// Rows of a chunk at most.
 const CHUNK_ROWS: usize = 4096;
@@ -97,6 +98,9 @@ pub struct Scan {
     pub rows: u64,
     /// Rows read of all.
     pub all: u64,
+    /// A digest of what of its tables travelled when it began; not known where an older build began it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<u64>,
 }
 
 /// What is to be put into the log.
@@ -203,6 +207,13 @@ impl Work {
             None => self.alike.iter().any(|(of, _)| *of == table),
         }
     }
+}
+
+/// A digest of what of a job's tables travels.
+fn filter_of(routing: &Routing, job: &Job) -> u64 {
+    let texts =
+        job.tables().into_iter().map(|name| routing.filter_text(&name.database, &name.table));
+    xxh3_64(texts.collect::<Vec<_>>().join("\n").as_bytes())
 }
 
 /// See the [module](self).
@@ -337,20 +348,30 @@ impl Copier {
 
     /// The next lot, between two transactions of a log that was captured up to `captured`; `None` if
     /// there is none yet. What it says is part of `progress` already.
-    pub fn next(&mut self, progress: &mut Progress, captured: &GtidSet) -> Option<Lot> {
+    pub fn next(
+        &mut self,
+        progress: &mut Progress,
+        routing: &Routing,
+        captured: &GtidSet,
+    ) -> Option<Lot> {
         if self.work.is_some() {
             return self.finish(progress, captured);
         }
         if !std::mem::take(&mut self.due) || self.not_before.is_some() {
             return None;
         }
-        let lot = self.choose(progress, captured);
+        let lot = self.choose(progress, routing, captured);
         self.due = lot.is_some();
         lot
     }
 
     /// Begins what comes next.
-    fn choose(&mut self, progress: &mut Progress, captured: &GtidSet) -> Option<Lot> {
+    fn choose(
+        &mut self,
+        progress: &mut Progress,
+        routing: &Routing,
+        captured: &GtidSet,
+    ) -> Option<Lot> {
         let jobs = self.jobs.borrow_and_update().clone()?;
         progress.done.retain(|job, _| jobs.contains_key(job));
         progress.failed.retain(|job, _| jobs.contains_key(job));
@@ -368,12 +389,21 @@ impl Copier {
         }
         if let Some(scan) = &progress.scan {
             let (_, job) = &jobs[&scan.job];
-            return self.go_on(scan.clone(), job, progress, captured);
+            if scan.filter.is_none_or(|filter| filter == filter_of(routing, job)) {
+                return self.go_on(scan.clone(), job, progress, captured);
+            }
+            // What was read before came through the filter of then.
+            info!(job = scan.job, "what travels of its tables was changed: from the beginning");
         }
-        let (name, (_, job)) = open.first()?;
+        let begun = progress.scan.take().map(|scan| scan.job);
+        let (name, (_, job)) = match &begun {
+            Some(name) => jobs.get_key_value(name)?,
+            None => *open.first()?,
+        };
         info!(job = name, tables = job.tables.join(", "), "copying");
-        let job_of = (*name).clone();
-        progress.scan = Some(Scan { job: job_of, tables: 0, after: None, rows: 0, all: 0 });
+        let filter = Some(filter_of(routing, job));
+        progress.scan =
+            Some(Scan { job: name.clone(), tables: 0, after: None, rows: 0, all: 0, filter });
         self.not_before = Some(Instant::now() + BEGIN_PAUSE);
         Some(head(name, Part::Begin, job))
     }

@@ -84,7 +84,8 @@ fn others(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<Other>, Fault> {
     others
         .map(|(log, _)| {
             let broker = mesh.unit(mesh.read_at(&log))?.broker.clone();
-            Ok(Other { topic: mesh.topics.tagged(&log), broker, log })
+            let (flow, group) = (Topics::flow(&log, to), mesh.topics.group(&log, to));
+            Ok(Other { topic: mesh.topics.tagged(&log), broker, flow, group, log })
         })
         .collect()
 }

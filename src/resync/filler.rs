@@ -79,6 +79,11 @@ impl Filler {
         matches!(self, Self::Lost { unit: of, .. } if of.as_ref().is_none_or(|of| of == unit))
     }
 
+    /// Whether this unit's marks say whether it has come to its end: they are the last to go.
+    pub fn ends_with(&self, unit: &Name) -> bool {
+        self.gives_back_to(unit) || matches!(self, Self::Join(to) if to == unit)
+    }
+
     /// The first record behind a loss.
     pub fn from(&self) -> Seq {
         match self {
@@ -207,6 +212,15 @@ mod tests {
         assert_eq!(Filler::full(&many), Filler::Full(None));
         assert_eq!(Filler::parse("resync"), Filler::Full(None));
         assert_eq!(Filler::parse("full to the brim"), Filler::Newer("full to the brim".into()));
+    }
+
+    #[test]
+    fn the_marks_that_tell_of_the_end_go_last() {
+        let (osaka, tokyo) = ("osaka".parse().unwrap(), "tokyo".parse().unwrap());
+        for filler in [Filler::Join("osaka".parse().unwrap()), lost("osaka")] {
+            assert!(filler.ends_with(&osaka) && !filler.ends_with(&tokyo), "{filler}");
+        }
+        assert!(!Filler::full(&names("osaka tokyo")).ends_with(&osaka));
     }
 
     #[test]

@@ -87,9 +87,19 @@ async fn ensure_empty(mesh: &Mesh, log: &Log, unit: &Name, conn: &mut Conn) -> R
         let found: Option<u8> = conn.query_first(query).await.map_err(judge)?;
         if found.is_some() {
             let what = format!("{name} holds rows in unit {unit}, and a unit that joins is empty");
-            return Err(Fault::fatal(Code::Table, what).hint(
-                "see that its endpoints lead to the right server, and empty the tables there",
-            ));
+            // What is removed there is removed everywhere, once the unit takes part.
+            let hint = match has_ledger.is_some() && !ledger::read_all(conn, log).await?.is_empty()
+            {
+                true => format!(
+                    "it takes part already: {} fills it anew",
+                    bridge::resync(&log.unit, Some(unit))
+                ),
+                false => {
+                    "see that its endpoints lead to the right server, and empty the tables there"
+                        .to_owned()
+                }
+            };
+            return Err(Fault::fatal(Code::Table, what).hint(hint));
         }
     }
     Ok(())
@@ -302,7 +312,7 @@ async fn create_tables(
         let query = format!("SHOW CREATE TABLE {}", quoted(&table.local));
         let (_, create): (String, String) =
             authority.query_first(query).await.map_err(judge)?.unwrap_or_default();
-        let body = create.split_once('(').map_or("", |(_, body)| body);
+        let body = body_of(&create, &table.local.1);
         let database = quoted_name(&database);
         for statement in [
             format!("CREATE DATABASE IF NOT EXISTS {database}"),
@@ -315,4 +325,23 @@ async fn create_tables(
         done.push(format!("{unit}.{}: table {}.{}", log.store, table.name.0, table.name.1));
     }
     Ok(done)
+}
+
+/// What `SHOW CREATE TABLE` says behind a table's name, which may hold anything.
+fn body_of<'a>(create: &'a str, name: &str) -> &'a str {
+    let head = format!("CREATE TABLE {} (", quoted_name(name));
+    let body = create.strip_prefix(&head);
+    body.unwrap_or_else(|| create.split_once('(').map_or("", |(_, body)| body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_may_have_any_name() {
+        let create = "CREATE TABLE `odd (``name` (\n  `id` int\n) ENGINE=InnoDB";
+        assert_eq!(body_of(create, "odd (`name"), "\n  `id` int\n) ENGINE=InnoDB");
+        assert_eq!(body_of("CREATE TABLE plain (id int)", "plain"), "id int)");
+    }
 }

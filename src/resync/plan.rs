@@ -345,9 +345,10 @@ impl<'m> Plan<'m> {
 
     /// From here on a change that does not fit stops its lane again.
     pub async fn end(&self, filler: &Filler) -> Result<(), Fault> {
-        // By its own marks a unit that lost something finds out that this has not come to its end.
+        // By its own marks a unit that lost something, or one that joins, finds out that this has not come to
+        // its end.
         let (last, first): (Vec<_>, Vec<_>) =
-            self.units.iter().partition(|unit| filler.gives_back_to(unit));
+            self.units.iter().partition(|unit| filler.ends_with(unit));
         for unit in first.into_iter().chain(last) {
             let mut conn = self.connect(unit).await?;
             filling::end(&mut conn, &self.tables, &filler.to_string()).await?;

@@ -10,6 +10,7 @@ use unitflow_change::condition::Condition;
 use unitflow_change::ddl::TableName;
 use unitflow_change::key::Key;
 use unitflow_change::name::{Log, Name};
+use unitflow_change::routing::{PartitionBy, Routing};
 use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault, envelope};
 use unitflow_mysql::snapshot::{Reader, Row, Table};
@@ -30,8 +31,12 @@ const ROWS_AT_ONCE: usize = 1_000;
 /// And about their bytes.
 const BYTES_AT_ONCE: usize = 4 << 20;
 
+/// Rows that the authority lacks, by unit, which stay there: of tables of which a row that is gone can't be
+/// copied.
+pub type Kept = BTreeSet<(Name, String)>;
+
 /// Reads noted rows again until there is none; gives how many are left, and says why.
-pub async fn notes(plan: &Plan<'_>) -> Result<u64, Fault> {
+pub async fn notes(plan: &Plan<'_>, kept: &mut Kept) -> Result<u64, Fault> {
     let until = Instant::now() + SETTLE_WITHIN;
     let mut asked = BTreeSet::new();
     loop {
@@ -58,13 +63,13 @@ pub async fn notes(plan: &Plan<'_>) -> Result<u64, Fault> {
         // Every other unit was sent these rows since, or has noted them itself.
         let mut conn = plan.connect(&plan.log.unit).await?;
         filling::forget(&mut conn, &own).await?;
-        silent.forget(plan).await?;
+        silent.forget(plan, kept).await?;
         sleep(PAUSE).await;
     }
 }
 
-/// Notes that no copy takes back: of tables with a condition, where the authority has no row of this key
-/// that travels. Nobody can tell there whether the row that another unit may hold is one that does not.
+/// Notes that no copy takes back: of tables of which a row that is gone can't be copied, where the authority
+/// has none of this key that travels.
 struct Silent {
     notes: BTreeMap<Name, Vec<Note>>,
     /// What the authority had applied when it was asked.
@@ -75,13 +80,16 @@ async fn silent(plan: &Plan<'_>, all: &[(Name, Note)]) -> Result<Silent, Fault> 
     let routing = plan.mesh.routing(&plan.log)?;
     let mut found = Silent { notes: BTreeMap::new(), stands: Vec::new() };
     for table in &plan.tables {
-        let conditions = routing.conditions(&table.database, &table.table);
         let head = Key::head(&table.database, &table.table);
         let noted = |(_, note): &&(Name, Note)| note.key.starts_with(&head);
-        if conditions.is_empty() || !all.iter().any(|note| noted(&note)) {
+        if !all.iter().any(|note| noted(&note)) {
             continue;
         }
         let Some(mut ends) = Ends::open(plan, &plan.log.unit, table).await? else { continue };
+        if !only_by_rows(&routing, table, &ends.our) {
+            continue;
+        }
+        let conditions = routing.conditions(&table.database, &table.table);
         for (unit, note) in all.iter().filter(noted) {
             let key = text(note);
             let travels = match ends.row(&key).await? {
@@ -102,7 +110,7 @@ async fn silent(plan: &Plan<'_>, all: &[(Name, Note)]) -> Result<Silent, Fault> 
 impl Silent {
     /// Takes them back where all has been applied that the authority knew: what it deleted is deleted, or
     /// noted anew. Says which rows are left as they are.
-    async fn forget(self, plan: &Plan<'_>) -> Result<(), Fault> {
+    async fn forget(self, plan: &Plan<'_>, kept: &mut Kept) -> Result<(), Fault> {
         for (unit, notes) in self.notes {
             let mut conn = plan.connect(&unit).await?;
             if !ledger::is_up_to(&ledger::read_logs(&mut conn).await?, &self.stands) {
@@ -110,15 +118,27 @@ impl Silent {
             }
             filling::forget(&mut conn, &notes).await?;
             if unit != plan.log.unit {
-                tell_left(plan, &unit, &notes).await?;
+                keep(plan, &unit, &notes, kept).await?;
             }
         }
         Ok(())
     }
 }
 
-/// Says which of these rows a unit holds all the same.
-async fn tell_left(plan: &Plan<'_>, unit: &Name, notes: &[Note]) -> Result<(), Fault> {
+/// Whether of this table a row that is gone can't be copied: by which lane it would go, or whether it would travel
+/// at all, only the row could tell. Nobody knows there whether one that another unit holds is too many.
+fn only_by_rows(routing: &Routing, table: &TableName, our: &Table) -> bool {
+    let (database, name) = (table.database.as_str(), table.table.as_str());
+    let in_the_key = |column: &String| our.schema.key_columns().any(|known| known.name == *column);
+    let by_others = match routing.partition_by(database, name) {
+        PartitionBy::Columns(columns) => !columns.iter().all(in_the_key),
+        _ => false,
+    };
+    by_others || !routing.conditions(database, name).is_empty()
+}
+
+/// Which of these rows a unit holds all the same.
+async fn keep(plan: &Plan<'_>, unit: &Name, notes: &[Note], kept: &mut Kept) -> Result<(), Fault> {
     let mut open = BTreeMap::new();
     for key in notes.iter().map(text) {
         let table = table_of(&key)?;
@@ -130,11 +150,7 @@ async fn tell_left(plan: &Plan<'_>, unit: &Name, notes: &[Note]) -> Result<(), F
         if let Some(ends) = open.get_mut(&table)
             && ends.is_there(&key).await?
         {
-            let authority = &plan.log.unit;
-            warn!(
-                key,
-                "left as it is in {unit}: the table has a condition, and {authority} has no such row that meets it"
-            );
+            kept.insert((unit.clone(), key));
         }
     }
     Ok(())
@@ -310,6 +326,27 @@ impl Ends {
         Ok(holders.iter().map(|row| self.named(&row.key)).collect())
     }
 
+    /// Those of the other unit's rows that the authority does not have.
+    async fn lacking<'r>(&mut self, rows: &'r [Row]) -> Result<Vec<&'r Row>, Fault> {
+        let ours =
+            |row: &Row| [self.our.key_head(), &row.key[self.their.key_head().len()..]].concat();
+        let wanted: Vec<Vec<u8>> = rows.iter().map(ours).collect();
+        let wanted: Vec<&[u8]> = wanted.iter().map(Vec::as_slice).collect();
+        let found = self.here.get(&self.our, &wanted).await?;
+        let mut lacking = Vec::new();
+        if found.len() == wanted.len() {
+            return Ok(lacking);
+        }
+        let known: BTreeSet<&[u8]> = found.iter().map(|row| &row.key[..]).collect();
+        for (key, row) in wanted.iter().zip(rows) {
+            // The server may hold another key for equal to it.
+            if !known.contains(key) && self.here.get(&self.our, &[key]).await?.is_empty() {
+                lacking.push(row);
+            }
+        }
+        Ok(lacking)
+    }
+
     /// A key of the other unit's table in the mesh's names.
     fn named(&self, key: &[u8]) -> String {
         let key = [&self.head, &key[self.their.key_head().len()..]].concat();
@@ -317,33 +354,26 @@ impl Ends {
     }
 }
 
-/// Asks for the rows that targets hold and the authority lacks, which removes them; gives how many.
-pub async fn extras(plan: &Plan<'_>, filled: &[Filled]) -> Result<u64, Fault> {
+/// Asks for the rows that targets hold and the authority lacks, which removes them, where that can be asked
+/// for; gives how many.
+pub async fn extras(plan: &Plan<'_>, filled: &[Filled], kept: &mut Kept) -> Result<u64, Fault> {
+    let routing = plan.mesh.routing(&plan.log)?;
     let mut count = 0;
     for (unit, table) in filled {
-        let Some(Ends { head, mut here, our, mut there, their }) =
-            Ends::open(plan, unit, table).await?
-        else {
-            continue;
-        };
+        let Some(mut ends) = Ends::open(plan, unit, table).await? else { continue };
+        let conditions = routing.conditions(&table.database, &table.table);
+        let stay = only_by_rows(&routing, table, &ends.our);
         let mut after: Option<Vec<u8>> = None;
         loop {
-            let rows = there.scan(&their, after.as_deref(), ROWS_AT_ONCE, BYTES_AT_ONCE).await?;
-            let columns: Vec<&[u8]> =
-                rows.rows.iter().map(|row| &row.key[their.key_head().len()..]).collect();
-            let wanted: Vec<Vec<u8>> =
-                columns.iter().map(|columns| [our.key_head(), columns].concat()).collect();
-            let wanted: Vec<&[u8]> = wanted.iter().map(Vec::as_slice).collect();
-            let found = here.get(&our, &wanted).await?;
+            let rows =
+                ends.there.scan(&ends.their, after.as_deref(), ROWS_AT_ONCE, BYTES_AT_ONCE).await?;
             let mut extras = Vec::new();
-            if found.len() < wanted.len() {
-                let known: BTreeSet<&[u8]> = found.iter().map(|row| &row.key[..]).collect();
-                for (key, columns) in wanted.iter().zip(&columns) {
-                    // The server may hold another key for equal to it.
-                    if !known.contains(key) && here.get(&our, &[key]).await?.is_empty() {
-                        let key = [&head, *columns].concat();
-                        extras.push(String::from_utf8_lossy(&key).into_owned());
-                    }
+            for row in ends.lacking(&rows.rows).await? {
+                // One that does not meet the condition is none that travels.
+                if !stay {
+                    extras.push(ends.named(&row.key));
+                } else if row_meets(row, &conditions)? {
+                    kept.insert((unit.clone(), ends.named(&row.key)));
                 }
             }
             if !extras.is_empty() {

@@ -7,9 +7,11 @@
 //! one unit wrote must hold what that unit wrote last.
 
 mod back;
+mod causes;
 mod growing;
 mod keys;
 mod pace;
+mod spread;
 mod upgrade;
 mod writers;
 

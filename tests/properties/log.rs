@@ -543,6 +543,16 @@ impl Log {
         self.number_offsets();
     }
 
+    /// Puts `length` records a second time among themselves, as a writer does that another one has taken over
+    /// from and that nobody fences: each writes in order, `turns` says which is next.
+    pub fn interleave(&mut self, at: usize, length: usize, turns: u64) {
+        let at = at % self.captured.len();
+        let both = self.captured[at.saturating_sub(length)..=at].to_vec();
+        let both = merge(both.clone(), both, turns);
+        self.captured.splice(at.saturating_sub(length)..=at, both);
+        self.number_offsets();
+    }
+
     /// The same log with schemas: the same rows in the same lanes.
     fn wrap(&mut self) {
         for entry in &mut self.captured {
@@ -566,4 +576,22 @@ impl Log {
             entry.next_offset = offset;
         }
     }
+}
+
+/// What two writers wrote, each in its order; the bits of `turns` say whose turn it is, over and over.
+pub fn merge<T>(one: Vec<T>, other: Vec<T>, turns: u64) -> Vec<T> {
+    let (mut one, mut other) = (one.into_iter().peekable(), other.into_iter().peekable());
+    let mut both = Vec::new();
+    for turn in 0.. {
+        let next = match turns >> (turn % 64) & 1 {
+            0 if one.peek().is_some() => one.next(),
+            _ if other.peek().is_some() => other.next(),
+            _ => one.next(),
+        };
+        match next {
+            Some(next) => both.push(next),
+            None => break,
+        }
+    }
+    both
 }

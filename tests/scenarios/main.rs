@@ -491,8 +491,28 @@ async fn places(mesh: &Mesh) -> anyhow::Result<Vec<u64>> {
     rows.lines().map(|seq| seq.parse().context("a ledger row's seq")).collect()
 }
 
-/// Two units with broken workers, whole topics delivered again; the judge has to find `finding`.
+/// The same scene with sound workers.
+#[test]
+fn what_the_judge_finds_is_not_there_unbroken() {
+    beside("the scene of the mutants, unbroken", LIMIT, async {
+        let (mut mesh, written) = delivered_again_amid_flashes("").await?;
+        mesh.ensure_done(&written, QUIET).await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// The judge has to find `finding`.
 async fn must_fail(inject: &str, finding: &str) -> anyhow::Result<()> {
+    let (mut mesh, written) = delivered_again_amid_flashes(inject).await?;
+    mesh.workers().iter_mut().try_for_each(Worker::kill)?;
+    judge_finds(&mesh, &written, inject, finding).await?;
+    mesh.finish();
+    Ok(())
+}
+
+/// Two units that write the same rows over and over, with whole topics delivered again in between.
+async fn delivered_again_amid_flashes(inject: &str) -> anyhow::Result<(Mesh, Written)> {
     const PATIENCE: Duration = Duration::from_secs(8);
     let random = Random::new(seed("mutant"));
     let mut mesh = setup(&[Mysql9, Mariadb]).kafka_shared().start().await?;
@@ -504,10 +524,7 @@ async fn must_fail(inject: &str, finding: &str) -> anyhow::Result<()> {
     deliver_again(&mut mesh, inject).await?;
     written.add(write_everywhere(&mesh, &load, 10, &random).await?);
     let _ = mesh.quiesce(PATIENCE).await;
-    mesh.workers().iter_mut().try_for_each(Worker::kill)?;
-    judge_finds(&mesh, &written, inject, finding).await?;
-    mesh.finish();
-    Ok(())
+    Ok((mesh, written))
 }
 
 /// The judge has to fail, and to find this.

@@ -55,6 +55,14 @@ fn the_clock_of_each_unit_arrives() {
         mesh.run(&[&["pause", "A-to-B.shop", "--drain"], &why[..]].concat()).await?;
         sleep(PAUSED).await;
         let before = beat(&mesh, "A", "A", 0).await?;
+        let sink = Metrics::of(mesh.worker("B", "sink")?).await?;
+        let lags: Vec<f64> = sink.each("unitflow_lag_seconds", &["log=\"A.shop\""]).collect();
+        ensure!(
+            !lags.is_empty() && lags.iter().all(|lag| *lag == -1.0),
+            "lags of {lags:?} s, paused"
+        );
+        let waiting = records_behind(&mesh, "A-to-B.shop").await?;
+        ensure!(waiting > 0, "Kafka's own tool sees nothing that waits");
         let behind = lag(&mesh, "A", "B").await?;
         ensure!(behind >= PAUSED.as_secs_f64(), "only {behind} s behind");
         mesh.run(&[&["resume", "A-to-B.shop"], &why[..]].concat()).await?;
@@ -77,6 +85,17 @@ async fn beat(mesh: &Mesh, of: &str, at: &str, least: u64) -> anyhow::Result<u64
         ensure!(Instant::now() < deadline, "{of}'s clock stands at {beat} in {at}");
         sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// How many records a flow has still to apply, as Kafka's own tool tells it.
+async fn records_behind(mesh: &Mesh, flow: &str) -> anyhow::Result<u64> {
+    let describe = ["--describe", "--group", &mesh.topic(flow)];
+    let told = mesh.kafka("A").run_tool("kafka-consumer-groups", describe).await?;
+    let mut lines = told.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let head = lines.find(|words| words.contains(&"LAG")).with_context(|| told.clone())?;
+    let lag = head.iter().position(|word| *word == "LAG").context("a column")?;
+    let of_lane = |words: Vec<&str>| words.get(lag)?.parse::<u64>().ok();
+    Ok(lines.filter_map(of_lane).sum())
 }
 
 /// Seconds that a unit's clock is behind at another.

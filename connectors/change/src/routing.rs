@@ -181,6 +181,15 @@ impl Routing {
             && self.hidden(database, table) == other.hidden(database, table)
     }
 
+    /// What of this table travels, as a text that is the same where the same does.
+    #[must_use]
+    pub fn filter_text(&self, database: &str, table: &str) -> String {
+        let conditions = self.conditions(database, table).into_iter().cloned();
+        let conditions: Vec<String> = conditions.map(String::from).collect();
+        let (carries, hidden) = (self.carries(database, table), self.hidden(database, table));
+        format!("{database:?} {table:?} {carries} {hidden:?} {conditions:?}")
+    }
+
     /// Whether the same travels as by another routing, of any table.
     #[must_use]
     pub fn lets_all_through_as(&self, other: &Self) -> bool {
@@ -353,6 +362,10 @@ mod tests {
         assert_eq!(filtered.turn_to(&filtered), Turn::Stay);
         assert!(!routing().lets_all_through_as(&filtered));
         assert!(!routing().lets_through_as(&filtered, "shop", "x"));
+        let text = |routing: &Routing, table| routing.filter_text("shop", table);
+        assert_ne!(text(&routing(), "x"), text(&filtered, "x"));
+        assert_ne!(text(&routing(), "orders"), text(&filtered, "orders"));
+        assert_eq!(text(&routing(), "orders"), text(&routing(), "orders"));
         assert!(!routing().lets_through_as(&filtered, "shop", "orders"));
         assert!(routing().lets_through_as(&filtered, "other", "orders"));
         let by = PartitionBy::Table;

@@ -126,7 +126,7 @@ impl Connection {
     /// only how many they are is read, so that the connection is of no more use.
     ///
     /// # Errors
-    /// Those of the connection; [`judge`] for what the server refuses.
+    /// Those of the connection, and what the server refuses.
     pub async fn ask(&mut self, command: &Command) -> Result<Vec<u8>, Fault> {
         self.send(command).await?;
         let line = self.line().await?;

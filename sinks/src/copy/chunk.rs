@@ -249,6 +249,9 @@ impl Lane<'_> {
         let begun = Instant::now();
         loop {
             let stands = ledger::read_logs(self.applier.conn()).await?;
+            if let Some(own) = &self.way.own_log {
+                own.see_logs(stands.iter().map(|(log, ..)| log.clone()));
+            }
             if ledger::has_applied(&stands, chunk, &self.way.to) {
                 return Ok(true);
             }
@@ -304,8 +307,17 @@ impl Lane<'_> {
     /// does not fit is noted at once then, and its row comes again.
     pub(crate) async fn is_filled_from_elsewhere(&mut self) -> Result<bool, Fault> {
         let marks = filling::marks(self.applier.conn()).await?;
-        let ours = |mark: &Mark| Log::parse(&mark.log).is_none_or(|log| log.unit == self.way.to);
-        Ok(!marks.is_empty() && !marks.iter().any(ours))
+        Ok(!marks.is_empty() && !marks.iter().any(|mark| self.is_of_here(mark)))
+    }
+
+    /// Whether something is being filled with this unit's rows: a change that does not fit them is passed over.
+    pub(crate) async fn is_filled_from_here(&mut self) -> Result<bool, Fault> {
+        let marks = filling::marks(self.applier.conn()).await?;
+        Ok(marks.iter().any(|mark| self.is_of_here(mark)))
+    }
+
+    fn is_of_here(&self, mark: &Mark) -> bool {
+        Log::parse(&mark.log).is_none_or(|log| log.unit == self.way.to)
     }
 }
 

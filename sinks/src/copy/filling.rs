@@ -170,6 +170,18 @@ pub async fn notes(
         .collect()
 }
 
+/// The tables of which a change of this log is noted: it was not applied.
+pub async fn noted_of(conn: &mut Conn, log: &Log) -> Result<Vec<TableName>, Fault> {
+    let rows: Vec<(String, String)> = conn
+        .exec(
+            "SELECT DISTINCT db, tbl FROM unitflow.unsettled WHERE log = ? ORDER BY db, tbl",
+            (log.to_string(),),
+        )
+        .await
+        .map_err(|error| judge(&error).at("unitflow.unsettled"))?;
+    Ok(rows.into_iter().map(|(database, table)| TableName { database, table }).collect())
+}
+
 /// Whether a row of these tables is noted.
 pub async fn is_any(conn: &mut Conn, tables: &[TableName]) -> Result<bool, Fault> {
     let mut sql = b"SELECT 1 FROM unitflow.unsettled WHERE (db, tbl) IN (".to_vec();

@@ -3,7 +3,7 @@
 //! Two generations of entries bound its memory: when the younger is full the elder is forgotten, and
 //! with it how far back the index knows everything.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use unitflow_change::copy::Chunk;
 use unitflow_change::name::Log;
@@ -91,6 +91,8 @@ pub struct Index {
     floors: [Floor; 2],
     /// Where all writers stand now.
     now: Floor,
+    /// Logs of units that have left: all they wrote is in every unit, or given up.
+    left: HashSet<Log>,
     rows_max: usize,
 }
 
@@ -108,6 +110,7 @@ impl Index {
             younger: Generation::default(),
             floors: [floor.clone(), floor.clone()],
             now: floor,
+            left: HashSet::new(),
             rows_max: ROWS_MAX,
         }
     }
@@ -117,6 +120,12 @@ impl Index {
         for floor in self.floors.iter_mut().chain([&mut self.now]) {
             floor.others.entry(lane.clone()).or_insert(seq);
         }
+    }
+
+    /// Only these logs are applied here by now: of others nothing lies beyond any chunk.
+    pub fn see_logs(&mut self, present: &HashSet<Log>) {
+        let known = self.lanes.iter().chain(self.now.others.keys()).map(|lane| &lane.log);
+        self.left = known.filter(|log| !present.contains(log)).cloned().collect();
     }
 
     /// A row was written.
@@ -148,8 +157,9 @@ impl Index {
     #[must_use]
     pub fn covers(&self, chunk: &Chunk) -> bool {
         let floor = &self.floors[0];
+        let mut others = floor.others.iter().filter(|(lane, _)| !self.left.contains(&lane.log));
         chunk.applied_by_all(&self.own) >= floor.own
-            && floor.others.iter().all(|(lane, seq)| chunk.applied(&lane.log, lane.lane) >= *seq)
+            && others.all(|(lane, seq)| chunk.applied(&lane.log, lane.lane) >= *seq)
     }
 
     /// Whether the index began only behind what the chunk's source had applied of the own log: begun
@@ -192,7 +202,7 @@ impl Index {
     fn others_lie_beyond(&self, writes: &Writes, chunk: &Chunk) -> bool {
         writes.others.iter().any(|(place, seq)| {
             let Lane { log, lane } = &self.lanes[usize::from(*place)];
-            *seq > chunk.applied(log, *lane)
+            *seq > chunk.applied(log, *lane) && !self.left.contains(log)
         })
     }
 
@@ -219,6 +229,22 @@ mod tests {
 
     fn row(number: u64) -> Identity {
         Identity { table: 1, row: Some(number) }
+    }
+
+    #[test]
+    fn what_a_unit_wrote_that_has_left_holds_up_nothing() {
+        let mut index = Index::new(log("B.shop"), Seq(2));
+        index.stood(Lane { log: log("C.shop"), lane: 0 }, Seq(4));
+        index.note(row(7), &third(6));
+        // Its source no longer applies the third's log.
+        let mut without = chunk(9, 0);
+        without.ledger.remove("C.shop");
+        assert!(!index.covers(&without) && index.is_beyond(row(7), &without));
+        index.see_logs(&HashSet::from([log("A.shop")]));
+        assert!(index.covers(&without) && !index.is_beyond(row(7), &without));
+        // It comes back.
+        index.see_logs(&HashSet::from([log("A.shop"), log("C.shop")]));
+        assert!(!index.covers(&without) && index.is_beyond(row(7), &without));
     }
 
     fn third(seq: u64) -> Writer {

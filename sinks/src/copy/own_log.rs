@@ -4,6 +4,7 @@
 //! *Now* is a marker: a row of `unitflow.marker` that is written through the store and comes back by
 //! its log. What was committed before the marker stands before it there.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,6 +71,8 @@ pub struct OwnLog {
     place: Place,
     reading: AsyncMutex<Option<Reading>>,
     index: Mutex<Option<Read>>,
+    /// The logs that are applied here, as lanes last saw it.
+    present: Mutex<HashSet<Log>>,
     /// How many readings were begun.
     readings: AtomicU64,
     /// How often [`LOOK_BACK`] was too short.
@@ -109,6 +112,7 @@ impl OwnLog {
             place,
             reading: AsyncMutex::new(None),
             index: Mutex::default(),
+            present: Mutex::default(),
             readings: AtomicU64::new(0),
             further: AtomicU32::new(0),
             quick: AtomicBool::new(false),
@@ -423,12 +427,23 @@ impl OwnLog {
         rows: &[Identity],
         chunk: &Chunk,
     ) -> Option<Vec<Option<Whose>>> {
-        let read = self.index();
-        let Read { index, .. } = read
-            .as_ref()
-            .filter(|read| reading.is_none_or(|reading| reading == read.reading))
-            .filter(|read| read.index.covers(chunk))?;
+        let mut read = self.index();
+        let Read { index, .. } =
+            read.as_mut().filter(|read| reading.is_none_or(|reading| reading == read.reading))?;
+        index.see_logs(&self.present());
+        if !index.covers(chunk) {
+            return None;
+        }
         Some(rows.iter().map(|row| index.beyond(*row, chunk)).collect())
+    }
+
+    /// These logs are applied here by now.
+    pub fn see_logs(&self, logs: impl Iterator<Item = Log>) {
+        *self.present() = logs.collect();
+    }
+
+    fn present(&self) -> MutexGuard<'_, HashSet<Log>> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn index(&self) -> MutexGuard<'_, Option<Read>> {
