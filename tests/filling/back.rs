@@ -59,6 +59,7 @@ fn a_target_that_kafka_no_longer_bridges_is_refilled() {
         let part = mesh.run(&[&resync[..], &["--table", "shop.goods"]].concat()).await;
         let part = part.err().context("a part was enough")?.to_string();
         ensure!(part.contains("[offset_gone]") && part.contains("without --table"), "{part}");
+        let watch = watch_goods(&mesh, "B").await?;
         let mut command = mesh.spawn(&resync)?;
         says(&mesh, "what Kafka no longer holds is passed over").await?;
         mesh.start_worker("B", "sink", "")?;
@@ -74,6 +75,7 @@ fn a_target_that_kafka_no_longer_bridges_is_refilled() {
         a_copy_is_cut_in_the_middle(&mut mesh, &resync).await?;
         last.extend(own.stop().await?);
         arrive(&mut mesh).await?;
+        ensure_newest(watch).await?;
         ensure_kept(&mesh, &last).await?;
         mesh.ensure_still().await?;
         mesh.finish();
@@ -120,6 +122,7 @@ fn a_unit_that_kafka_no_longer_bridges_is_refilled() {
         let text = said(&mesh)?;
         ensure!(ended.status.code() == Some(3) && text.contains(refill), "it ended with {text}");
         let full = [&["resync", "full", "--from", "A", "--to", "B"], &why[..]].concat();
+        let watch = watch_goods(&mesh, "B").await?;
         let mut killed = mesh.spawn(&full)?;
         says(&mesh, "what Kafka no longer holds is passed over").await?;
         mesh.start_worker("B", "sink", "")?;
@@ -136,7 +139,9 @@ fn a_unit_that_kafka_no_longer_bridges_is_refilled() {
         let last = own.stop().await?;
         again.stop().await?;
         arrive(&mut mesh).await?;
+        ensure_newest(watch).await?;
         ensure_kept(&mesh, &last).await?;
+        ensure_no_echo(&mesh)?;
         mesh.ensure_still().await?;
         mesh.finish();
         Ok(())
@@ -275,6 +280,7 @@ fn a_log_of_which_a_part_is_gone_goes_on_with_a_copy() {
             let server = (&unit.server, "shop.goods");
             own.own(server, (place, 2), 0..FEWER, random.branch(place)).await?;
         }
+        let watches = [watch_goods(&mesh, "A").await?, watch_goods(&mesh, "B").await?];
         let all = [("A", "connector"), ("B", "connector"), ("A", "transformer")];
         // Only MariaDB does not say at once what it has purged.
         let steps = if is_full() { &all[..] } else { &all[1..] };
@@ -285,7 +291,11 @@ fn a_log_of_which_a_part_is_gone_goes_on_with_a_copy() {
         }
         let last = own.stop().await?;
         arrive(&mut mesh).await?;
+        for watch in watches {
+            ensure_newest(watch).await?;
+        }
         ensure_kept(&mesh, &last).await?;
+        ensure_no_echo(&mesh)?;
         mesh.ensure_still().await?;
         mesh.finish();
         Ok(())
@@ -403,6 +413,7 @@ fn a_log_whose_topic_was_created_anew_begins_anew() {
         arrive(&mut mesh).await?;
         ensure_newest(watch).await?;
         ensure_kept(&mesh, &last).await?;
+        ensure_no_echo(&mesh)?;
         mesh.ensure_still().await?;
         mesh.finish();
         Ok(())
@@ -485,6 +496,7 @@ async fn lost(flavors: &[Flavor]) -> anyhow::Result<()> {
     let ways = ["resync", "lost", "A", "--from", "B", "--why", "test", "--by", "test"];
     let listed = mesh.run(&[&ways[..], &["--dry-run"]].concat()).await;
     ensure_listed(&listed.err().context("nothing is listed")?.to_string(), units)?;
+    mesh.run_and_die(&ways, "die_before_turning").await?;
     // Killed as soon as it has begun, wherever that is.
     let mut killed = mesh.spawn(&ways)?;
     let begun = "SELECT COUNT(*) FROM unitflow.filling";

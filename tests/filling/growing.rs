@@ -13,8 +13,8 @@ use unitflow_harness::{Mesh, MeshSetup, Mysql, beside};
 
 use crate::writers::{NEW_ROWS, Writers};
 use crate::{
-    BINARY, CLASHING, GOODS, arrive, ensure_kept, ensure_kept_in, ensure_well, fill, fill_table,
-    limit, says, shows,
+    BINARY, CLASHING, GOODS, arrive, die_while_copying, ensure_kept, ensure_kept_in, ensure_newest,
+    ensure_no_echo, ensure_well, fill, fill_table, limit, says, shows, watch_goods,
 };
 
 /// A worker that is started again is at work within this, also on a busy machine; nothing that
@@ -75,6 +75,7 @@ async fn grow() -> anyhow::Result<()> {
     let checked = mesh.run(&["check"]).await.unwrap_or_else(|error| error.to_string());
     ensure!(checked.contains("what an older configuration said"), "{checked}");
     let rest = Rest::watch(mesh.server("B")).await?;
+    let watch = watch_goods(&mesh, "B").await?;
     let copies = [
         copy(&mesh, &["--store", "shop", "--table", "shop.novelties", "--table", "shop.prices"])?,
         copy(&mesh, &["--store", "crm"])?,
@@ -105,6 +106,7 @@ async fn grow() -> anyhow::Result<()> {
         die_and_come_back(&mut mesh, unit, role)?;
         sleep(Duration::from_millis(1_500)).await;
     }
+    die_while_copying(&mut mesh, "B").await?;
     sleep(Duration::from_secs(1)).await;
     // Rows that several units write never come to rest while they do.
     clashing.stop().await?;
@@ -119,7 +121,9 @@ async fn grow() -> anyhow::Result<()> {
     for worker in mesh.workers() {
         ensure!(!worker.log()?.contains("code=conflict"), "a lane of {} stopped", worker.name());
     }
+    ensure_newest(watch).await?;
     ensure_kept(&mesh, &last[0]).await?;
+    ensure_no_echo(&mesh)?;
     let servers: Vec<_> = mesh.units().iter().map(|unit| (&unit.name[..], &unit.server)).collect();
     let low = last[1].iter().filter(|(id, _)| **id < TRAVELS[1]);
     let low = low.map(|(id, n)| (*id, *n)).collect();

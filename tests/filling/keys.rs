@@ -12,8 +12,8 @@ use unitflow_harness::{Mesh, MeshSetup, beside};
 
 use crate::writers::Writers;
 use crate::{
-    BINARY, CLASHING, GOODS, arrive, die_while_copying, ensure_kept, ensure_no_echo, ensure_well,
-    fill_table, kill_each, limit, shows,
+    BINARY, CLASHING, GOODS, arrive, die_while_copying, ensure_kept, ensure_newest, ensure_no_echo,
+    ensure_well, fill_table, kill_each, limit, shows, watch_goods,
 };
 
 /// A table with a second unique value in each row.
@@ -78,6 +78,7 @@ async fn rows_are_brought_back(mesh: &mut Mesh) -> anyhow::Result<()> {
         own.own(table, (place, 2), 0..CLASHING.start, random.branch(place)).await?;
         clashing.clashing(table, CLASHING, random.branch(100 + place)).await?;
     }
+    let watch = watch_goods(mesh, "B").await?;
     mesh.start_worker("A", "connector", "")?;
     kill_each(mesh, &mut killed, &[("A", "connector"), ("A", "transformer")], 700, "").await?;
     killed.kill().await?;
@@ -88,6 +89,7 @@ async fn rows_are_brought_back(mesh: &mut Mesh) -> anyhow::Result<()> {
     ensure_well(mesh, command).await?;
     let last = own.stop().await?;
     arrive(mesh).await?;
+    ensure_newest(watch).await?;
     ensure_kept(mesh, &last).await?;
     let query = "SELECT * FROM shop.places WHERE id <> place ORDER BY id";
     ensure!(mesh.server("A").sql(query).await?.is_empty(), "the authority's places were changed");
