@@ -53,7 +53,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Wait until a unit has applied all that another has committed by now.
     ///
-    /// Exit code 0 once it has, 1 if it has not in time or if tables are parked there.
+    /// Exit code 0 once it has, 1 if it has not in time, or if tables are parked or rows of tables that are being
+    /// filled come again there.
     Wait(WaitArgs),
     /// Take away what the other units hold about a unit that leaves the mesh.
     ///

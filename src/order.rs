@@ -11,7 +11,7 @@ use crate::Outcome;
 use crate::cli::{OrderArgs, PauseArgs, ReleaseArgs, SkipArgs};
 use crate::config::Mesh;
 use crate::output::say;
-use crate::wait::{Within, arrives};
+use crate::wait::{Until, Within, arrives};
 
 /// Stops a flow, if it is to be drained once all has arrived that the source has committed by now.
 pub async fn pause(mesh: &Mesh, args: &PauseArgs) -> Result<Outcome, Fault> {
@@ -19,7 +19,8 @@ pub async fn pause(mesh: &Mesh, args: &PauseArgs) -> Result<Outcome, Fault> {
         let (log, to) = flow(mesh, &args.order.flow)?;
         // Who gives the order has to be known before what it is given for is waited for.
         by(&args.order)?;
-        if !arrives(mesh, &log, &to, None, Within::seconds(args.timeout_seconds)).await? {
+        let within = Within::seconds(args.timeout_seconds);
+        if !arrives(mesh, &log, &to, None, within, Until::Applied).await? {
             say(&format!("{}: not paused, it goes on", args.order.flow));
             return Ok(Outcome::Findings);
         }

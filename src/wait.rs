@@ -49,7 +49,7 @@ pub async fn run(mesh: &Mesh, args: &WaitArgs) -> Result<Outcome, Fault> {
     }
     let within = Within::seconds(args.timeout_seconds);
     for log in logs {
-        if !arrives(mesh, &log, &args.to, args.gtid.as_deref(), within).await? {
+        if !arrives(mesh, &log, &args.to, args.gtid.as_deref(), within, Until::Applied).await? {
             return Ok(Outcome::Findings);
         }
     }
@@ -70,18 +70,29 @@ impl Within {
     }
 }
 
-/// Waits until a unit has applied what a log's store has committed by now, or a GTID (set) of it, and
-/// says so. `false` if it has not in time.
+/// When a unit has what a log brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// All of it is applied.
+    Applied,
+    /// Or noted, of tables that are being filled: it comes again.
+    CaughtUp,
+}
+
+/// Waits until a unit has what a log's store has committed by now, or a GTID (set) of it, and says so.
+/// `false` if it has not in time.
 pub async fn arrives(
     mesh: &Mesh,
     log: &Log,
     to: &Name,
     gtid: Option<&str>,
     Within { begun, seconds }: Within,
+    until: Until,
 ) -> Result<bool, Fault> {
-    let until = begun + Duration::from_secs(seconds);
+    let end = begun + Duration::from_secs(seconds);
     let mut missing = behind("connector");
-    let Ok(result) = timeout_at(until, follow(mesh, log, to, gtid, &mut missing)).await else {
+    let followed = follow(mesh, (log, to), gtid, until, &mut missing);
+    let Ok(result) = timeout_at(end, followed).await else {
         say(&format!(
             "{log} to {to}: not yet after {seconds} s; {missing}, unitflow status shows more"
         ));
@@ -100,9 +111,9 @@ fn behind(stage: &str) -> String {
 /// Returns once nothing is missing, and says meanwhile what is.
 async fn follow(
     mesh: &Mesh,
-    log: &Log,
-    to: &Name,
+    (log, to): (&Log, &Name),
     gtid: Option<&str>,
+    until: Until,
     missing: &mut String,
 ) -> Result<(), Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
@@ -129,7 +140,7 @@ async fn follow(
     loop {
         let entries = ledger::read_all(&mut conn, log).await?;
         if ledger::reached(&entries, &tails) {
-            let Some(kept) = kept_back(&mut conn, log).await? else { return Ok(()) };
+            let Some(kept) = kept_back(&mut conn, log, until).await? else { return Ok(()) };
             *missing = format!("all is applied but {kept}");
         }
         sleep(LOOK_EVERY).await;
@@ -138,12 +149,15 @@ async fn follow(
 
 /// What came to its lane's end and was not applied: its table waits for a person, or is being filled and its row
 /// is still to be read again.
-async fn kept_back(conn: &mut Conn, log: &Log) -> Result<Option<String>, Fault> {
+async fn kept_back(conn: &mut Conn, log: &Log, until: Until) -> Result<Option<String>, Fault> {
     let parked = park::read_all(conn, log).await?;
     let parked: BTreeSet<String> = parked.iter().map(|(table, _)| table.to_string()).collect();
     if !parked.is_empty() {
         let tables = Vec::from_iter(parked).join(", ");
         return Ok(Some(format!("the changes of parked tables: {tables}")));
+    }
+    if until == Until::CaughtUp {
+        return Ok(None);
     }
     let noted = filling::noted_of(conn, log).await?;
     let tables: Vec<String> = noted.iter().map(ToString::to_string).collect();

@@ -32,7 +32,7 @@ use crate::bridge;
 use crate::cli::{ResyncLostArgs, ResyncWays};
 use crate::config::Mesh;
 use crate::output::{columns, say};
-use crate::wait::{self, Within};
+use crate::wait::{self, Until, Within};
 
 /// Why a row is noted that was lost.
 const LOST: &str = "lost";
@@ -267,7 +267,7 @@ async fn finish(
             continue;
         }
         let within = || Within::seconds(SAY_EVERY_SECONDS);
-        while !wait::arrives(back.mesh, &log, &to, None, within()).await? {
+        while !wait::arrives(back.mesh, &log, &to, None, within(), Until::CaughtUp).await? {
             ensure_bridged(&forth.log.unit, back.mesh, &log, &to).await?;
         }
     }
