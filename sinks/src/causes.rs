@@ -4,6 +4,12 @@
 //! unit C may be here before that change is. It does not fit then, and will a moment later. What it was
 //! made behind had been applied in B, so it stood in the Kafka that C's log is read from before B's
 //! change did: up to where that Kafka ends now is far enough.
+//!
+//! Or two units wrote at once, and it never fits. Where that stops its lane, a few seconds of waiting are enough.
+//! Where its table is being filled with this unit's rows it is passed over, and a copy of what it was made
+//! behind would undo it everywhere: so nothing is given up there while the other log's lanes move, are
+//! paused, or have nobody. Two lanes may wait for each other. One of them does so with a conflict, and that is the
+//! one whose change was committed first: what was made behind another change was committed after it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -88,7 +94,8 @@ impl Lane<'_> {
     }
 
     async fn come_up_to(&mut self, tails: &[Tail]) -> Result<bool, Fault> {
-        let is_authority = self.is_filled_from_here().await?;
+        // Amid a transaction of many parts rows are locked, and nobody may wait for them long.
+        let is_authority = !self.inside && self.is_filled_from_here().await?;
         let (begun, mut moved) = (Instant::now(), Instant::now());
         let (mut looked, mut said) = (None::<Instant>, None::<Instant>);
         let mut before = Vec::new();

@@ -116,8 +116,8 @@ fn a_zombie_of_each_role() {
 #[test]
 fn a_broker_killed_and_started_again() {
     alone("a broker killed", LIMIT, async {
-        let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9]).kafka_own().whole_transactions();
-        let mut scene = Scene::start(setup, Mix::Bank, RATE_LOW).await?;
+        let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9]).kafka_own();
+        let mut scene = Scene::start(setup, Mix::Shop, RATE_LOW).await?;
         scene.let_run(1000).await;
         let kafka = scene.mesh.kafka("A");
         kafka.kill().await?;

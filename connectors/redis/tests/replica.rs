@@ -4,15 +4,18 @@
 
 mod support;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 use support::{WITHIN, behind_snapshot, events, goes_on, open, run, setup, store};
 use unitflow_change::Code;
 use unitflow_local::{Redis, RedisFlavor};
 use unitflow_redis::rdb::Part;
 use unitflow_redis::rebuild::Rebuild;
-use unitflow_redis::{Command, Connection, Event, Opened, Options, Position, Store, Stream};
+use unitflow_redis::{Command, Connection, Event, Opened, Options, Position, Store, Stream, Tls};
 
 /// Of each type and each way that Redis 7 keeps it, in three databases.
 async fn fill(redis: &Redis) -> anyhow::Result<()> {
@@ -408,6 +411,68 @@ async fn a_user_needs_few_rights_and_the_right_password() {
         }
         redis.stop().await.unwrap();
         let fault = Stream::open(&store(&redis), None, Options::default()).await.err().unwrap();
+        assert_eq!((fault.code, fault.is_retry()), (Code::Unreachable, true), "{fault}");
+    }
+}
+
+/// A certificate authority, and a server of 127.0.0.1 that it vouches for; gives the authority's file.
+async fn encrypted(flavor: RedisFlavor, folder: &Path) -> anyhow::Result<(Redis, PathBuf, u16)> {
+    let authority_key = KeyPair::generate()?;
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(DnType::CommonName, "test");
+    let authority = authority.self_signed(&authority_key)?;
+    let key = KeyPair::generate()?;
+    let server = CertificateParams::new(vec!["127.0.0.1".to_owned(), "cache.test".to_owned()])?;
+    let server = server.signed_by(&key, &authority, &authority_key)?;
+    for (name, text) in [
+        ("ca.pem", authority.pem()),
+        ("server.pem", server.pem()),
+        ("key.pem", key.serialize_pem()),
+    ] {
+        fs::write(folder.join(name), text)?;
+    }
+    let at = |name: &str| folder.join(name).display().to_string();
+    let port = unitflow_local::free_port()?;
+    let redis = setup(flavor)
+        .setting("tls-port", port)
+        .setting("tls-ca-cert-file", at("ca.pem"))
+        .setting("tls-cert-file", at("server.pem"))
+        .setting("tls-key-file", at("key.pem"))
+        .setting("tls-auth-clients", "no")
+        .start()
+        .await?;
+    Ok((redis, folder.join("ca.pem"), port))
+}
+
+#[tokio::test]
+async fn certificates_are_checked_unless_told_otherwise() {
+    for flavor in RedisFlavor::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let (redis, ca, port) = encrypted(flavor, folder.path()).await.unwrap();
+        let with =
+            |tls| Store { endpoints: vec![("127.0.0.1".into(), port)], tls, ..store(&redis) };
+        let verify = |hostname: Option<&str>| Tls::Verify {
+            ca: Some(ca.clone()),
+            hostname: hostname.map(str::to_owned),
+        };
+        for tls in [verify(None), verify(Some("cache.test")), Tls::NoVerify] {
+            let opened = Stream::open(&with(tls), None, Options::default()).await;
+            let Ok(Opened::Full(snapshot)) = opened else {
+                panic!("{flavor:?} does not let us in")
+            };
+            snapshot.read(async |_| Ok(())).await.unwrap();
+        }
+        for tls in [Tls::Verify { ca: None, hostname: None }, verify(Some("other.test"))] {
+            let fault = Stream::open(&with(tls), None, Options::default()).await.err();
+            let fault = fault.expect("its certificate was taken for right");
+            assert_eq!((fault.code, fault.is_retry()), (Code::Tls, false), "{fault}");
+        }
+        let missing = Tls::Verify { ca: Some(folder.path().join("none.pem")), hostname: None };
+        let fault = Stream::open(&with(missing), None, Options::default()).await.err().unwrap();
+        assert_eq!(fault.code, Code::Config, "{fault}");
+        // The server closes what does not begin with a handshake.
+        let fault = Stream::open(&with(Tls::Off), None, Options::default()).await.err().unwrap();
         assert_eq!((fault.code, fault.is_retry()), (Code::Unreachable, true), "{fault}");
     }
 }
