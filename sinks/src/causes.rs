@@ -115,9 +115,11 @@ impl Lane<'_> {
                 |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() > every);
             if waited > CAUSES_WITHIN && is_due(looked, ASK_EVERY) {
                 looked = Some(Instant::now());
-                let Some(because) = self.must_wait(is_authority, &missing, waited).await? else {
-                    return Ok(false);
+                let because = match is_authority {
+                    true => self.must_wait(&missing, waited).await?,
+                    false => None,
                 };
+                let Some(because) = because else { return Ok(false) };
                 if is_due(said, SAY_EVERY) {
                     said = Some(Instant::now());
                     warn!("a change waits for what another log holds: {because}");
@@ -130,13 +132,9 @@ impl Lane<'_> {
     /// Why what is missing may still come; none where there is no telling.
     async fn must_wait(
         &mut self,
-        is_authority: bool,
         missing: &[(Log, i32)],
         still: Duration,
     ) -> Result<Option<String>, Fault> {
-        if !is_authority {
-            return Ok(None);
-        }
         let waiting = self.waiting().await?;
         let mut all_wait = true;
         for Other { log, broker, flow, group, .. } in &self.way.others {

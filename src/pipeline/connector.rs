@@ -398,11 +398,8 @@ impl Capture {
             return Ok(());
         }
         let captured = stream.position().done.clone();
-        let next = |this: &mut Self| {
-            let ConnectorState { copy, routing, .. } = &mut this.state;
-            this.copier.next(copy, routing, &captured)
-        };
-        while let Some(lot) = next(self) {
+        while let Some(lot) = self.copier.next(&mut self.state.copy, &self.state.routing, &captured)
+        {
             self.put_lot(&lot)?;
             // A chunk is whole in the log or not there.
             self.commit_with(stream)?;

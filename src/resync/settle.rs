@@ -82,14 +82,16 @@ async fn silent(plan: &Plan<'_>, all: &[(Name, Note)]) -> Result<Silent, Fault> 
     for table in &plan.tables {
         let head = Key::head(&table.database, &table.table);
         let noted = |(_, note): &&(Name, Note)| note.key.starts_with(&head);
-        if !all.iter().any(|note| noted(&note)) {
+        let conditions = routing.conditions(&table.database, &table.table);
+        let by = routing.partition_by(&table.database, &table.table);
+        let may_be = !conditions.is_empty() || matches!(by, PartitionBy::Columns(_));
+        if !may_be || !all.iter().any(|note| noted(&note)) {
             continue;
         }
         let Some(mut ends) = Ends::open(plan, &plan.log.unit, table).await? else { continue };
         if !only_by_rows(&routing, table, &ends.our) {
             continue;
         }
-        let conditions = routing.conditions(&table.database, &table.table);
         for (unit, note) in all.iter().filter(noted) {
             let key = text(note);
             let travels = match ends.row(&key).await? {

@@ -116,23 +116,28 @@ fn a_zombie_of_each_role() {
 #[test]
 fn a_broker_killed_and_started_again() {
     alone("a broker killed", LIMIT, async {
-        let setup = MeshSetup::new(BINARY, &[Mariadb, Mysql9]).kafka_own();
-        let mut scene = Scene::start(setup, Mix::Shop, RATE_LOW).await?;
-        scene.let_run(1000).await;
-        let kafka = scene.mesh.kafka("A");
-        kafka.kill().await?;
-        let begin = Instant::now();
-        scene.let_run(2000).await;
-        scene.mesh.kafka("A").start_again().await?;
-        println!("  A's broker was away for {:.1?}", begin.elapsed());
-        let goals = [scene.mesh.pulses("A", "A").await?, scene.mesh.pulses("B", "B").await?];
-        scene.mesh.wait_for_pulses("A", "B", goals[0], CAUGHT_UP).await?;
-        scene.mesh.wait_for_pulses("B", "A", goals[1], CAUGHT_UP).await?;
-        println!("  all there {:.1?} after the kill", begin.elapsed());
-        // Both ways are watched at work again.
-        scene.let_run(4000).await;
-        scene.end().await
+        let setup = || MeshSetup::new(BINARY, &[Mariadb, Mysql9]).kafka_own();
+        broker_killed(setup(), Mix::Shop).await?;
+        broker_killed(setup().whole_transactions(), Mix::Bank).await
     });
+}
+
+async fn broker_killed(setup: MeshSetup, mix: Mix) -> anyhow::Result<()> {
+    let mut scene = Scene::start(setup, mix, RATE_LOW).await?;
+    scene.let_run(1000).await;
+    let kafka = scene.mesh.kafka("A");
+    kafka.kill().await?;
+    let begin = Instant::now();
+    scene.let_run(2000).await;
+    scene.mesh.kafka("A").start_again().await?;
+    println!("  A's broker was away for {:.1?}", begin.elapsed());
+    let goals = [scene.mesh.pulses("A", "A").await?, scene.mesh.pulses("B", "B").await?];
+    scene.mesh.wait_for_pulses("A", "B", goals[0], CAUGHT_UP).await?;
+    scene.mesh.wait_for_pulses("B", "A", goals[1], CAUGHT_UP).await?;
+    println!("  all there {:.1?} after the kill", begin.elapsed());
+    // Both ways are watched at work again.
+    scene.let_run(4000).await;
+    scene.end().await
 }
 
 #[test]

@@ -68,6 +68,8 @@ fn a_target_that_kafka_no_longer_bridges_is_refilled() {
         die_while_copying(&mut mesh, "B").await?;
         ensure_well(&mesh, command).await?;
         let mut last = own.stop().await?;
+        arrive(&mut mesh).await?;
+        ensure_kept(&mesh, &last).await?;
         // Slowly, so that the copy's records stay by far the most.
         let mut own = Writers::slow();
         let goods = (mesh.server("A"), "shop.goods");

@@ -7,7 +7,8 @@
 //! * **Nothing unknown is passed over.** A version, an opcode or a type that is not known here ends the reading with
 //!   a fault ([`Code::StreamUnknown`]); bytes that contradict themselves with [`Code::StreamCorrupt`]. A snapshot is
 //!   whole only once [`read`] has returned: its checksum comes last.
-//! * **Read by versions 9 to 12**: Redis 6.2 (9), 7.0 (10), 7.2 and Valkey (11), 7.4 and 8.0 (12).
+//! * **Versions 9 to 12 are read**: Redis 6.2 (9), 7.0 (10), 7.2 and Valkey (11), 7.4 and 8.0 (12). Run were 7.0, 8.0
+//!   and Valkey 9.1; what only the others write is read as their source has it.
 //!
 //! Source of the format: `rdb.c` and `t_stream.c` of Redis 8.0.
 

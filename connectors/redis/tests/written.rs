@@ -6,10 +6,10 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use support::{behind_snapshot, events, run, setup, store};
+use support::{behind_snapshot, events, run, setup};
 use unitflow_local::RedisFlavor;
+use unitflow_redis::Command;
 use unitflow_redis::commands::{Arrives, form, form_of, name_of};
-use unitflow_redis::{Command, Connection};
 
 /// What is run, each line behind the one before; then what arrives of it, where that is not the same: `~` is any
 /// number of digits, `||` parts what different servers make of it.
@@ -155,10 +155,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("HPERSIST of-fields FIELDS 1 d", ""),
     ("HGETDEL of-fields FIELDS 1 e", "HDEL of-fields e||HGETDEL of-fields FIELDS 1 e"),
     ("HGETEX of-fields EX 1000 FIELDS 1 f", "HPEXPIREAT of-fields ~ FIELDS 1 f"),
-    (
-        "HSETEX of-fields EX 1000 FIELDS 2 of-fields 7 of-fields 8",
-        "HSETEX of-fields PXAT ~ FIELDS 2 of-fields 7 of-fields 8",
-    ),
+    ("HSETEX of-fields EX 1000 FIELDS 2 g 7 h 8", "HSETEX of-fields PXAT ~ FIELDS 2 g 7 h 8"),
 ];
 
 /// Of Valkey alone.
@@ -258,12 +255,11 @@ async fn no_command_that_writes_is_missing() {
         let redis = setup(flavor).start().await.unwrap();
         // The server's own list, by categories: its answer has too many parts for a line.
         let mut all: BTreeSet<String> = BTreeSet::new();
-        for filter in ["@write", "@pubsub", "@scripting"] {
+        for category in ["write", "pubsub", "scripting"] {
             let listed =
-                redis.cli(["COMMAND", "LIST", "FILTERBY", "ACLCAT", &filter[1..]]).await.unwrap();
+                redis.cli(["COMMAND", "LIST", "FILTERBY", "ACLCAT", category]).await.unwrap();
             all.extend(listed.lines().map(|name| name.to_ascii_uppercase()));
         }
-        let mut client = Connection::open(&store(&redis)).await.unwrap();
         let mut missing = Vec::new();
         for name in &all {
             // A read of these categories is none of ours: the server says which command may write.
@@ -295,7 +291,6 @@ async fn no_command_that_writes_is_missing() {
                 missing.push(name.clone());
             }
         }
-        client.ask(&Command::of(["PING"])).await.unwrap();
         assert!(missing.is_empty(), "{flavor:?}: no word of {missing:?}");
         assert!(all.len() > 100, "the server lists {all:?}");
     }

@@ -18,8 +18,8 @@ impl<R: AsyncRead + Unpin, F: AsyncFnMut(Part) -> Result<(), Fault>> Snapshot<'_
             let packed = self.text().await?;
             self.run(master, packed::listpack(&packed)?).await?;
         }
-        let entries = self.length().await?;
-        let _ = entries;
+        // How many entries it has.
+        self.length().await?;
         let last = self.id().await?;
         let history = match code {
             15 => None,
