@@ -100,7 +100,7 @@ async fn full(mesh: &Mesh, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
         let what = "the log was turned while it was copied, and what was read before may be gone";
         return Err(Fault::retry(Code::Copy, what));
     }
-    let outcome = finish(&plan, &filled, &filler).await?;
+    let outcome = finish(&plan, (&filled, &[]), &filler).await?;
     if args.table.is_empty() && matches!(outcome, Outcome::Fine) {
         plan.all_is_brought().await?;
     }
@@ -115,8 +115,9 @@ async fn keys(mesh: &Mesh, args: &ResyncKeysArgs) -> Result<Outcome, Fault> {
     }
     plan.begin(&Filler::Keys, &[]).await?;
     plan.wait_until_carried().await?;
-    copy::keys(&plan, keys.into_iter().collect()).await?;
-    finish(&plan, &[], &Filler::Keys).await
+    let keys: Vec<String> = keys.into_iter().collect();
+    copy::keys(&plan, keys.clone()).await?;
+    finish(&plan, (&[], &keys), &Filler::Keys).await
 }
 
 /// Ends copies that are under way; what they have brought stays.
@@ -141,10 +142,11 @@ pub fn goes_on(log: &Log, table: &TableName, filler: &str) -> String {
     Filler::parse(filler).command(log, table)
 }
 
-/// Settles what is in doubt; `removing` are the units whose tables may hold rows of their own.
+/// Settles what is in doubt; `removing` are the units whose tables may hold rows of their own, `asked` the keys
+/// of the rows that were asked for.
 async fn finish(
     plan: &Plan<'_>,
-    removing: &[plan::Filled],
+    (removing, asked): (&[plan::Filled], &[String]),
     filler: &Filler,
 ) -> Result<Outcome, Fault> {
     let mut kept = settle::Kept::new();
@@ -154,6 +156,7 @@ async fn finish(
         // What can't be removed yet, because it is only under way, is noted.
         removed = settle::extras(plan, removing, &mut kept).await?;
         left = settle::notes(plan, &mut kept).await?;
+        settle::asked(plan, asked, &mut kept).await?;
     }
     if left > 0 {
         say(&format!(

@@ -65,7 +65,7 @@ pub async fn run(mesh: &Mesh, args: &ResyncJoinArgs) -> Result<Outcome, Fault> {
     plan.begin(&filler, &[]).await?;
     plan.wait_until_carried().await?;
     copy::tables(&plan, args.rows_per_second, &[]).await?;
-    finish(&plan, &filled, &filler).await
+    finish(&plan, (&filled, &[]), &filler).await
 }
 
 /// Whether the unit holds nothing that the copy would remove, unless it is joining already, by its marks.

@@ -158,6 +158,30 @@ async fn keep(plan: &Plan<'_>, unit: &Name, notes: &[Note], kept: &mut Kept) -> 
     Ok(())
 }
 
+/// Which of the rows that were asked for by their keys stay where they are.
+pub async fn asked(plan: &Plan<'_>, keys: &[String], kept: &mut Kept) -> Result<(), Fault> {
+    let routing = plan.mesh.routing(&plan.log)?;
+    for unit in &plan.to {
+        let mut open = BTreeMap::new();
+        for key in keys {
+            let table = table_of(key)?;
+            if !open.contains_key(&table)
+                && let Some(ends) = Ends::open(plan, unit, &table).await?
+            {
+                open.insert(table.clone(), ends);
+            }
+            let Some(ends) = open.get_mut(&table) else { continue };
+            if only_by_rows(&routing, &table, &ends.our)
+                && ends.row(key).await?.is_none()
+                && ends.is_there(key).await?
+            {
+                kept.insert((unit.clone(), key.clone()));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn row_meets(row: &Row, conditions: &[&Condition]) -> Result<bool, Fault> {
     let image = image(row)?;
     conditions.iter().try_fold(true, |meets, condition| Ok(meets && condition.holds(&image)?))

@@ -53,6 +53,9 @@ fn a_table_spread_by_another_column_arrives_and_what_is_too_many_is_told() {
         let text = String::from_utf8_lossy(&ended.stdout).into_owned();
         let is_told = text.contains("rows that A lacks stay where they are") && text.contains(KEY);
         ensure!(ended.status.code() == Some(1) && is_told, "{}: {text}", ended.status);
+        let keys = ["resync", "keys", "--from", "A", "--key", KEY, "--why", "test", "--by", "test"];
+        let told = mesh.run(&keys).await.err().context("it is said to be gone")?.to_string();
+        ensure!(told.contains("rows that A lacks stay where they are"), "{told}");
         let last = own.stop().await?;
         mesh.server("B")
             .sql("SET sql_log_bin = 0; DELETE FROM shop.goods WHERE id = 900001")
