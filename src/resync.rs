@@ -142,6 +142,19 @@ pub fn goes_on(log: &Log, table: &TableName, filler: &str) -> String {
     Filler::parse(filler).command(log, table)
 }
 
+/// Asks again here where a server is away: the copy itself is at its end.
+async fn staying(plan: &Plan<'_>, kept: &settle::Kept) -> Result<settle::Kept, Fault> {
+    loop {
+        match settle::staying(plan, kept).await {
+            Err(fault) if fault.is_retry() => {
+                warn!(code = %fault.code, "{}; looking again", fault.what);
+                sleep(PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Settles what is in doubt; `removing` are the units whose tables may hold rows of their own, `asked` the keys
 /// of the rows that were asked for.
 async fn finish(
@@ -165,6 +178,7 @@ async fn finish(
         return Ok(Outcome::Findings);
     }
     plan.end(filler).await?;
+    let kept = staying(plan, &kept).await?;
     let (to, from) = (plan.to_text(), &plan.log.unit);
     if !kept.is_empty() {
         say(&format!(

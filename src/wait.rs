@@ -104,6 +104,11 @@ pub async fn arrives(
     Ok(true)
 }
 
+/// Waits until a unit has what a log's store has committed by now, applied or noted.
+pub async fn caught_up(mesh: &Mesh, log: &Log, to: &Name) -> Result<(), Fault> {
+    follow(mesh, (log, to), None, Until::CaughtUp, &mut String::new()).await
+}
+
 fn behind(stage: &str) -> String {
     format!("the {stage} is behind")
 }

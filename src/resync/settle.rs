@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 use unitflow_change::condition::Condition;
 use unitflow_change::ddl::TableName;
@@ -17,6 +17,8 @@ use unitflow_mysql::snapshot::{Reader, Row, Table};
 use unitflow_sinks::copy::filling::{self, Note};
 use unitflow_sinks::ledger;
 
+use crate::wait;
+
 use super::copy;
 use super::plan::{Filled, Plan};
 
@@ -24,6 +26,8 @@ use super::plan::{Filled, Plan};
 pub const NOTES_MAX: usize = 5_000;
 /// How long rows are read again before the rest is left.
 pub const SETTLE_WITHIN: Duration = Duration::from_secs(600);
+/// How long is waited for what may be under way to a row that the authority lacks.
+const UNDER_WAY: Duration = Duration::from_secs(60);
 /// The pause between two rounds: what is under way arrives.
 pub const PAUSE: Duration = Duration::from_millis(300);
 /// Rows of a target looked up in the authority at once.
@@ -150,7 +154,7 @@ async fn keep(plan: &Plan<'_>, unit: &Name, notes: &[Note], kept: &mut Kept) -> 
             open.insert(table.clone(), ends);
         }
         if let Some(ends) = open.get_mut(&table)
-            && ends.is_there(&key).await?
+            && ends.their_row(&key).await?.is_some()
         {
             kept.insert((unit.clone(), key));
         }
@@ -173,13 +177,83 @@ pub async fn asked(plan: &Plan<'_>, keys: &[String], kept: &mut Kept) -> Result<
             let Some(ends) = open.get_mut(&table) else { continue };
             if only_by_rows(&routing, &table, &ends.our)
                 && ends.row(key).await?.is_none()
-                && ends.is_there(key).await?
+                && ends.their_row(key).await?.is_some()
             {
                 kept.insert((unit.clone(), key.clone()));
             }
         }
     }
     Ok(())
+}
+
+/// Which of these rows stay: those that are there, the same, and that the authority lacks once each of the two
+/// has applied what the other knew. Any other was only under way.
+pub async fn staying(plan: &Plan<'_>, kept: &Kept) -> Result<Kept, Fault> {
+    let mut staying = Kept::new();
+    for unit in &plan.to {
+        let until = Instant::now() + UNDER_WAY;
+        let keys = kept.iter().filter(|(of, _)| of == unit).map(|(_, key)| key);
+        let mut rows = lacking(plan, unit, keys).await?;
+        while !rows.is_empty() {
+            let mut in_time = knows(plan, unit, &plan.log.unit, until).await?;
+            // What the authority got meanwhile is dropped; what it got and deleted is on the way back.
+            let lacked = lacking(plan, unit, rows.keys()).await?;
+            in_time &= knows(plan, &plan.log.unit, unit, until).await?;
+            let now = lacking(plan, unit, lacked.keys()).await?;
+            let is_still = now == rows;
+            rows = now;
+            if is_still || !in_time {
+                break;
+            }
+        }
+        staying.extend(rows.into_keys().map(|key| (unit.clone(), key)));
+    }
+    Ok(staying)
+}
+
+/// The rows of these keys that a unit holds and the authority lacks.
+async fn lacking(
+    plan: &Plan<'_>,
+    unit: &Name,
+    keys: impl Iterator<Item = &String>,
+) -> Result<BTreeMap<String, Vec<u8>>, Fault> {
+    let mut open = BTreeMap::new();
+    let mut rows = BTreeMap::new();
+    for key in keys {
+        let table = table_of(key)?;
+        if !open.contains_key(&table)
+            && let Some(ends) = Ends::open(plan, unit, &table).await?
+        {
+            open.insert(table.clone(), ends);
+        }
+        let Some(ends) = open.get_mut(&table) else { continue };
+        // The other unit first: what it got before it was asked, the authority knew.
+        if let Some(row) = ends.their_row(key).await?
+            && ends.row(key).await?.is_none()
+        {
+            rows.insert(key.clone(), row.after);
+        }
+    }
+    Ok(rows)
+}
+
+/// Waits until a unit has applied what another holds now, of its own and of third units; `false` if it has
+/// not in time.
+async fn knows(plan: &Plan<'_>, from: &Name, to: &Name, until: Instant) -> Result<bool, Fault> {
+    let log = Log { unit: from.clone(), store: plan.log.store.clone() };
+    if !plan.mesh.ways().any(|(way, unit, _)| way == log && unit == *to) {
+        return Ok(true);
+    }
+    let stands = ledger::read_logs(&mut plan.connect(from).await?).await?;
+    let applied = async {
+        wait::caught_up(plan.mesh, &log, to).await?;
+        let mut conn = plan.connect(to).await?;
+        while !ledger::is_up_to(&ledger::read_logs(&mut conn).await?, &stands) {
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    };
+    timeout_at(until, applied).await.map_or(Ok(false), |applied| applied.map(|()| true))
 }
 
 fn row_meets(row: &Row, conditions: &[&Condition]) -> Result<bool, Fault> {
@@ -330,10 +404,10 @@ impl Ends {
         Ok(self.here.get(&self.our, &[&key]).await?.pop())
     }
 
-    /// Whether the other unit has a row of this key.
-    async fn is_there(&mut self, key: &str) -> Result<bool, Fault> {
+    /// The other unit's row of this key.
+    async fn their_row(&mut self, key: &str) -> Result<Option<Row>, Fault> {
         let key = [self.their.key_head(), &key.as_bytes()[self.head.len()..]].concat();
-        Ok(!self.there.get(&self.their, &[&key]).await?.is_empty())
+        Ok(self.there.get(&self.their, &[&key]).await?.pop())
     }
 
     /// The key that this row has in the authority, in the mesh's names.

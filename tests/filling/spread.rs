@@ -1,5 +1,7 @@
 //! Tables of which a row's key does not tell all: the lane is another column's, or a condition chooses.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
 use tokio::time::{Instant, sleep, timeout};
 use unitflow_harness::Flavor::{Mariadb, Mysql9};
@@ -15,6 +17,9 @@ use crate::{
 /// A row of B's that A lacks.
 const STRAY: &str = "(900001, 1, 'stray')";
 const KEY: &str = r#"["shop","goods",{"id":900001}]"#;
+/// And one that A has not got yet.
+const LATE: &str = "(900003, 1, 'late')";
+const LATE_KEY: &str = r#"["shop","goods",{"id":900003}]"#;
 /// Up to where rows travel before and after, and rows a second while they do.
 const TRAVELS: [u64; 2] = [6_000, 8_000];
 const PACE: &str = "700";
@@ -56,6 +61,17 @@ fn a_table_spread_by_another_column_arrives_and_what_is_too_many_is_told() {
         let keys = ["resync", "keys", "--from", "A", "--key", KEY, "--why", "test", "--by", "test"];
         let told = mesh.run(&keys).await.err().context("it is said to be gone")?.to_string();
         ensure!(told.contains("rows that A lacks stay where they are"), "{told}");
+        // A row of B's that is only under way to A does not stay behind.
+        let why = ["--why", "test", "--by", "test"];
+        mesh.worker("A", "sink")?.kill()?;
+        mesh.server("B")
+            .sql(&format!("INSERT INTO shop.goods (id, n, body) VALUES {LATE}"))
+            .await?;
+        let keys = ["resync", "keys", "--from", "A", "--key", LATE_KEY];
+        let command = mesh.spawn(&[&keys[..], &why[..]].concat())?;
+        sleep(Duration::from_secs(4)).await;
+        mesh.start_worker("A", "sink", "")?;
+        ensure_well(&mesh, command).await?;
         let last = own.stop().await?;
         mesh.server("B")
             .sql("SET sql_log_bin = 0; DELETE FROM shop.goods WHERE id = 900001")
@@ -100,7 +116,7 @@ fn a_filter_is_widened_while_its_table_is_copied() {
         let deadline = Instant::now() + QUIET;
         while mesh.server("B").sql(&all(TRAVELS[1])).await? != "1" {
             ensure!(Instant::now() < deadline, "what the filter lets through since is not there");
-            sleep(std::time::Duration::from_millis(200)).await;
+            sleep(Duration::from_millis(200)).await;
         }
         mesh.finish();
         Ok(())
