@@ -86,12 +86,19 @@ pub async fn of_captured(
     state: Option<&TransformerState>,
     tail: Seq,
 ) -> Result<Bridge, Fault> {
+    let place = state.map(|state| (state.function.offset, state.function.seq));
+    of_captured_from(mesh, log, place, tail).await
+}
+
+/// The same for a transformer that has this offset to read next, behind this record.
+pub async fn of_captured_from(
+    mesh: &Mesh,
+    log: &Log,
+    place: Option<(i64, Seq)>,
+    tail: Seq,
+) -> Result<Bridge, Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
-    let at = state.map_or(At::START, |state| At {
-        partition: 0,
-        offset: state.function.offset,
-        seq: state.function.seq,
-    });
+    let at = place.map_or(At::START, |(offset, seq)| At { partition: 0, offset, seq });
     let found = of_topic(broker, &mesh.topics.captured(log), &[at], &[tail]).await?;
     Ok(found.into_iter().min().unwrap_or(Bridge::Unlimited))
 }

@@ -8,6 +8,7 @@ mod canary;
 mod finding;
 mod generated_keys;
 mod outages;
+mod redis;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +87,7 @@ async fn check_stores(mesh: &Mesh, unit: &Name, away: &BTreeSet<&Name>) -> Vec<F
             findings.push(Finding::fault(&log.to_string(), "server", &fault));
         }
     }
+    findings.extend(redis::check_caches(mesh, unit).await);
     findings
 }
 
@@ -276,12 +278,14 @@ fn unverified_tls(place: &str, store: &Store) -> Option<Finding> {
         Tls::NoVerify => "no-verify: encrypted, to whoever answers",
         Tls::Verify { .. } => return None,
     };
-    let finding = Finding::new(place, Code::Tls, "tls").expected("verify", actual);
-    Some(
-        finding
-            .remedy("set tls = \"verify\" or { ca = \"…\" } unless the network is trusted")
-            .warning(),
-    )
+    Some(unverified(place, actual))
+}
+
+fn unverified(place: &str, actual: &str) -> Finding {
+    Finding::new(place, Code::Tls, "tls")
+        .expected("verify", actual)
+        .remedy("set tls = \"verify\" or { ca = \"…\" } unless the network is trusted")
+        .warning()
 }
 
 /// What a store that is captured from is looked at for.

@@ -12,11 +12,14 @@ use serde::Deserialize;
 use unitflow_change::condition::Condition;
 use unitflow_change::ddl::Stored;
 use unitflow_change::name::{Log, Name, Topics};
+use unitflow_change::redis::{Keyspace, Policy};
 use unitflow_change::rename::Rename;
 use unitflow_change::routing::{Columns, Order, PARTITIONS_MAX, PartitionBy, Routing};
 use unitflow_change::{Code, Fault, Form};
 use unitflow_kafka::broker::Broker;
 use unitflow_mysql::connect::{Store, Tls};
+use unitflow_redis::commands::{self, Arrives};
+use unitflow_redis::{Store as Cache, Tls as CacheTls};
 
 /// Lanes of a flow that does not say: enough to keep one target busy, few enough to read.
 const LANES_DEFAULT: i32 = 4;
@@ -102,6 +105,16 @@ enum StoreFile {
         #[serde(default)]
         rename: BTreeMap<String, String>,
     },
+    /// Redis or Valkey, one primary.
+    Redis {
+        endpoints: Vec<String>,
+        #[serde(default)]
+        user: Option<String>,
+        #[serde(default)]
+        password: Option<Secret>,
+        #[serde(default)]
+        tls: TlsFile,
+    },
 }
 
 /// A secret by reference.
@@ -130,11 +143,17 @@ enum TlsFile {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FlowFile {
-    #[serde(default = "lanes_default")]
-    lanes: i32,
+    lanes: Option<i32>,
     #[serde(default)]
     order: Order,
+    /// Of MySQL.
+    #[serde(default)]
     tables: Vec<String>,
+    /// Of Redis.
+    #[serde(default)]
+    keys: Vec<String>,
+    #[serde(default)]
+    commands: BTreeMap<String, Policy>,
     #[serde(default)]
     exclude: Vec<String>,
     #[serde(default)]
@@ -149,18 +168,9 @@ struct FlowFile {
     envelope: Form,
     #[serde(default)]
     stored_code: Vec<StoredCode>,
-    #[serde(default = "heartbeat_default")]
-    heartbeat: bool,
+    heartbeat: Option<bool>,
     from: Option<Vec<Name>>,
     to: Option<Vec<Name>>,
-}
-
-fn lanes_default() -> i32 {
-    LANES_DEFAULT
-}
-
-fn heartbeat_default() -> bool {
-    true
 }
 
 /// What a sink does when a schema change arrives.
@@ -194,13 +204,15 @@ pub struct Unit {
     pub broker: Broker,
     /// How many copies its topics have.
     pub replication: i32,
-    /// Its stores by name.
+    /// Its MySQL stores by name.
     pub stores: BTreeMap<Name, Store>,
+    /// Its Redis stores by name.
+    pub caches: BTreeMap<Name, Cache>,
     /// What its stores call the mesh's tables.
     renames: BTreeMap<Name, Rename>,
 }
 
-/// The stores of one name in all units, and what travels between them.
+/// The MySQL stores of one name in all units, and what travels between them.
 #[derive(Clone, Debug)]
 pub struct Flow {
     /// What travels, and in which lane, in the mesh's names; [`Mesh::routing`] is that of a log.
@@ -227,6 +239,17 @@ impl Flow {
     }
 }
 
+/// The Redis stores of one name in all units, and what travels between them.
+#[derive(Clone, Debug)]
+pub struct CacheFlow {
+    /// Which keys travel.
+    pub keyspace: Keyspace,
+    /// The units whose writes travel.
+    pub from: Vec<Name>,
+    /// The units they travel to.
+    pub to: Vec<Name>,
+}
+
 /// The mesh.
 #[derive(Clone, Debug)]
 pub struct Mesh {
@@ -240,8 +263,10 @@ pub struct Mesh {
     pub telemetry: Telemetry,
     /// The units by name.
     pub units: BTreeMap<Name, Unit>,
-    /// The flows by the name of their stores.
+    /// The flows between MySQL stores, by the name of these.
     pub flows: BTreeMap<Name, Flow>,
+    /// The flows between Redis stores, by the name of these.
+    pub cache_flows: BTreeMap<Name, CacheFlow>,
 }
 
 impl Mesh {
@@ -261,12 +286,16 @@ impl Mesh {
         for (name, unit) in file.units {
             units.insert(name.clone(), read_unit(&name, unit)?);
         }
-        let mut flows = BTreeMap::new();
-        for (name, flow) in file.flows {
-            flows.insert(name.clone(), read_flow(&name, flow, &units)?);
-        }
         ensure_names_differ(&units)?;
-        ensure_each_store_flows(&units, &flows)?;
+        ensure_each_store_flows(&units, &file.flows)?;
+        let (mut flows, mut cache_flows) = (BTreeMap::new(), BTreeMap::new());
+        for (name, flow) in file.flows {
+            if units.values().any(|unit: &Unit| unit.caches.contains_key(&name)) {
+                cache_flows.insert(name.clone(), read_cache_flow(&name, flow, &units)?);
+            } else {
+                flows.insert(name.clone(), read_flow(&name, flow, &units)?);
+            }
+        }
         for (name, flow) in &flows {
             let named = units
                 .values()
@@ -291,6 +320,7 @@ impl Mesh {
             telemetry: file.telemetry,
             units,
             flows,
+            cache_flows,
         })
     }
 
@@ -336,6 +366,57 @@ impl Mesh {
         Ok(Routing { rename, ..self.flows[&log.store].routing.clone() })
     }
 
+    /// The logs of Redis stores whose writes travel.
+    pub fn cache_logs(&self) -> impl Iterator<Item = (Log, &CacheFlow)> {
+        self.cache_flows.iter().flat_map(|(store, flow)| {
+            flow.from
+                .iter()
+                .map(move |unit| (Log { unit: unit.clone(), store: store.clone() }, flow))
+        })
+    }
+
+    /// Every way of a Redis store's log to another unit.
+    pub fn cache_ways(&self) -> impl Iterator<Item = (Log, Name)> {
+        self.cache_logs().flat_map(|(log, flow)| {
+            let to = flow.to.iter().filter(|to| **to != log.unit).cloned().collect::<Vec<_>>();
+            to.into_iter().map(move |to| (log.clone(), to))
+        })
+    }
+
+    /// The logs of all stores.
+    pub fn all_logs(&self) -> impl Iterator<Item = Log> + '_ {
+        let of_redis = self.cache_logs().map(|(log, _)| log);
+        self.logs().map(|(log, _)| log).chain(of_redis)
+    }
+
+    /// Every way of the logs of all stores.
+    pub fn all_ways(&self) -> impl Iterator<Item = (Log, Name)> + '_ {
+        self.ways().map(|(log, to, _)| (log, to)).chain(self.cache_ways())
+    }
+
+    /// How many lanes a log has.
+    #[must_use]
+    pub fn lanes(&self, log: &Log) -> i32 {
+        let of_redis = self.cache_flows.get(&log.store).map(|flow| flow.keyspace.partitions);
+        of_redis.unwrap_or_else(|| self.flows[&log.store].routing.partitions)
+    }
+
+    /// The Redis store of this name in a unit.
+    pub fn cache(&self, unit: &Name, store: &Name) -> Result<&Cache, Fault> {
+        self.unit(unit)?
+            .caches
+            .get(store)
+            .ok_or_else(|| bad(format!("unit {unit} has no Redis store {store}")))
+    }
+
+    /// Refuses what is only there for MySQL where a store is Redis.
+    pub fn ensure_no_cache(&self, store: &Name, what: &str) -> Result<(), Fault> {
+        if !self.cache_flows.contains_key(store) {
+            return Ok(());
+        }
+        Err(bad(format!("{what} works on MySQL stores; {store} is a Redis store")))
+    }
+
     /// The unit in whose Kafka other units read this log.
     #[must_use]
     pub fn read_at<'a>(&'a self, log: &'a Log) -> &'a Name {
@@ -367,13 +448,23 @@ fn bad(what: impl Into<String>) -> Fault {
 
 fn read_unit(name: &Name, unit: UnitFile) -> Result<Unit, Fault> {
     let mut stores = BTreeMap::new();
+    let mut caches = BTreeMap::new();
     let mut renames = BTreeMap::new();
     for (store, file) in unit.stores {
         let place = format!("units.{name}.stores.{store}");
-        let StoreFile::Mysql { rename, .. } = &file;
-        let rename = Rename::parse(rename).map_err(|fault| fault.at(format!("{place}.rename")))?;
-        renames.insert(store.clone(), rename);
-        stores.insert(store, read_store(&place, file)?);
+        match file {
+            StoreFile::Mysql { endpoints, user, password, tls, rename } => {
+                let rename =
+                    Rename::parse(&rename).map_err(|fault| fault.at(format!("{place}.rename")))?;
+                renames.insert(store.clone(), rename);
+                let place = Place::read(place, &endpoints, password.as_ref())?;
+                stores.insert(store, place.mysql(user, tls));
+            }
+            StoreFile::Redis { endpoints, user, password, tls } => {
+                let place = Place::read(place, &endpoints, password.as_ref())?;
+                caches.insert(store, place.redis(user, tls));
+            }
+        }
     }
     if unit.kafka.bootstrap.is_empty() {
         return Err(bad(format!("units.{name}.kafka.bootstrap is empty")));
@@ -385,29 +476,50 @@ fn read_unit(name: &Name, unit: UnitFile) -> Result<Unit, Fault> {
         },
         replication: unit.kafka.replication,
         stores,
+        caches,
         renames,
     })
 }
 
-fn read_store(place: &str, file: StoreFile) -> Result<Store, Fault> {
-    let StoreFile::Mysql { endpoints, user, password, tls, rename: _ } = file;
-    let endpoints =
-        endpoints.iter().map(|text| endpoint(place, text)).collect::<Result<Vec<_>, _>>()?;
-    if endpoints.is_empty() {
-        return Err(bad(format!("{place}.endpoints names no server")));
+/// Where a store is, and with which password.
+struct Place {
+    name: String,
+    endpoints: Vec<(String, u16)>,
+    password: Option<SecretString>,
+}
+
+impl Place {
+    fn read(name: String, endpoints: &[String], password: Option<&Secret>) -> Result<Self, Fault> {
+        let endpoints =
+            endpoints.iter().map(|text| endpoint(&name, text)).collect::<Result<Vec<_>, _>>()?;
+        if endpoints.is_empty() {
+            return Err(bad(format!("{name}.endpoints names no server")));
+        }
+        let password = password.map(|secret| secret.read(&name)).transpose()?;
+        Ok(Self { name, endpoints, password })
     }
-    Ok(Store {
-        name: place.to_owned(),
-        endpoints,
-        user,
-        password: password.map(|secret| secret.read(place)).transpose()?,
-        tls: match tls {
+
+    fn mysql(self, user: String, tls: TlsFile) -> Store {
+        let Self { name, endpoints, password } = self;
+        let tls = match tls {
             TlsFile::Verify => Tls::Verify { ca: None, hostname: None },
             TlsFile::Ca(ca) => Tls::Verify { ca: Some(ca), hostname: None },
             TlsFile::NoVerify => Tls::NoVerify,
             TlsFile::Off => Tls::Off,
-        },
-    })
+        };
+        Store { name, endpoints, user, password, tls }
+    }
+
+    fn redis(self, user: Option<String>, tls: TlsFile) -> Cache {
+        let Self { name, endpoints, password } = self;
+        let tls = match tls {
+            TlsFile::Verify => CacheTls::Verify { ca: None, hostname: None },
+            TlsFile::Ca(ca) => CacheTls::Verify { ca: Some(ca), hostname: None },
+            TlsFile::NoVerify => CacheTls::NoVerify,
+            TlsFile::Off => CacheTls::Off,
+        };
+        Cache { name, endpoints, user, password, tls }
+    }
 }
 
 fn endpoint(place: &str, text: &str) -> Result<(String, u16), Fault> {
@@ -458,13 +570,15 @@ fn refuse_readable_by_others(path: &Path) -> Result<(), String> {
     }
 }
 
-fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Result<Flow, Fault> {
-    let place = format!("flows.{name}");
-    let with_store: Vec<Name> = units
-        .iter()
-        .filter(|(_, unit)| unit.stores.contains_key(name))
-        .map(|(unit, _)| unit.clone())
-        .collect();
+/// The units that have a store of a flow; those that the flow names are among them.
+fn with_store(
+    place: &str,
+    flow: &FlowFile,
+    units: &BTreeMap<Name, Unit>,
+    has: impl Fn(&Unit) -> bool,
+) -> Result<Vec<Name>, Fault> {
+    let with_store: Vec<Name> =
+        units.iter().filter(|(_, unit)| has(unit)).map(|(unit, _)| unit.clone()).collect();
     if with_store.len() < 2 {
         return Err(bad(format!(
             "{place}: {} unit has a store of this name; a flow needs two",
@@ -472,10 +586,69 @@ fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Resul
         )));
     }
     for unit in flow.from.iter().chain(&flow.to).flatten() {
-        ensure_known(unit, units, &place)?;
+        ensure_known(unit, units, place)?;
         if !with_store.contains(unit) {
             return Err(bad(format!("{place}: unit {unit} has no store of this name")));
         }
+    }
+    Ok(with_store)
+}
+
+fn read_cache_flow(
+    name: &Name,
+    flow: FlowFile,
+    units: &BTreeMap<Name, Unit>,
+) -> Result<CacheFlow, Fault> {
+    let place = format!("flows.{name}");
+    if units.values().any(|unit| unit.stores.contains_key(name)) {
+        return Err(bad(format!("{place}: some of its stores are MySQL and some Redis")));
+    }
+    let with_store = with_store(&place, &flow, units, |unit| unit.caches.contains_key(name))?;
+    let of_mysql = [
+        ("lanes", flow.lanes.is_some()),
+        ("order", flow.order != Order::default()),
+        ("tables", !flow.tables.is_empty()),
+        ("columns", !flow.columns.is_empty()),
+        ("rows", !flow.rows.is_empty()),
+        ("partition_by", !flow.partition_by.is_empty()),
+        ("ddl", flow.ddl != Ddl::default()),
+        ("envelope", flow.envelope != Form::default()),
+        ("stored_code", !flow.stored_code.is_empty()),
+        ("heartbeat", flow.heartbeat.is_some()),
+    ];
+    if let Some((setting, _)) = of_mysql.iter().find(|(_, given)| *given) {
+        return Err(bad(format!(
+            "{place}.{setting} is a setting of MySQL flows; this one has Redis stores"
+        )));
+    }
+    if flow.keys.is_empty() {
+        return Err(bad(format!("{place}.keys is empty: name what travels, such as \"shop:*\"")));
+    }
+    let mut commands = BTreeMap::new();
+    for (command, policy) in flow.commands {
+        let upper = command.to_ascii_uppercase();
+        if !commands::form_of(&upper).is_some_and(|form| form.arrives == Arrives::Policy) {
+            return Err(bad(format!(
+                "{place}.commands: {command} is none of those that act on more than keys"
+            ))
+            .hint("such as FLUSHALL, FLUSHDB, SWAPDB, FUNCTION|LOAD, PUBLISH"));
+        }
+        commands.insert(upper, policy);
+    }
+    Ok(CacheFlow {
+        keyspace: Keyspace { partitions: 1, keys: flow.keys, exclude: flow.exclude, commands },
+        from: flow.from.unwrap_or_else(|| with_store.clone()),
+        to: flow.to.unwrap_or(with_store),
+    })
+}
+
+fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Result<Flow, Fault> {
+    let place = format!("flows.{name}");
+    let with_store = with_store(&place, &flow, units, |unit| unit.stores.contains_key(name))?;
+    if !flow.keys.is_empty() || !flow.commands.is_empty() {
+        return Err(bad(format!(
+            "{place}: keys and commands are settings of Redis flows; this one has MySQL stores"
+        )));
     }
     if let Ddl::Apply(owner) = &flow.ddl {
         ensure_known(owner, units, &format!("{place}.ddl"))?;
@@ -483,11 +656,9 @@ fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Resul
             return Err(bad(format!("{place}.ddl: unit {owner} has no store of this name")));
         }
     }
-    if !(1..=PARTITIONS_MAX).contains(&flow.lanes) {
-        return Err(bad(format!(
-            "{place}.lanes must be 1 to {PARTITIONS_MAX}, not {}",
-            flow.lanes
-        )));
+    let lanes = flow.lanes.unwrap_or(LANES_DEFAULT);
+    if !(1..=PARTITIONS_MAX).contains(&lanes) {
+        return Err(bad(format!("{place}.lanes must be 1 to {PARTITIONS_MAX}, not {lanes}")));
     }
     if flow.tables.is_empty() {
         return Err(bad(format!("{place}.tables is empty: name what travels, such as \"shop.*\"")));
@@ -497,7 +668,7 @@ fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Resul
         routing: read_routing(&place, &flow)?,
         ddl: flow.ddl,
         envelope: flow.envelope,
-        heartbeat: flow.heartbeat,
+        heartbeat: flow.heartbeat.unwrap_or(true),
         from: flow.from.unwrap_or_else(|| with_store.clone()),
         to: flow.to.unwrap_or(with_store),
     })
@@ -527,7 +698,11 @@ fn read_routing(place: &str, flow: &FlowFile) -> Result<Routing, Fault> {
         .hint("leave the table out, or set envelope = \"plain\""));
     }
     let routing = Routing {
-        partitions: if flow.order == Order::Transaction { 1 } else { flow.lanes },
+        partitions: if flow.order == Order::Transaction {
+            1
+        } else {
+            flow.lanes.unwrap_or(LANES_DEFAULT)
+        },
         order: flow.order,
         tables: flow.tables.clone(),
         exclude: flow.exclude.clone(),
@@ -572,14 +747,17 @@ fn ensure_hub_has_its_own_kafka(hub: &Name, units: &BTreeMap<Name, Unit>) -> Res
 /// Two stores at one endpoint would capture each other's ledger and take it for their own.
 fn ensure_names_differ(units: &BTreeMap<Name, Unit>) -> Result<(), Fault> {
     let mut seen = BTreeMap::new();
-    for store in units.values().flat_map(|unit| unit.stores.values()) {
-        for endpoint in &store.endpoints {
-            if let Some(other) =
-                seen.insert(endpoint, &store.name).filter(|other| **other != store.name)
-            {
+    let mysql = units.values().flat_map(|unit| unit.stores.values());
+    let redis = units.values().flat_map(|unit| unit.caches.values());
+    let stores = mysql
+        .map(|store| (&store.name, &store.endpoints))
+        .chain(redis.map(|cache| (&cache.name, &cache.endpoints)));
+    for (name, endpoints) in stores {
+        for endpoint in endpoints {
+            if let Some(other) = seen.insert(endpoint, name).filter(|other| *other != name) {
                 return Err(bad(format!(
-                    "{} and {other} are the same server {}:{}: each store needs its own",
-                    store.name, endpoint.0, endpoint.1
+                    "{name} and {other} are the same server {}:{}: each store needs its own",
+                    endpoint.0, endpoint.1
                 )));
             }
         }
@@ -589,12 +767,15 @@ fn ensure_names_differ(units: &BTreeMap<Name, Unit>) -> Result<(), Fault> {
 
 fn ensure_each_store_flows(
     units: &BTreeMap<Name, Unit>,
-    flows: &BTreeMap<Name, Flow>,
+    flows: &BTreeMap<Name, FlowFile>,
 ) -> Result<(), Fault> {
-    for (unit, store) in
-        units.iter().flat_map(|(name, unit)| unit.stores.keys().map(move |s| (name, s)))
-    {
-        if !flows.contains_key(store) {
+    let names = |unit: &'_ Unit| unit.stores.keys().chain(unit.caches.keys()).cloned().collect();
+    let stores = units.iter().flat_map(|(name, unit)| {
+        let stores: Vec<Name> = names(unit);
+        stores.into_iter().map(move |store| (name, store))
+    });
+    for (unit, store) in stores {
+        if !flows.contains_key(&store) {
             return Err(bad(format!("units.{unit}.stores.{store}: there is no [flows.{store}]")));
         }
     }

@@ -7,6 +7,7 @@
 
 mod plan;
 mod possible;
+mod redis;
 
 use futures_util::future::join_all;
 use tokio::task::block_in_place;
@@ -66,7 +67,9 @@ pub async fn run(mesh: &Mesh, args: &InitArgs) -> Result<Outcome, Fault> {
         Ok((lanes > 0).then(|| format!("{log} to {to}: {lanes} lanes in the ledger")))
     });
     let lanes = all(lanes).await?;
-    let done: Vec<String> = done.into_iter().flatten().chain(lanes.into_iter().flatten()).collect();
+    let mut done: Vec<String> =
+        done.into_iter().flatten().chain(lanes.into_iter().flatten()).collect();
+    redis::init(mesh, &units, &mut done, &mut waiting).await?;
     Ok(report(&units, &done, &waiting))
 }
 
@@ -146,13 +149,16 @@ pub fn topic_specs(mesh: &Mesh, unit: &Name) -> Result<Vec<Spec>, Fault> {
         notes::spec(mesh.topics.control(unit), at.replication, min_insync),
         data(mesh.topics.quarantine(unit), 1),
     ];
-    for (log, flow) in mesh.logs().filter(|(log, _)| log.unit == *unit) {
+    for log in mesh.all_logs().filter(|log| log.unit == *unit) {
         specs.push(data(mesh.topics.captured(&log), 1));
-        specs.push(data(mesh.topics.tagged(&log), flow.routing.partitions));
+        specs.push(data(mesh.topics.tagged(&log), mesh.lanes(&log)));
         specs.push(position(&log));
+        if mesh.cache_flows.contains_key(&log.store) {
+            specs.push(redis::expiry_spec(mesh.topics.expiry(&log), at.replication, min_insync));
+        }
     }
     for log in relayed_at(mesh, unit) {
-        specs.push(data(mesh.topics.tagged(&log), mesh.flows[&log.store].routing.partitions));
+        specs.push(data(mesh.topics.tagged(&log), mesh.lanes(&log)));
         specs.push(position(&log));
     }
     Ok(specs)

@@ -43,6 +43,9 @@ pub async fn run(mesh: &Mesh, args: &LeaveArgs) -> Result<Outcome, Fault> {
         let what = format!("{unit} is the hub of the star: the others read each other there");
         return Err(Fault::fatal(Code::Config, what).hint("give the mesh another topology first"));
     }
+    if let Some(store) = mesh.unit(unit)?.caches.keys().next() {
+        mesh.ensure_no_cache(store, "unitflow leave")?;
+    }
     let mut held = at_work(mesh, args).await?;
     if held.is_empty() && !args.lost {
         held = not_applied(mesh, unit).await?;

@@ -60,7 +60,7 @@ async fn give(mesh: &Mesh, args: &OrderArgs, action: Action, done: &str) -> Resu
 /// The flow of this name.
 fn flow(mesh: &Mesh, name: &str) -> Result<(Log, Name), Fault> {
     let mut known = Vec::new();
-    for (log, to, _) in mesh.ways() {
+    for (log, to) in mesh.all_ways() {
         let flow = Topics::flow(&log, &to);
         if flow == name {
             return Ok((log, to));

@@ -5,6 +5,7 @@
 //! role was started or stopped, and its last fault. One that was killed says nothing more: its stage no
 //! longer stores its state, its sink is no longer in the flow's group, and so it is shown as silent.
 
+mod redis;
 mod show;
 
 use std::collections::BTreeMap;
@@ -271,8 +272,8 @@ impl Status {
 type States = (ConnectorState, Option<TransformerState>);
 
 async fn read(mesh: &Mesh) -> Status {
-    let logs: Vec<Log> = mesh.logs().map(|(log, _)| log).collect();
-    let ways: Vec<(Log, Name)> = mesh.ways().map(|(log, to, _)| (log, to)).collect();
+    let logs: Vec<Log> = mesh.all_logs().collect();
+    let ways: Vec<(Log, Name)> = mesh.all_ways().collect();
     let heard: BTreeMap<&Name, BTreeMap<String, Heard>> =
         join_all(mesh.units.keys().map(|unit| read_orders(mesh, unit))).await.into_iter().collect();
     let (logs, mut flows, roles) = tokio::join!(
@@ -331,6 +332,12 @@ async fn read_log(mesh: &Mesh, log: &Log) -> LogStatus {
     let mut found = LogStatus { log: log.to_string(), ..LogStatus::default() };
     let kafka = mesh.units.get(&log.unit).map_or("", |unit| &unit.broker.bootstrap);
     let whose = format!("Kafka of {} at {kafka}", log.unit);
+    if is_redis(mesh, log) {
+        if let Err(why) = answer(&whose, redis::fill_log(mesh, log, &mut found)).await {
+            found.unknown = Some(why);
+        }
+        return found;
+    }
     match answer(&whose, fill_log(mesh, log, &mut found)).await {
         Ok(Some((connector, transformer))) => {
             let (binlog, captured) = tokio::join!(
@@ -361,15 +368,24 @@ async fn fill_log(mesh: &Mesh, log: &Log, found: &mut LogStatus) -> Result<Optio
     found.captured_seq = Some(connector.seq.0);
     let transformer: Option<TransformerState> =
         load_state(broker, &mesh.topics, log, Stage::Transformer).await?;
-    // Captured numbers are even and count from the generation's start.
-    let read = transformer.as_ref().map_or(0, |state| state.function.seq.0);
-    let behind = connector.seq.0.saturating_sub(read.max(connector.seq.0 & !((1 << 48) - 1)));
-    found.transformer_lag_records = i64::try_from(behind / 2).ok();
+    let read = transformer.as_ref().map_or(Seq::NONE, |state| state.function.seq);
+    found.transformer_lag_records = captured_behind(connector.seq, read);
     if mesh.read_at(log) != &log.unit {
         let tails = transformer.as_ref().map(|state| state.function.tails.clone());
         found.relay_lag_records = Some(relay_lag(mesh, log, &tails.unwrap_or_default()).await?);
     }
     Ok(Some((connector, transformer)))
+}
+
+/// Captured records up to `last` behind the one that was read last.
+fn captured_behind(last: Seq, read: Seq) -> Option<i64> {
+    // Captured numbers are even and count from the generation's start.
+    let behind = last.0.saturating_sub(read.0.max(last.0 & !((1 << 48) - 1)));
+    i64::try_from(behind / 2).ok()
+}
+
+fn is_redis(mesh: &Mesh, log: &Log) -> bool {
+    mesh.cache_flows.contains_key(&log.store)
 }
 
 /// What the hub has not copied of a spoke's tagged topic, whose lanes end with `tails`.
@@ -419,6 +435,9 @@ async fn read_flow(mesh: &Mesh, log: &Log, to: &Name) -> FlowStatus {
             }
         }
         Err(why) => flow.unknown = Some(why),
+    }
+    if is_redis(mesh, log) {
+        return flow;
     }
     // Where these can't be had the lanes say why.
     flow.parked = answer(&whose, read_parked(mesh, log, to)).await.unwrap_or_default();
@@ -501,12 +520,17 @@ async fn read_statement(
 }
 
 fn missing_lanes(mesh: &Mesh, log: &Log, found: &[LaneStatus]) -> Option<String> {
-    let missing: Vec<String> = (0..mesh.flows[&log.store].routing.partitions)
+    let missing: Vec<String> = (0..mesh.lanes(log))
         .filter(|lane| found.iter().all(|row| row.lane != *lane))
         .map(|lane| lane.to_string())
         .collect();
     (!missing.is_empty()).then(|| {
-        format!("[ledger_missing] unitflow.ledger has no row for lane {}", missing.join(", "))
+        let ledger = if is_redis(mesh, log) {
+            "the store has no ledger key"
+        } else {
+            "unitflow.ledger has no row"
+        };
+        format!("[ledger_missing] {ledger} for lane {}", missing.join(", "))
     })
 }
 
@@ -518,12 +542,17 @@ async fn read_lanes(
 ) -> Result<(Vec<LaneStatus>, Vec<Entry>), Fault> {
     let broker = &mesh.unit(mesh.read_at(log))?.broker;
     let topic = mesh.topics.tagged(log);
-    let origin = &mesh.unit(&log.unit)?.broker;
-    let transformer: Option<TransformerState> =
-        load_state(origin, &mesh.topics, log, Stage::Transformer).await?;
-    let tails = transformer.map(|state| state.function.tails).unwrap_or_default();
-    let mut conn = connect(mesh.store(to, &log.store)?).await?;
-    let entries = ledger::read_all(&mut conn, log).await?;
+    let (tails, entries) = match is_redis(mesh, log) {
+        true => (redis::tails(mesh, log).await?, redis::entries(mesh, log, to).await?),
+        false => {
+            let origin = &mesh.unit(&log.unit)?.broker;
+            let transformer: Option<TransformerState> =
+                load_state(origin, &mesh.topics, log, Stage::Transformer).await?;
+            let mut conn = connect(mesh.store(to, &log.store)?).await?;
+            let tails = transformer.map(|state| state.function.tails).unwrap_or_default();
+            (tails, ledger::read_all(&mut conn, log).await?)
+        }
+    };
     let mut lanes = Vec::new();
     for entry in &entries {
         let (_, end) = topics::bounds(broker, &topic, entry.lane).await?;
@@ -572,7 +601,7 @@ async fn read_roles(mesh: &Mesh, unit: &Name) -> Vec<RoleStatus> {
 
 /// A unit's roles: their names, their logs, and their stages if they have one.
 fn roles_of(mesh: &Mesh, unit: &Name) -> Vec<(String, Log, Option<Stage>)> {
-    let own = mesh.logs().map(|(log, _)| log).filter(|log| log.unit == *unit);
+    let own = mesh.all_logs().filter(|log| log.unit == *unit);
     let of_stage = |stage: Stage, log: Log| (format!("{stage} {log}"), log, Some(stage));
     let mut roles: Vec<_> = own
         .flat_map(|log| {
@@ -580,7 +609,8 @@ fn roles_of(mesh: &Mesh, unit: &Name) -> Vec<(String, Log, Option<Stage>)> {
         })
         .collect();
     roles.extend(relayed_at(mesh, unit).map(|log| of_stage(Stage::Relay, log)));
-    roles.extend(mesh.logs_to(unit).map(|(log, _)| (format!("sink {log}"), log, None)));
+    let into = mesh.all_ways().filter(|(_, to)| to == unit);
+    roles.extend(into.map(|(log, _)| (format!("sink {log}"), log, None)));
     roles
 }
 

@@ -5,6 +5,8 @@
 //! has passed the connector's last record, the ledger rows that have reached every lane's end, and no
 //! change that came to its lane's end and was not applied, as those of parked tables.
 
+mod redis;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -36,7 +38,7 @@ pub async fn run(mesh: &Mesh, args: &WaitArgs) -> Result<Outcome, Fault> {
             && args.store.as_ref().is_none_or(|store| *store == log.store)
     };
     let logs: Vec<Log> =
-        mesh.ways().filter(|(log, to, _)| wanted(log, to)).map(|(log, ..)| log).collect();
+        mesh.all_ways().filter(|(log, to)| wanted(log, to)).map(|(log, _)| log).collect();
     if logs.is_empty() {
         return Err(Fault::fatal(
             Code::Config,
@@ -121,6 +123,9 @@ async fn follow(
     until: Until,
     missing: &mut String,
 ) -> Result<(), Fault> {
+    if mesh.cache_flows.contains_key(&log.store) {
+        return redis::follow(mesh, (log, to), gtid, missing).await;
+    }
     let broker = &mesh.unit(&log.unit)?.broker;
     let goal = goal(mesh, log, gtid).await?;
     let captured = loop {

@@ -83,7 +83,7 @@ impl Lane<'_> {
     pub(crate) async fn meet(&mut self, seq: Seq) -> Result<(), Fault> {
         self.wait_until_lowest_is(seq, Waits::Behind).await?;
         self.applier.forget_tables();
-        self.parked = Parked::load(self.applier.conn(), &self.way.log, self.lane).await?;
+        self.parked = Parked::load(self.applier.conn(), &self.way.road.log, self.lane).await?;
         self.metrics.parked(self.parked.count());
         Ok(())
     }
@@ -109,7 +109,7 @@ impl Lane<'_> {
     async fn note_barrier(&mut self, seq: Seq) -> Result<(), Fault> {
         let noted = format!(
             "UPDATE unitflow.ledger SET barrier={seq} WHERE log='{}' AND lane={}",
-            self.way.log, self.lane
+            self.way.road.log, self.lane
         );
         self.applier.step_with(self.at, self.at, false, &[noted.into_bytes()]).await
     }
@@ -117,7 +117,7 @@ impl Lane<'_> {
     /// Another unit has run a statement of a third: what it sends from here on expects the schema
     /// that the statement made, so this unit has to have it too.
     async fn wait_for_schema(&mut self, applied: &Applied) -> Result<(), Fault> {
-        let Some(log) = Log::parse(&applied.log).filter(|log| log.unit != self.way.to) else {
+        let Some(log) = Log::parse(&applied.log).filter(|log| log.unit != self.way.road.to) else {
             return Ok(());
         };
         let begun = Instant::now();
@@ -159,13 +159,13 @@ impl Lane<'_> {
                     true => format!(
                         ", then unitflow resync full --from {} --table …, for rows came or went \
                          with it that no record tells of",
-                        self.way.log.unit
+                        self.way.road.log.unit
                     ),
                     false => String::new(),
                 };
                 let fault = fault.hint(format!(
                     "bring the table to the same schema in unit {}, then unitflow resume{rows}",
-                    self.way.to
+                    self.way.road.to
                 ));
                 let why = fault.to_string();
                 self.park_everywhere(&tables, Reason { code: Code::Ddl, why: &why, ddl: None })
@@ -213,7 +213,7 @@ impl Lane<'_> {
         let begun = Instant::now();
         let mut told = false;
         loop {
-            let parked = read_all(self.applier.conn(), &self.way.log).await?;
+            let parked = read_all(self.applier.conn(), &self.way.road.log).await?;
             let waiting: Vec<_> =
                 parked.into_iter().filter(|(table, _)| tables.contains(table)).collect();
             if waiting.is_empty() {
@@ -306,7 +306,7 @@ impl Lane<'_> {
             Class::Stored(Stored::Event, _) => statement.with_event_disabled(),
             _ => statement,
         };
-        let intent = Intent { log: self.way.log.to_string(), seq, statement };
+        let intent = Intent { log: self.way.road.log.to_string(), seq, statement };
         match run_once(&mut self.applier, &self.way.store, &intent, self.at).await {
             Ok(()) => Ok(vec![done(&intent.log, seq).into_bytes()]),
             Err(fault) if fault.is_retry() || tables.is_empty() || self.way.whole => Err(fault),
@@ -315,7 +315,7 @@ impl Lane<'_> {
                     .at(&intent.statement.ddl)
                     .hint(format!(
                         "mend the reason and unitflow retry; or run it by hand in unit {}, then unitflow resume",
-                        self.way.to
+                        self.way.road.to
                     ));
                 let why = fault.to_string();
                 let reason = Reason { code: Code::Ddl, why: &why, ddl: Some(seq) };
@@ -327,7 +327,7 @@ impl Lane<'_> {
     /// Runs a statement that a table was parked for: the first lane does, the others wait until it
     /// has, or could not.
     pub(crate) async fn run_again(&mut self, seq: Seq, table: &TableName) -> Result<(), Fault> {
-        let log = self.way.log.to_string();
+        let log = self.way.road.log.to_string();
         loop {
             let found = announced(&mut self.applier, &log, seq).await?;
             let (intent, ran) = found.ok_or_else(|| {
@@ -352,7 +352,7 @@ impl Lane<'_> {
 
     /// Whether the first lane has tried by the order in force, and the table stays parked there.
     async fn has_first_failed(&mut self, table: &TableName) -> Result<bool, Fault> {
-        let first = parked_at(self.applier.conn(), &self.way.log, FIRST, table).await?;
+        let first = parked_at(self.applier.conn(), &self.way.road.log, FIRST, table).await?;
         Ok(first.is_some_and(|first| first.released(table, &self.orders).is_none()))
     }
 
@@ -375,12 +375,12 @@ impl Lane<'_> {
             Code::Ddl,
             format!(
                 "{}: a schema change that can't be followed arrived (record {seq}), {why}: {ddl}",
-                way.log
+                way.road.log
             ),
         )
         .hint(format!(
             "bring unit {} to the same schema, then pass over it: unitflow skip {} --seq {seq} --why …",
-            way.to, way.flow
+            way.road.to, way.road.flow
         ))
     }
 }

@@ -78,7 +78,7 @@ impl Lane<'_> {
     /// nothing that this lane's log holds by now is waited again.
     pub(crate) async fn wait_for_causes(&mut self) -> Result<bool, Fault> {
         info!(seq = self.at.seq.0, "{WAITING}");
-        let own = self.tail(&self.way.broker, &self.way.topic, self.lane).await?;
+        let own = self.tail(&self.way.road.broker, &self.way.road.topic, self.lane).await?;
         let tails = self.tails().await?;
         self.waited_up_to = own.unwrap_or(self.seen.seq).max(self.seen.seq);
         // What is not committed nobody else would see.
@@ -143,7 +143,7 @@ impl Lane<'_> {
             if lanes.is_empty() {
                 continue;
             }
-            let (control, topic) = &self.way.control;
+            let (control, topic) = &self.way.road.control;
             if control::last(control, topic, flow).await?.pauses() {
                 return Ok(Some(format!("the flow {flow} is paused")));
             }
@@ -151,7 +151,7 @@ impl Lane<'_> {
                 return Ok(Some(format!("no sink works for the flow {flow}")));
             }
             // One that waits with an earlier change gives up before this one does.
-            let ours = (self.seen.commit_us, &self.way.log);
+            let ours = (self.seen.commit_us, &self.way.road.log);
             let later = |lane| waiting.get(lane).is_some_and(|commit_us| (*commit_us, log) > ours);
             all_wait &= lanes.iter().all(later);
         }
@@ -161,7 +161,7 @@ impl Lane<'_> {
 
     /// Says in the store that this lane waits with a change that was committed then, or no longer waits.
     pub(crate) async fn tell_waits(&mut self, commit_us: Option<u64>) -> Result<(), Fault> {
-        let name = format!("{WAITS} {} {}", self.way.log, self.lane);
+        let name = format!("{WAITS} {} {}", self.way.road.log, self.lane);
         let conn = self.applier.conn();
         let told = match commit_us {
             Some(commit_us) => {

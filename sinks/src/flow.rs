@@ -16,9 +16,9 @@ use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::control::{self, InForce};
 use unitflow_kafka::members::{self, Change, Members, committed};
 
-use crate::lane::{self, Way};
 use crate::metrics::{Instruments, LaneMetrics};
 use crate::mirror::Mirror;
+use crate::road::{Apply, Road, Start};
 
 /// How often offsets are mirrored to the group.
 const MIRROR_EVERY: Duration = Duration::from_secs(1);
@@ -43,16 +43,17 @@ pub trait Listener: Send + Sync + 'static {
 
 /// Runs this worker's lanes until it is cancelled. A lane that stops for good leaves the others
 /// running; the first such fault is returned when none runs any more.
-pub async fn run(
-    way: Arc<Way>,
+pub async fn run<A: Apply>(
+    way: Arc<A>,
     instruments: Instruments,
     listener: Arc<dyn Listener>,
     cancel: CancellationToken,
 ) -> Result<(), Fault> {
+    let road = way.road().clone();
     let options = members::Options { session_timeout: SESSION_TIMEOUT, stop_within: STOP_WITHIN };
-    let mut members = Members::join(&way.broker, &way.group, &way.topic, &options)?;
+    let mut members = Members::join(&road.broker, &road.group, &road.topic, &options)?;
     let (orders, mut in_force) = watch::channel(None);
-    let follower = tokio::spawn(follow(way.clone(), orders));
+    let follower = tokio::spawn(follow(road, orders));
     let _follower = AbortOnDropHandle::new(follower);
     known(&mut in_force, &cancel).await?;
     let mut flow = Flow {
@@ -96,8 +97,8 @@ pub async fn run(
     result
 }
 
-struct Flow {
-    way: Arc<Way>,
+struct Flow<A> {
+    way: Arc<A>,
     instruments: Instruments,
     listener: Arc<dyn Listener>,
     mirror: Arc<Mirror>,
@@ -112,13 +113,13 @@ struct Flow {
     stopped: Option<Fault>,
 }
 
-impl Flow {
+impl<A: Apply> Flow<A> {
     async fn change(&mut self, change: Change) -> Result<(), Fault> {
         match change {
             Change::Added { partitions } => {
                 let count = partitions.iter().max().map_or(0, |highest| highest + 1);
-                let way = &self.way;
-                let known = committed(&way.broker, &way.group, &way.topic, count).await?;
+                let road = self.way.road();
+                let known = committed(&road.broker, &road.group, &road.topic, count).await?;
                 for lane in partitions {
                     let place = usize::try_from(lane).unwrap_or(usize::MAX);
                     let committed = known.get(place).cloned().flatten();
@@ -161,13 +162,13 @@ impl Flow {
             lane,
             committed,
             mirror: self.mirror.clone(),
-            metrics: self.instruments.lane(&self.way.log, &self.way.to, lane),
+            metrics: self.instruments.lane(&self.way.road().log, &self.way.road().to, lane),
             listener: self.listener.clone(),
             orders: self.orders.clone(),
             cancel: CancellationToken::new(),
         };
         let cancel = attempts.cancel.clone();
-        let span = info_span!("lane", log = %self.way.log, lane);
+        let span = info_span!("lane", log = %self.way.road().log, lane);
         let task = self.lanes.spawn(async move { (lane, attempts.run().await) }.instrument(span));
         self.tokens.insert(lane, (cancel, task.id()));
     }
@@ -219,8 +220,8 @@ impl Flow {
 }
 
 /// One lane, begun anew from the ledger after each fault that may be tried again.
-struct Attempts {
-    way: Arc<Way>,
+struct Attempts<A> {
+    way: Arc<A>,
     lane: i32,
     committed: Option<(i64, String)>,
     mirror: Arc<Mirror>,
@@ -230,22 +231,20 @@ struct Attempts {
     cancel: CancellationToken,
 }
 
-impl Attempts {
+impl<A: Apply> Attempts<A> {
     async fn run(mut self) -> Result<(), Fault> {
         let mut pause = PAUSE_MIN;
         let mut misfit = None;
         loop {
             let begun = Instant::now();
             let orders = self.orders.borrow_and_update().clone().unwrap_or_default();
-            let attempt = lane::run(
-                &self.way,
-                self.lane,
-                self.committed.clone(),
-                self.mirror.clone(),
-                self.metrics.clone(),
+            let start = Start {
+                committed: self.committed.clone(),
                 orders,
-                self.cancel.clone(),
-            );
+                mirror: self.mirror.clone(),
+                metrics: self.metrics.clone(),
+            };
+            let attempt = self.way.run_lane(self.lane, start, self.cancel.clone());
             let outcome = tokio::select! {
                 outcome = attempt => outcome,
                 Ok(()) = self.orders.changed() => {
@@ -281,10 +280,10 @@ impl Attempts {
 }
 
 /// Keeps `orders` at the order in force. Where the control topic can't be read the last one holds.
-async fn follow(way: Arc<Way>, orders: watch::Sender<Option<InForce>>) {
-    let (broker, topic) = &way.control;
+async fn follow(road: Road, orders: watch::Sender<Option<InForce>>) {
+    let (broker, topic) = &road.control;
     loop {
-        if let Err(fault) = control::follow(broker, topic, &way.flow, &orders).await {
+        if let Err(fault) = control::follow(broker, topic, &road.flow, &orders).await {
             warn!(code = %fault.code, "{}; the last order holds", fault.what);
         }
         tokio::time::sleep(PAUSE_MAX).await;

@@ -14,15 +14,11 @@ use tracing::{info, warn};
 use unitflow_change::copy::Chunk;
 use unitflow_change::ddl::{Stored, TableName};
 use unitflow_change::fault::Kind as FaultKind;
-use unitflow_change::name::{Log, Name};
 use unitflow_change::rename::Rename;
 use unitflow_change::seq::{Seq, Step, step};
 use unitflow_change::tag::{After, Afters, HEADER, Kind, ORIGIN, Tag, is_for};
 use unitflow_change::{Code, Fault, inject};
-use unitflow_kafka::broker::Broker;
 use unitflow_kafka::control::InForce;
-use unitflow_kafka::last_record_before;
-use unitflow_kafka::quarantine::Quarantine;
 use unitflow_kafka::reader::{Item, Options, Reader, Record};
 use unitflow_kafka::topics;
 use unitflow_mysql::connect::Store;
@@ -32,11 +28,11 @@ use crate::causes::{Other, is_misfit, once_more};
 use crate::copy::chunk::Gathered;
 use crate::copy::filling::{Note, noted};
 use crate::copy::own_log::OwnLog;
-use crate::ledger::Entry;
 use crate::metrics::LaneMetrics;
-use crate::mirror::{Mark, Mirror};
+use crate::mirror::Mirror;
 use crate::mysql::apply::{Applier, End, Part};
 use crate::park::{Parked, key_of, parked_at, parks, payload_of, table_of};
+use crate::road::{Apply, ReadFrom, Road, Start, starting_offset};
 use crate::schema;
 
 /// Bytes fetched ahead for each lane, and in one answer: a sink has many, and JSON is unpacked to ten
@@ -73,18 +69,8 @@ pub enum OnDdl {
 /// A flow's way into one unit, the same for all its lanes.
 #[derive(Clone, Debug)]
 pub struct Way {
-    /// The log that is applied.
-    pub log: Log,
-    /// The unit it is applied in.
-    pub to: Name,
-    /// The Kafka it is read from.
-    pub broker: Broker,
-    /// The tagged topic there.
-    pub topic: String,
-    /// That topic's id.
-    pub topic_id: String,
-    /// The consumer group.
-    pub group: String,
+    /// Its road.
+    pub road: Road,
     /// The store it is applied to.
     pub store: Store,
     /// What that store calls the mesh's tables.
@@ -99,12 +85,6 @@ pub struct Way {
     pub renamed: bool,
     /// Whether source transactions stay whole: then no table of them may wait alone.
     pub whole: bool,
-    /// The flow's name in orders.
-    pub flow: String,
-    /// Where orders come from: the target unit's Kafka and its control topic.
-    pub control: (Broker, String),
-    /// Takes what is not applied.
-    pub quarantine: Arc<Quarantine>,
     /// The target unit's own captured log, by which copied rows are judged; none where nothing is
     /// captured there.
     pub own_log: Option<Arc<OwnLog>>,
@@ -120,68 +100,56 @@ impl Way {
         }
         let hint = format!(
             "unitflow resync full --from {} --to {} --why …, see the runbook; then raise the topic's retention",
-            self.log.unit, self.to
+            self.road.log.unit, self.road.to
         );
         fault.hint(hint)
     }
 }
 
-/// Runs one lane until it is cancelled or fails. `committed` is what the consumer group holds for
-/// it, `orders` what holds for the flow: a lane begins anew with others.
-pub async fn run(
-    way: &Way,
-    lane: i32,
-    committed: Option<(i64, String)>,
-    mirror: Arc<Mirror>,
-    metrics: LaneMetrics,
-    orders: InForce,
-    cancel: CancellationToken,
-) -> Result<(), Fault> {
-    tokio::select! {
-        () = cancel.cancelled() => Ok(()),
-        result = apply_all(way, lane, committed, &mirror, metrics, orders) => {
-            result.map_err(|fault| way.mended_by_resync(fault))
+impl Apply for Way {
+    fn road(&self) -> &Road {
+        &self.road
+    }
+
+    async fn run_lane(
+        &self,
+        lane: i32,
+        start: Start,
+        cancel: CancellationToken,
+    ) -> Result<(), Fault> {
+        tokio::select! {
+            () = cancel.cancelled() => Ok(()),
+            result = apply_all(self, lane, start) => {
+                result.map_err(|fault| self.mended_by_resync(fault))
+            }
         }
     }
 }
 
-async fn apply_all(
-    way: &Way,
-    lane: i32,
-    committed: Option<(i64, String)>,
-    mirror: &Mirror,
-    metrics: LaneMetrics,
-    orders: InForce,
-) -> Result<(), Fault> {
+async fn apply_all(way: &Way, lane: i32, start: Start) -> Result<(), Fault> {
+    let Start { committed, orders, mirror, metrics } = start;
+    let mirror = &*mirror;
     if orders.pauses() {
         info!(lane, "paused");
         return std::future::pending().await;
     }
-    let mut applier = Applier::open(&way.store, way.rename.clone(), way.log.clone(), lane).await?;
+    let mut applier =
+        Applier::open(&way.store, way.rename.clone(), way.road.log.clone(), lane).await?;
     schema::ensure_complete(applier.conn()).await?;
     let entry = applier.entry().await?;
-    if entry.topic_id != way.topic_id {
-        return Err(Fault::fatal(
-            Code::TopicRecreated,
-            format!(
-                "{} has the id {}, but lane {lane} was reading {}: it was created again",
-                way.topic, way.topic_id, entry.topic_id
-            ),
-        )
-        .hint("what the old topic held and this unit had not applied is gone: see the runbook for how a log begins anew"));
-    }
+    way.road.ensure_same_topic(&entry)?;
     let (wanted, moved_to) = match starting_offset(&entry, committed, mirror.believed(lane)) {
-        Start::At(offset) => (offset, 0),
-        Start::Forward(offset) => {
-            ensure_may_be_forward(way, &entry, offset, &orders).await?;
+        ReadFrom::At(offset) => (offset, 0),
+        ReadFrom::Forward(offset) => {
+            way.road.ensure_may_be_forward(&entry, offset, &orders).await?;
             (entry.topic_offset, offset)
         }
     };
     // Where retention took everything, the ledger's offset is gone with it. Whether a record is
     // missing is proved by the first one's `prev`.
-    let (low, _) = topics::bounds(&way.broker, &way.topic, lane).await?;
+    let (low, _) = topics::bounds(&way.road.broker, &way.road.topic, lane).await?;
     let start = wanted.max(low);
-    let parked = Parked::load(applier.conn(), &way.log, lane).await?;
+    let parked = Parked::load(applier.conn(), &way.road.log, lane).await?;
     info!(lane, seq = entry.seq.0, offset = start, "lane begins");
     let mut lane = Lane {
         way,
@@ -219,70 +187,7 @@ async fn apply_all(
 pub(crate) async fn read(way: &Way, lane: i32, start: i64) -> Result<Reader, Fault> {
     let options =
         Options { queue_bytes: QUEUE_BYTES, fetch_bytes: FETCH_BYTES, ..Options::default() };
-    Reader::open_with(&way.broker, &way.topic, &[(lane, start)], options).await
-}
-
-/// Where a lane begins to read.
-enum Start {
-    /// Here.
-    At(i64),
-    /// An operator moved the group's offset forwards to this one.
-    Forward(i64),
-}
-
-/// Where to read from: the ledger's offset, unless an operator moved the group's.
-fn starting_offset(
-    entry: &Entry,
-    committed: Option<(i64, String)>,
-    believed: Option<Seq>,
-) -> Start {
-    let mark = committed.as_ref().map(|(offset, note)| (*offset, Mark::parse(note)));
-    let noted = mark.and_then(|(_, mark)| mark).map(|mark| mark.seq);
-    if let Some(seq) = noted.into_iter().chain(believed).max().filter(|seq| *seq > entry.seq) {
-        warn!(
-            code = %Code::TargetLostCommits, ledger = entry.seq.0, committed = seq.0, lane = entry.lane,
-            "the target lost commits: reading again from where its ledger stands"
-        );
-    }
-    match mark {
-        Some((offset, None)) if offset < entry.topic_offset => {
-            warn!(
-                lane = entry.lane,
-                offset, "an operator moved the group back: reading again, which changes nothing"
-            );
-            Start::At(offset)
-        }
-        Some((offset, None)) if offset > entry.topic_offset => Start::Forward(offset),
-        _ => Start::At(entry.topic_offset),
-    }
-}
-
-/// An offset may have been moved forwards over what is no record, or by an order that says which
-/// records are not to be applied.
-async fn ensure_may_be_forward(
-    way: &Way,
-    entry: &Entry,
-    offset: i64,
-    orders: &InForce,
-) -> Result<(), Fault> {
-    let last = last_record_before(&way.broker, &way.topic, entry.lane, offset).await?;
-    let last = match &last {
-        Some(record) => Tag::parse(record.header(HEADER).unwrap_or_default())?.seq,
-        None => Seq::NONE,
-    };
-    // Whether the order names all of them shows when they are read.
-    if last <= entry.seq || orders.skips_some(entry.lane, (entry.seq, last), -1) {
-        return Ok(());
-    }
-    let (lane, stands, first) = (entry.lane, entry.topic_offset, entry.seq.0 + 1);
-    Err(Fault::fatal(
-        Code::OffsetForward,
-        format!("the group's offset of lane {lane} was moved forwards to {offset}, over records from {stands} on that are not applied"),
-    )
-    .hint(format!(
-        "set it back with kafka-consumer-groups --reset-offsets to {stands} or a lower one; or, so that they never are: unitflow skip {} --lane {lane} --seq {first} --to-seq {last} --why …",
-        way.flow
-    )))
+    Reader::open_with(&way.road.broker, &way.road.topic, &[(lane, start)], options).await
 }
 
 pub(crate) struct Lane<'a> {
@@ -373,7 +278,7 @@ impl Lane<'_> {
     /// Takes one record into the batch, or finds that it was seen, or that it can't be taken.
     async fn select(&mut self, record: &Record<'_>) -> Result<Action, Fault> {
         let tag = Tag::parse(record.header(HEADER).unwrap_or_default()).map_err(|fault| {
-            fault.at(format!("{} [{}] {}", self.way.topic, self.lane, record.offset()))
+            fault.at(format!("{} [{}] {}", self.way.road.topic, self.lane, record.offset()))
         })?;
         match step(self.seen.seq, tag.seq, tag.prev) {
             Step::Seen => {
@@ -383,7 +288,7 @@ impl Lane<'_> {
             Step::Gap => return Err(self.gap(&tag, record.offset())),
             Step::Next => {}
         }
-        self.ensure_foreign(record.header(ORIGIN).unwrap_or_default())?;
+        self.way.road.ensure_foreign(record.header(ORIGIN).unwrap_or_default())?;
         if matches!(tag.kind, Kind::Ddl | Kind::Barrier) {
             self.commit_what_precedes().await?;
             let offsets = (record.offset(), record.next_offset());
@@ -405,7 +310,11 @@ impl Lane<'_> {
         if skipped {
             self.skip(here, &String::from_utf8_lossy(&key)).await?;
         } else if is_row && !waits {
-            self.ensure_not_passed_by(here)?;
+            self.way.road.ensure_not_passed_by(
+                self.lane,
+                (here.seq, here.offset),
+                self.moved_to,
+            )?;
             self.wait_for(tag.after, &key).await?;
         }
         if skipped || waits {
@@ -432,29 +341,12 @@ impl Lane<'_> {
         Ok((key, waits))
     }
 
-    /// An operator who moves the group's offset forwards says by an order which records are not to
-    /// be applied; every one of them has to be named.
-    fn ensure_not_passed_by(&self, here: End) -> Result<(), Fault> {
-        if here.offset >= self.moved_to {
-            return Ok(());
-        }
-        let (lane, seq, offset) = (self.lane, here.seq, here.offset);
-        Err(Fault::fatal(
-            Code::OffsetForward,
-            format!("the group's offset of lane {lane} was moved forwards over record {seq} at offset {offset}, which the order in force does not name"),
-        )
-        .hint(format!(
-            "name all of them: unitflow skip {} --lane {lane} --seq {seq} --to-seq … --why …; or set the offset back",
-            self.way.flow
-        )))
-    }
-
     /// Takes the head of a chunk, or one of its rows. A chunk is applied whole, and alone.
     async fn gather(&mut self, record: &Record<'_>, tag: &Tag<'_>) -> Result<Action, Fault> {
         let to = End { seq: tag.seq, offset: record.next_offset(), commit_us: tag.commit_us };
         let value = record.value().unwrap_or_default();
         let passed = Tag { kind: Kind::Watermark, ..*tag };
-        if !is_for(tag.to, self.way.to.as_str()) {
+        if !is_for(tag.to, self.way.road.to.as_str()) {
             self.batch.push(record.offset(), &passed, b"", b"");
             self.seen = to;
             return Ok(Action::Gather);
@@ -534,7 +426,7 @@ impl Lane<'_> {
         if stands < after.seq {
             return Ok(false);
         }
-        let parked = parked_at(self.applier.conn(), &self.way.log, after.lane, table).await?;
+        let parked = parked_at(self.applier.conn(), &self.way.road.log, after.lane, table).await?;
         let Some(parked) = parked.filter(|parked| parked.seq < after.seq) else {
             return Ok(true);
         };
@@ -652,7 +544,7 @@ impl Lane<'_> {
     /// Applies the batch, and notes the changes of tables that are being filled that do not fit.
     async fn apply_softly(&mut self, part: Part) -> Result<(), Fault> {
         let filled = self.filled().await?;
-        let (log, lane) = (self.way.log.clone(), self.lane);
+        let (log, lane) = (self.way.road.log.clone(), self.lane);
         let mut passed = 0;
         let mut passes = |slot: &Slot, key: &[u8]| {
             if !filled.contains(&table_of(key)?) {
@@ -678,32 +570,9 @@ impl Lane<'_> {
         Ok(())
     }
 
-    /// A log holds its own unit's changes only, and never comes back to that unit.
-    fn ensure_foreign(&self, origin: &[u8]) -> Result<(), Fault> {
-        if origin == self.way.log.unit.as_str().as_bytes() && self.way.log.unit != self.way.to {
-            return Ok(());
-        }
-        Err(Fault::fatal(
-            Code::Looped,
-            format!(
-                "a change of unit {} came to unit {} in log {}",
-                origin.escape_ascii(),
-                self.way.to,
-                self.way.log
-            ),
-        )
-        .hint("do not restart: find out who writes to the tagged topic, see the runbook"))
-    }
-
     fn gap(&self, tag: &Tag<'_>, offset: i64) -> Fault {
-        Fault::fatal(
-            if self.raised && self.seen == self.at { Code::OffsetGone } else { Code::Gap },
-            format!(
-                "{} lane {}: record {} at offset {offset} follows {}, but the last one applied is {}",
-                self.way.log, self.lane, tag.seq, tag.prev, self.seen.seq
-            ),
-        )
-        .hint("the topic lost records that this unit has not applied: see the runbook for how a log begins anew")
+        let gone = self.raised && self.seen == self.at;
+        self.way.road.gap(self.lane, (tag, offset), self.seen.seq, gone)
     }
 }
 

@@ -3,6 +3,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | [`flow`] | spreads a log's lanes over the workers of a group and keeps them running |
+//! | [`road`] | what all stores have in common: from a tagged topic into a unit |
 //! | [`lane`] | one partition in order: gather, apply, commit, wait for other lanes |
 //! | [`causes`] | changes that come before what they were made behind |
 //! | [`barrier`] | what all lanes pass together: schema changes, new generations |
@@ -13,6 +14,7 @@
 //! | [`schema`] | the database that these stand in, and what an older one lacks |
 //! | [`mirror`] | where lanes stand, for Kafka's own tools |
 //! | [`mysql`] | statements and the transaction they stand in |
+//! | [`redis`] | the same lane for Redis: commands, and the ledger as a key |
 //! | [`metrics`] | what a sink tells of itself |
 //!
 //! What it guarantees: a record is applied if and only if the lane's ledger row moves past it, in
@@ -31,4 +33,6 @@ pub mod mirror;
 pub mod mysql;
 pub mod park;
 pub mod plan;
+pub mod redis;
+pub mod road;
 pub mod schema;

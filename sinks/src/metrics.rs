@@ -95,15 +95,22 @@ pub struct LaneMetrics {
 impl LaneMetrics {
     /// A batch was applied, and `committed` or not.
     pub fn applied(&self, batch: &Batch, committed: bool) {
-        let rows = batch.slots().len() as u64;
+        let commit_us = batch.last().map_or(0, |slot| slot.commit_us);
+        self.applied_records(batch.slots().len(), commit_us, committed);
+    }
+
+    /// So many records were applied, and `committed` or not; the source committed the last at this time, in µs
+    /// since 1970.
+    pub fn applied_records(&self, records: usize, commit_us: u64, committed: bool) {
+        let rows = records as u64;
         self.instruments.rows.add(rows, &self.labels);
         self.instruments.batch_rows.record(rows, &self.labels);
         if committed {
             self.instruments.commits.add(1, &self.labels);
         }
-        if let Some(last) = batch.last().filter(|slot| slot.commit_us > 0) {
+        if commit_us > 0 {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let lag = now.as_secs_f64() - last.commit_us as f64 / 1e6;
+            let lag = now.as_secs_f64() - commit_us as f64 / 1e6;
             self.instruments.lag.record(lag.max(0.0), &self.labels);
         }
     }

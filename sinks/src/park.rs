@@ -21,7 +21,6 @@ use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault, form};
 use unitflow_kafka::control::InForce;
-use unitflow_kafka::quarantine::Entry;
 use unitflow_kafka::reader::{Item, Record};
 use unitflow_mysql::connect::fault as judge;
 use unitflow_mysql::literal::quote_string;
@@ -285,7 +284,7 @@ impl Lane<'_> {
         reason: Reason<'_>,
         lane: Option<i32>,
     ) -> Vec<u8> {
-        let log = &self.way.log;
+        let log = &self.way.road.log;
         let mut sql = b"INSERT IGNORE INTO unitflow.parked \
             (log,lane,db,tbl,seq,topic_offset,ddl_seq,code,why,control_offset) SELECT log,lane,"
             .to_vec();
@@ -315,17 +314,8 @@ impl Lane<'_> {
         why: &str,
         by: &str,
     ) -> Result<(), Fault> {
-        let entry = Entry {
-            log: &self.way.log.to_string(),
-            lane: self.lane,
-            seq: at.seq,
-            topic_offset: at.offset,
-            key,
-            code: code.as_str(),
-            why,
-            by,
-        };
-        self.way.quarantine.put(&entry).await
+        let (road, at) = (&self.way.road, (at.seq, at.offset));
+        road.tell_quarantine(self.lane, at, key, code, (why, by)).await
     }
 
     /// The same where the lane has come to what the order passes over.
@@ -352,7 +342,7 @@ impl Lane<'_> {
                 }
             }
         }
-        self.parked = Parked::load(self.applier.conn(), &self.way.log, self.lane).await?;
+        self.parked = Parked::load(self.applier.conn(), &self.way.road.log, self.lane).await?;
         Ok(())
     }
 
@@ -410,7 +400,7 @@ impl Lane<'_> {
         }
         let mut also = vec![self.unparked(table)];
         // What a person did instead is done: nobody waits for the statement any more.
-        also.extend(standing.ddl_seq.map(|seq| done(&self.way.log, seq).into_bytes()));
+        also.extend(standing.ddl_seq.map(|seq| done(&self.way.road.log, seq).into_bytes()));
         self.apply_released(&batch, &also).await
     }
 
@@ -419,7 +409,7 @@ impl Lane<'_> {
         let (database, name) = (text(&table.database), text(&table.table));
         format!(
             "DELETE FROM unitflow.parked WHERE log='{}' AND lane={} AND db={database} AND tbl={name}",
-            self.way.log, self.lane
+            self.way.road.log, self.lane
         )
         .into_bytes()
     }
@@ -434,7 +424,7 @@ impl Lane<'_> {
         format!(
             "UPDATE unitflow.parked SET seq={seq},topic_offset={offset} \
              WHERE log='{}' AND lane={} AND db={database} AND tbl={name}",
-            self.way.log, self.lane
+            self.way.road.log, self.lane
         )
         .into_bytes()
     }
@@ -449,7 +439,7 @@ impl Lane<'_> {
             fault.code,
             text(&why),
             self.orders.offset,
-            self.way.log,
+            self.way.road.log,
             self.lane
         )
         .into_bytes()

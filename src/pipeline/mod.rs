@@ -4,6 +4,7 @@ mod connector;
 mod copier;
 mod grouping;
 mod heartbeat;
+pub mod redis;
 mod relay;
 mod sink;
 mod stand_by;
@@ -70,10 +71,12 @@ fn wanted(args: &RunArgs, role: Role) -> bool {
 }
 
 fn has_work(mesh: &Mesh, args: &RunArgs) -> bool {
-    let captures = mesh.logs().any(|(log, _)| log.unit == args.unit);
+    let captures = mesh.all_logs().any(|log| log.unit == args.unit);
+    let applies = mesh.logs_to(&args.unit).next().is_some()
+        || mesh.cache_ways().any(|(_, to)| to == args.unit);
     (captures && (wanted(args, Role::Connector) || wanted(args, Role::Transformer)))
         || (wanted(args, Role::Relay) && relayed_at(mesh, &args.unit).next().is_some())
-        || (wanted(args, Role::Sink) && mesh.logs_to(&args.unit).next().is_some())
+        || (wanted(args, Role::Sink) && applies)
 }
 
 /// A broker that creates topics by itself would make one from the first notice, as none should be.
@@ -140,6 +143,45 @@ fn add_roles(
             added += 1;
         }
     }
+    added + add_redis_roles(supervisor, mesh, args, meters, board)
+}
+
+fn add_redis_roles(
+    supervisor: &mut Supervisor,
+    mesh: &Arc<Mesh>,
+    args: &RunArgs,
+    meters: &Meters,
+    board: &Arc<Board>,
+) -> usize {
+    let unit = &args.unit;
+    let mut added = 0;
+    for log in mesh.cache_logs().map(|(log, _)| log).filter(|log| log.unit == *unit) {
+        if wanted(args, Role::Connector) {
+            let (mesh, meters, log) = (mesh.clone(), meters.clone(), log.clone());
+            supervisor.add(format!("connector {log}"), move |begin, cancel| {
+                redis::connector::run(mesh.clone(), log.clone(), meters.clone(), begin, cancel)
+            });
+            added += 1;
+        }
+        if wanted(args, Role::Transformer) {
+            let (mesh, meters) = (mesh.clone(), meters.clone());
+            supervisor.add(format!("transformer {log}"), move |begin, cancel| {
+                redis::transformer::run(mesh.clone(), log.clone(), meters.clone(), begin, cancel)
+            });
+            added += 1;
+        }
+    }
+    for (log, _) in mesh.cache_ways().filter(|(_, to)| to == unit) {
+        if wanted(args, Role::Sink) {
+            let (mesh, meters, board) = (mesh.clone(), meters.clone(), board.clone());
+            let to = unit.clone();
+            supervisor.add(format!("sink {log}"), move |_, cancel| {
+                let (mesh, meters, board) = (mesh.clone(), meters.clone(), board.clone());
+                redis::sink::run(mesh, log.clone(), to.clone(), meters, board, cancel)
+            });
+            added += 1;
+        }
+    }
     added
 }
 
@@ -149,8 +191,7 @@ pub fn relayed_at<'a>(
     unit: &Name,
 ) -> impl Iterator<Item = unitflow_change::Log> + 'a {
     let hub = matches!(&mesh.topology, Topology::Star(hub) if hub == unit).then(|| unit.clone());
-    let logs = mesh.logs().map(|(log, _)| log);
-    logs.filter(move |log| hub.as_ref().is_some_and(|hub| log.unit != *hub))
+    mesh.all_logs().filter(move |log| hub.as_ref().is_some_and(|hub| log.unit != *hub))
 }
 
 fn cancel_on_signal(cancel: CancellationToken) -> Result<(), Fault> {

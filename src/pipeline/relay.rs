@@ -71,7 +71,7 @@ impl Copy {
             known.as_ref().map(|state| (state.source_id.as_str(), state.copy_id.as_str()));
         let source_id = ensure_same_topic(source, &topic, known_ids.map(|ids| ids.0)).await?;
         let copy_id = ensure_same_topic(hub, &topic, known_ids.map(|ids| ids.1)).await?;
-        let lanes = usize::try_from(mesh.flows[&log.store].routing.partitions).unwrap_or(0);
+        let lanes = usize::try_from(mesh.lanes(log)).unwrap_or(0);
         let state = known.unwrap_or_else(|| RelayState {
             offsets: vec![0; lanes],
             tails: vec![Seq::NONE; lanes],

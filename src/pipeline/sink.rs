@@ -12,6 +12,7 @@ use unitflow_sinks::causes::Other;
 use unitflow_sinks::copy::own_log::{OwnLog, Place};
 use unitflow_sinks::flow::{self, Listener};
 use unitflow_sinks::lane::{OnDdl, Way};
+use unitflow_sinks::road::Road;
 
 use super::state::ensure_same_topic;
 use crate::bridge::ensure_kept;
@@ -28,16 +29,10 @@ pub async fn run(
     board: Arc<Board>,
     cancel: CancellationToken,
 ) -> Result<(), Fault> {
-    let broker = mesh.unit(mesh.read_at(&log))?.broker.clone();
-    let own = &mesh.unit(&to)?.broker;
     let flow = &mesh.flows[&log.store];
-    let topic = mesh.topics.tagged(&log);
-    let topic_id = ensure_same_topic(&broker, &topic, None).await?;
+    let road = road(&mesh, &log, &to).await?;
     ensure_kept(&mesh, &log, &to).await?;
     let way = Way {
-        topic,
-        topic_id,
-        group: mesh.topics.group(&log, &to),
         store: mesh.store(&to, &log.store)?.clone(),
         rename: mesh.rename(&to, &log.store)?.clone(),
         limits: Limits::default(),
@@ -49,17 +44,30 @@ pub async fn run(
         stored_code: flow.stored_code.clone(),
         renamed: mesh.renames(&log.store),
         whole: flow.routing.order == Order::Transaction,
-        flow: Topics::flow(&log, &to),
-        quarantine: Arc::new(Quarantine::open(own, &mesh.topics.quarantine(&to))?),
-        control: (own.clone(), mesh.topics.control(&to)),
         own_log: own_log(&mesh, &log, &to)?,
         others: others(&mesh, &log, &to)?,
-        log: log.clone(),
-        to,
-        broker,
+        road,
     };
     let listener = Arc::new(Faults { log, meters: meters.clone(), board });
     flow::run(Arc::new(way), meters.sinks(), listener, cancel).await
+}
+
+/// The road of a log into a unit.
+pub async fn road(mesh: &Mesh, log: &Log, to: &Name) -> Result<Road, Fault> {
+    let broker = mesh.unit(mesh.read_at(log))?.broker.clone();
+    let own = &mesh.unit(to)?.broker;
+    let topic = mesh.topics.tagged(log);
+    Ok(Road {
+        topic_id: ensure_same_topic(&broker, &topic, None).await?,
+        topic,
+        group: mesh.topics.group(log, to),
+        flow: Topics::flow(log, to),
+        quarantine: Arc::new(Quarantine::open(own, &mesh.topics.quarantine(to))?),
+        control: (own.clone(), mesh.topics.control(to)),
+        log: log.clone(),
+        to: to.clone(),
+        broker,
+    })
 }
 
 /// The target unit's own log of the same store, where one is captured.
@@ -91,10 +99,10 @@ fn others(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<Other>, Fault> {
 }
 
 /// Passes on what lanes report.
-struct Faults {
-    log: Log,
-    meters: Meters,
-    board: Arc<Board>,
+pub struct Faults {
+    pub log: Log,
+    pub meters: Meters,
+    pub board: Arc<Board>,
 }
 
 impl Listener for Faults {

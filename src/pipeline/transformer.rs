@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use unitflow_change::name::{Log, Stage};
+use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{CONTROL, HEADER, Kind, ORIGIN, Tag};
 use unitflow_change::{Code, Fault, form};
@@ -86,12 +86,7 @@ impl Stager {
         }
         Ok(Self {
             function: Transformer::new(function),
-            out: ToTopic {
-                writer,
-                topic: tagged,
-                origin: log.unit.to_string(),
-                header: Vec::new(),
-            },
+            out: ToTopic::new(writer, tagged, &log.unit),
             position_topic: mesh.topics.position(log),
             captured_id,
             tagged_id,
@@ -140,7 +135,8 @@ impl Grouped for Stager {
     }
 }
 
-fn captured<'a>(record: &'a Record<'_>) -> Result<Captured<'a>, Fault> {
+/// A record of the captured topic, as the functions take it.
+pub fn captured<'a>(record: &'a Record<'_>) -> Result<Captured<'a>, Fault> {
     let tag = Tag::parse(record.header(HEADER).unwrap_or_default())
         .map_err(|fault| fault.at(format!("captured offset {}", record.offset())))?;
     Ok(Captured {
@@ -153,11 +149,18 @@ fn captured<'a>(record: &'a Record<'_>) -> Result<Captured<'a>, Fault> {
 }
 
 /// Writes what the function puts out to the tagged topic, with its origin.
-struct ToTopic {
-    writer: Writer,
+pub struct ToTopic {
+    pub writer: Writer,
     topic: String,
     origin: String,
     header: Vec<u8>,
+}
+
+impl ToTopic {
+    /// To this topic, of what this unit writes.
+    pub fn new(writer: Writer, topic: String, origin: &Name) -> Self {
+        Self { writer, topic, origin: origin.to_string(), header: Vec::new() }
+    }
 }
 
 impl Output for ToTopic {
@@ -175,7 +178,8 @@ impl Output for ToTopic {
             (ORIGIN, self.origin.as_bytes()),
             (CONTROL, tag.kind.as_str().as_bytes()),
         ];
-        let is_control = !matches!(tag.kind, Kind::Row | Kind::Copy) || form::is_internal(key);
+        let is_control =
+            !matches!(tag.kind, Kind::Row | Kind::Copy | Kind::Command) || form::is_internal(key);
         let headers = &headers[..if is_control { 3 } else { 2 }];
         let key = (!key.is_empty()).then_some(key);
         let at = i64::try_from(tag.commit_us / 1000).unwrap_or(0);

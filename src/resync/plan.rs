@@ -390,6 +390,9 @@ impl<'m> Plan<'m> {
 /// The log of a unit, which may have to be told by its store.
 pub fn log_of(mesh: &Mesh, unit: &Name, store: Option<&Name>) -> Result<Log, Fault> {
     mesh.unit(unit)?;
+    if let Some(store) = store {
+        mesh.ensure_no_cache(store, "unitflow resync")?;
+    }
     let logs = mesh.logs().map(|(log, _)| log).filter(|log| log.unit == *unit);
     let logs: Vec<Log> = logs.filter(|log| store.is_none_or(|store| log.store == *store)).collect();
     <[Log; 1]>::try_from(logs).map(|[log]| log).map_err(|logs| {

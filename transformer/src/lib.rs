@@ -16,6 +16,7 @@
 //! | [`route`] | says what applies to a table, and gives each change its lane |
 //! | [`gone`] | remembers where deleted keys lived, for they may come back in another lane |
 //! | [`hold`] | keeps a lane's last record back until it is known whether its transaction has another |
+//! | [`redis`] | the same for Redis, where a change is a command |
 //! | [`transformer`] | joins them, record by record, and holds the state that a restart needs |
 
 pub mod ddl;
@@ -23,6 +24,7 @@ pub mod filter;
 pub mod gone;
 pub mod hold;
 pub mod mark;
+pub mod redis;
 pub mod route;
 pub mod transformer;
 

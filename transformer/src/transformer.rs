@@ -201,6 +201,10 @@ impl Transformer {
             Kind::Ddl => self.schema_change(record, out),
             Kind::Routing => self.reroute(record),
             Kind::Chunk => self.begin_chunk(record, out),
+            Kind::Command | Kind::Expiry => Err(Fault::fatal(
+                Code::Record,
+                format!("captured record {} is of a Redis store", record.tag.seq),
+            )),
         }
     }
 
@@ -567,7 +571,7 @@ impl Transformer {
     }
 }
 
-fn no_barrier() -> Fault {
+pub(crate) fn no_barrier() -> Fault {
     Fault::fatal(Code::Record, "the captured log does not begin with a barrier")
 }
 
@@ -585,7 +589,7 @@ fn partition(place: usize) -> i32 {
     i32::try_from(place).unwrap_or(i32::MAX)
 }
 
-fn gap(last: Seq, record: &Captured<'_>) -> Fault {
+pub(crate) fn gap(last: Seq, record: &Captured<'_>) -> Fault {
     Fault::fatal(
         Code::Gap,
         format!(

@@ -70,6 +70,8 @@ codes! {
     StreamUnknown = "stream_unknown", "leave out what is named, else upgrade Unitflow",
     /// The bytes of a Redis snapshot or stream contradict themselves.
     StreamCorrupt = "stream_corrupt", "see the server's log; a worker that starts again asks for a new snapshot",
+    /// A Redis command acts on more than keys that travel, and the flow does not say what is to happen with it.
+    Command = "command", "say under commands of the flow what happens with it, see the runbook",
     /// A row event carries only a part of the row.
     RowImage = "row_image", "set binlog_row_image=FULL and binlog_row_metadata=FULL at the source, for open sessions too",
     /// The position to resume from is no longer in the source's binlog.

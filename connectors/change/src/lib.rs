@@ -12,6 +12,7 @@
 //! | [`ddl`], [`intent`] | statements that change a schema; the announcement of one |
 //! | [`condition`] | which rows of a table travel |
 //! | [`rename`] | a unit's own names for databases and tables |
+//! | [`redis`] | a write of a Redis store, as it travels |
 //! | [`gtid`], [`position`] | where a source was read up to |
 //! | [`fault`] | what can go wrong, judged once |
 //! | [`invariants`] | what must hold, for tests and production alike |
@@ -30,6 +31,7 @@ pub mod invariants;
 pub mod key;
 pub mod name;
 pub mod position;
+pub mod redis;
 pub mod rename;
 pub mod routing;
 pub mod seq;

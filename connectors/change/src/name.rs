@@ -162,6 +162,12 @@ impl Topics {
         format!("{}.{log}.position", self.prefix)
     }
 
+    /// When the keys of a Redis store expire; compacted.
+    #[must_use]
+    pub fn expiry(&self, log: &Log) -> String {
+        format!("{}.{log}.expiry", self.prefix)
+    }
+
     /// What the workers of a unit last said of themselves; compacted.
     #[must_use]
     pub fn heartbeat(&self, unit: &Name) -> String {

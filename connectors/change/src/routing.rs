@@ -280,13 +280,10 @@ pub fn lane_of(
 
 /// Whether `name` fits `pattern`, in which `*` stands for any text.
 #[must_use]
-pub fn fits(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
-        return false;
-    };
-    let mut rest = rest;
-    let mut parts = parts.peekable();
+pub fn fits(pattern: &str, name: impl AsRef<[u8]>) -> bool {
+    let mut parts = pattern.as_bytes().split(|byte| *byte == b'*').peekable();
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.as_ref().strip_prefix(first) else { return false };
     if parts.peek().is_none() {
         return rest.is_empty();
     }
@@ -294,7 +291,11 @@ pub fn fits(pattern: &str, name: &str) -> bool {
         if parts.peek().is_none() {
             return rest.ends_with(part);
         }
-        match rest.find(part) {
+        let found = match part.len() {
+            0 => Some(0),
+            length => rest.windows(length).position(|window| window == part),
+        };
+        match found {
             Some(at) => rest = &rest[at + part.len()..],
             None => return false,
         }

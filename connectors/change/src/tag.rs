@@ -23,7 +23,7 @@ use crate::inject;
 use crate::seq::Seq;
 
 /// The newest format this build reads.
-pub const FORMAT: u8 = 2;
+pub const FORMAT: u8 = 3;
 
 /// The newest format of this build; in tests also of the next one, which knows one more.
 fn newest() -> u8 {
@@ -61,10 +61,14 @@ pub enum Kind {
     Chunk,
     /// One copied row, or with an empty value the word that there is none. Since format 2.
     Copy,
+    /// One write of a Redis store. Since format 3.
+    Command,
+    /// When keys of a Redis store expire, as its snapshot says; only in captured topics. Since format 3.
+    Expiry,
 }
 
 impl Kind {
-    const NAMES: [(Self, &'static str); 8] = [
+    const NAMES: [(Self, &'static str); 10] = [
         (Self::Row, "row"),
         (Self::Move, "move"),
         (Self::Ddl, "ddl"),
@@ -73,6 +77,8 @@ impl Kind {
         (Self::Routing, "routing"),
         (Self::Chunk, "chunk"),
         (Self::Copy, "copy"),
+        (Self::Command, "command"),
+        (Self::Expiry, "expiry"),
     ];
 
     /// The kind's name in the header.
@@ -85,6 +91,7 @@ impl Kind {
     const fn format(self) -> u8 {
         match self {
             Self::Chunk | Self::Copy => 2,
+            Self::Command | Self::Expiry => 3,
             _ => 1,
         }
     }
@@ -292,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_newer_format_stops() {
-        let fault = Tag::parse(b"3;row;1;0;;0;1;0;;").unwrap_err();
+        let fault = Tag::parse(b"4;row;1;0;;0;1;0;;").unwrap_err();
         assert!(fault.what.contains("newer"), "{fault}");
     }
 

@@ -62,6 +62,42 @@ pub struct Store {
     pub tls: Tls,
 }
 
+/// Why endpoints did not let us in.
+#[derive(Default)]
+pub(crate) struct Refusals {
+    last: Option<Fault>,
+}
+
+impl Refusals {
+    /// What comes of an attempt at the endpoint of this name; where that is nothing, why is noted.
+    pub(crate) async fn unless<T>(
+        &mut self,
+        place: String,
+        attempt: impl Future<Output = Result<T, Fault>>,
+    ) -> Option<T> {
+        let fault = match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
+            Ok(Ok(opened)) => return Some(opened),
+            Ok(Err(fault)) => fault,
+            Err(_) => Fault::retry(
+                Code::Unreachable,
+                format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
+            ),
+        };
+        // A fault that a person has to mend says more than a server that is away.
+        if self.last.as_ref().is_none_or(Fault::is_retry) {
+            self.last = Some(fault.at(place));
+        }
+        None
+    }
+
+    /// The one that says most.
+    pub(crate) fn fault(self, store: &Store) -> Fault {
+        self.last.unwrap_or_else(|| {
+            Fault::fatal(Code::Config, format!("{} has no endpoint", store.name))
+        })
+    }
+}
+
 /// A connection that was let in.
 pub struct Connection {
     pub(crate) input: Input<ReadHalf<Socket>>,
@@ -76,26 +112,15 @@ impl Connection {
     /// # Errors
     /// `Retry` while none answers; [`Code::Denied`], [`Code::Tls`] need a person.
     pub async fn open(store: &Store) -> Result<Self, Fault> {
-        let mut last = None;
+        let mut refusals = Refusals::default();
         for (host, port) in &store.endpoints {
             let place = format!("{} at {host}:{port}", store.name);
             let attempt = Self::open_one(store, (host, *port), place.clone());
-            let fault = match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
-                Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(fault)) => fault,
-                Err(_) => Fault::retry(
-                    Code::Unreachable,
-                    format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
-                ),
-            };
-            // A fault that a person has to mend says more than a server that is away.
-            if last.as_ref().is_none_or(|last: &Fault| last.is_retry()) {
-                last = Some(fault.at(place));
+            if let Some(opened) = refusals.unless(place, attempt).await {
+                return Ok(opened);
             }
         }
-        Err(last.unwrap_or_else(|| {
-            Fault::fatal(Code::Config, format!("{} has no endpoint", store.name))
-        }))
+        Err(refusals.fault(store))
     }
 
     async fn open_one(
@@ -103,15 +128,7 @@ impl Connection {
         (host, port): (&str, u16),
         place: String,
     ) -> Result<Self, Fault> {
-        let away = |error| Fault::retry(Code::Unreachable, format!("can't connect: {error}"));
-        let plain = TcpStream::connect((host, port)).await.map_err(away)?;
-        // Without it a small command waits for the answer to the one before.
-        plain.set_nodelay(true).map_err(away)?;
-        let socket = match &store.tls {
-            Tls::Off => Socket::Plain(plain),
-            tls => Socket::Encrypted(Box::new(encrypt(tls, host, plain).await?)),
-        };
-        let (input, output) = split(socket);
+        let (input, output) = split(Socket::open(&store.tls, host, port).await?);
         let mut connection = Self { input: Input::new(input, ANSWER_WITHIN), output, place };
         if let Some(password) = &store.password {
             let mut auth = Command::of(["AUTH"]);
@@ -169,12 +186,17 @@ impl Connection {
 }
 
 /// What a server's error means: the one place that decides.
-fn judge(error: &str) -> Fault {
+pub(crate) fn judge(error: &str) -> Fault {
     let word = error.split(' ').next().unwrap_or_default();
     match word {
         // It goes away by itself.
-        "LOADING" | "MASTERDOWN" | "NOMASTERLINK" | "BUSY" | "TRYAGAIN" | "CLUSTERDOWN" => {
+        "LOADING" | "MASTERDOWN" | "NOMASTERLINK" | "BUSY" | "TRYAGAIN" | "CLUSTERDOWN"
+        | "READONLY" | "UNBLOCKED" => {
             Fault::retry(Code::Unreachable, format!("the server says {error}"))
+        }
+        // Once there is room, a disk or a replica again.
+        "OOM" | "MISCONF" | "NOREPLICAS" => {
+            Fault::retry(Code::Apply, format!("the server says {error}"))
         }
         "WRONGPASS" | "NOAUTH" => Fault::fatal(Code::Denied, format!("the server says {error}")),
         "NOPERM" => Fault::fatal(Code::Grant, format!("the server says {error}")),
@@ -190,6 +212,20 @@ fn judge(error: &str) -> Fault {
 pub(crate) enum Socket {
     Plain(TcpStream),
     Encrypted(Box<TlsStream<TcpStream>>),
+}
+
+impl Socket {
+    /// To a server, before it asks who we are.
+    pub(crate) async fn open(tls: &Tls, host: &str, port: u16) -> Result<Self, Fault> {
+        let away = |error| Fault::retry(Code::Unreachable, format!("can't connect: {error}"));
+        let plain = TcpStream::connect((host, port)).await.map_err(away)?;
+        // Without it a small command waits for the answer to the one before.
+        plain.set_nodelay(true).map_err(away)?;
+        Ok(match tls {
+            Tls::Off => Self::Plain(plain),
+            tls => Self::Encrypted(Box::new(encrypt(tls, host, plain).await?)),
+        })
+    }
 }
 
 impl AsyncRead for Socket {

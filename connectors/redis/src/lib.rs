@@ -3,6 +3,7 @@
 //! | file | what happens there |
 //! |---|---|
 //! | [`mod@connect`] | connections, and the judge of a server's errors |
+//! | [`client`] | commands to a primary, by the driver `redis` |
 //! | [`stream`] | a snapshot, then the writes behind it; what it guarantees stands there |
 //! | [`mod@rdb`] | a snapshot, read as it comes |
 //! | [`mod@rebuild`] | a value as the commands that make it |
@@ -10,6 +11,7 @@
 //! | [`mod@commands`] | which commands that may be, and where their keys are |
 //! | `lzf`, `input` | compressed texts; buffered reading that counts bytes |
 
+pub mod client;
 pub mod command;
 pub mod commands;
 pub mod connect;
@@ -20,6 +22,7 @@ pub mod stream;
 mod input;
 mod lzf;
 
+pub use client::Client;
 pub use command::Command;
 pub use connect::{Connection, Store, Tls};
 pub use stream::{Event, Opened, Options, Position, Snapshot, Stream};

@@ -147,7 +147,7 @@ pub enum Piece {
 /// Those of the connection, of the format (see the module), and those of `each`.
 pub async fn read<R: AsyncRead + Unpin>(
     input: &mut Input<R>,
-    each: &mut impl AsyncFnMut(Part) -> Result<(), Fault>,
+    each: &mut impl FnMut(Part) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     input.begin_checksum();
     let magic: [u8; 9] = input.array().await?;
@@ -176,7 +176,7 @@ struct Snapshot<'a, R, F> {
     expires_ms: Option<u64>,
 }
 
-impl<R: AsyncRead + Unpin, F: AsyncFnMut(Part) -> Result<(), Fault>> Snapshot<'_, R, F> {
+impl<R: AsyncRead + Unpin, F: FnMut(Part) -> Result<(), Fault>> Snapshot<'_, R, F> {
     async fn read(&mut self) -> Result<(), Fault> {
         loop {
             match self.input.byte().await? {
@@ -185,11 +185,11 @@ impl<R: AsyncRead + Unpin, F: AsyncFnMut(Part) -> Result<(), Fault>> Snapshot<'_
                 0xf9 => drop(self.input.byte().await?),
                 0xfa => {
                     let note = Part::Note(self.text().await?, self.text().await?);
-                    (self.each)(note).await?;
+                    (self.each)(note)?;
                 }
                 0xfb => {
                     let (keys, expiring) = (self.length().await?, self.length().await?);
-                    (self.each)(Part::Sizes { keys, expiring }).await?;
+                    (self.each)(Part::Sizes { keys, expiring })?;
                 }
                 0xfc => self.expires_ms = Some(self.time().await?),
                 0xfe => {
@@ -205,7 +205,7 @@ impl<R: AsyncRead + Unpin, F: AsyncFnMut(Part) -> Result<(), Fault>> Snapshot<'_
                 }
                 0xf5 => {
                     let library = self.text().await?;
-                    (self.each)(Part::Function(library)).await?;
+                    (self.each)(Part::Function(library))?;
                 }
                 0xf7 => {
                     return Err(unknown("the data of a module")
@@ -232,7 +232,7 @@ impl<R: AsyncRead + Unpin, F: AsyncFnMut(Part) -> Result<(), Fault>> Snapshot<'_
         };
         let name = self.text().await?;
         let expires_ms = self.expires_ms.take();
-        (self.each)(Part::Key(Key { database: self.database, name, kind, expires_ms })).await?;
+        (self.each)(Part::Key(Key { database: self.database, name, kind, expires_ms }))?;
         match code {
             0 => self.long_text().await?,
             2 => {
@@ -279,11 +279,11 @@ impl<R: AsyncRead + Unpin, F: AsyncFnMut(Part) -> Result<(), Fault>> Snapshot<'_
             24 | 25 => self.expiring_fields(code).await?,
             _ => self.log(code).await?,
         }
-        (self.each)(Part::End).await
+        (self.each)(Part::End)
     }
 
     async fn give(&mut self, piece: Piece) -> Result<(), Fault> {
-        (self.each)(Part::Piece(piece)).await
+        (self.each)(Part::Piece(piece))
     }
 
     /// A list is several packed ones; since version 10 a long element may stand by itself.

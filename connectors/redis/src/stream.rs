@@ -18,8 +18,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
@@ -52,7 +53,8 @@ impl Default for Options {
 }
 
 /// Where a server's stream of writes was read up to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Position {
     /// The history that the offset counts in: 40 hexadecimal digits. It changes with a failover.
     pub history: String,
@@ -82,13 +84,19 @@ impl Snapshot {
         &self.stream.position
     }
 
+    /// What the server's clock shows, in µs since 1970.
+    #[must_use]
+    pub fn now_us(&self) -> u64 {
+        self.stream.now_us()
+    }
+
     /// Reads it, and hands out its parts as they come. The server waits for whoever is slow, but not for ever.
     ///
     /// # Errors
     /// Those of [`rdb::read`]; one that is cut is a fault of the connection.
     pub async fn read(
         mut self,
-        mut each: impl AsyncFnMut(Part) -> Result<(), Fault>,
+        mut each: impl FnMut(Part) -> Result<(), Fault>,
     ) -> Result<Stream, Fault> {
         let input = &mut self.stream.input;
         let head = input.line(LINE_BYTES_MAX).await?;
@@ -135,6 +143,8 @@ pub enum Event<'a> {
 /// A server's writes.
 pub struct Stream {
     input: Input<ReadHalf<Socket>>,
+    /// By how many µs the server's clock is before ours.
+    ahead_us: i64,
     acknowledging: Acknowledging,
     position: Position,
     /// What [`Input::taken`] was where the position's offset was 0, modulo 2^64.
@@ -145,6 +155,8 @@ pub struct Stream {
     awaited: Awaited,
     in_transaction: bool,
     is_ending: bool,
+    /// What was given last.
+    given: Given,
 }
 
 impl Stream {
@@ -159,13 +171,17 @@ impl Stream {
     ) -> Result<Opened, Fault> {
         let mut connection = Connection::open(store).await?;
         let place = connection.place.clone();
-        let opened =
-            Self::synchronize(&mut connection, from).await.map_err(|fault| fault.at(place))?;
+        let opened = async {
+            let ahead_us = ahead(&mut connection).await?;
+            Ok((Self::synchronize(&mut connection, from).await?, ahead_us))
+        };
+        let (opened, ahead_us) = opened.await.map_err(|fault: Fault| fault.at(place))?;
         let Connection { mut input, output, .. } = connection;
         input.be_patient_for(options.silence);
         let (position, goes_on) = opened;
         let mut stream = Self {
             input,
+            ahead_us,
             acknowledging: Acknowledging::begin(output, position.offset),
             database: position.database,
             position,
@@ -174,6 +190,7 @@ impl Stream {
             awaited: Awaited::default(),
             in_transaction: false,
             is_ending: false,
+            given: Given::Alive,
         };
         if goes_on {
             stream.begin();
@@ -231,6 +248,18 @@ impl Stream {
         self.acknowledging.offset.store(position.offset, Ordering::Relaxed);
     }
 
+    /// What the server's clock shows, in µs since 1970: the stream itself has no times.
+    #[must_use]
+    pub fn now_us(&self) -> u64 {
+        now_us().saturating_add_signed(self.ahead_us)
+    }
+
+    /// Whether a transaction has begun and not ended.
+    #[must_use]
+    pub fn is_inside(&self) -> bool {
+        self.in_transaction || self.is_ending
+    }
+
     /// Whether the next event may have to be waited for.
     #[must_use]
     pub fn is_drained(&self) -> bool {
@@ -242,29 +271,44 @@ impl Stream {
     /// # Errors
     /// `Retry` where the connection is lost or silent; [`Code::StreamCorrupt`].
     pub async fn next(&mut self) -> Result<Event<'_>, Fault> {
+        self.given = self.give().await?;
+        Ok(self.event())
+    }
+
+    /// What was given last.
+    #[must_use]
+    pub fn event(&self) -> Event<'_> {
+        match self.given {
+            Given::Command => Event::Command(self.database, &self.command),
+            Given::End => Event::End,
+            Given::Alive => Event::Alive,
+        }
+    }
+
+    async fn give(&mut self) -> Result<Given, Fault> {
         if self.is_ending {
             self.is_ending = false;
             self.advance();
-            return Ok(Event::End);
+            return Ok(Given::End);
         }
         loop {
             self.command.read(&mut self.input, &mut self.awaited).await?;
             match self.kind()? {
                 Kind::Write => {
                     self.is_ending = !self.in_transaction;
-                    return Ok(Event::Command(self.database, &self.command));
+                    return Ok(Given::Command);
                 }
                 Kind::Begin => self.in_transaction = true,
                 Kind::End => {
                     self.in_transaction = false;
                     self.advance();
-                    return Ok(Event::End);
+                    return Ok(Given::End);
                 }
                 Kind::Select if self.in_transaction => {}
                 Kind::Select => self.advance(),
                 Kind::Alive => {
                     self.advance();
-                    return Ok(Event::Alive);
+                    return Ok(Given::Alive);
                 }
             }
         }
@@ -309,12 +353,44 @@ impl Stream {
 }
 
 #[derive(Clone, Copy)]
+enum Given {
+    Command,
+    End,
+    Alive,
+}
+
+#[derive(Clone, Copy)]
 enum Kind {
     Write,
     Select,
     Begin,
     End,
     Alive,
+}
+
+/// By how many µs a server's clock is before ours, give or take what the answer was under way.
+async fn ahead(connection: &mut Connection) -> Result<i64, Fault> {
+    let before = now_us();
+    let odd = || Fault::fatal(Code::StreamCorrupt, "the server does not tell its time");
+    // Two texts, each with its length before it.
+    if connection.ask(&Command::of(["TIME"])).await? != b"*2" {
+        return Err(odd());
+    }
+    let mut parts = [0_u64; 2];
+    for part in &mut parts {
+        connection.line().await?;
+        let line = connection.line().await?;
+        *part =
+            std::str::from_utf8(&line).ok().and_then(|text| text.parse().ok()).ok_or_else(odd)?;
+    }
+    let theirs = parts[0].saturating_mul(1_000_000).saturating_add(parts[1]);
+    let ours = before.midpoint(now_us());
+    Ok(theirs.cast_signed().wrapping_sub(ours.cast_signed()))
+}
+
+fn now_us() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(0)
 }
 
 /// A history's name, if that is one.

@@ -73,7 +73,7 @@ impl Lane<'_> {
         // All of the tables comes again.
         let released: Vec<_> = chunk.tables.iter().map(|table| self.unparked(table)).collect();
         self.step(to, &released).await?;
-        self.parked = Parked::load(self.applier.conn(), &self.way.log, self.lane).await?;
+        self.parked = Parked::load(self.applier.conn(), &self.way.road.log, self.lane).await?;
         self.metrics.parked(self.parked.count());
         Ok(())
     }
@@ -252,7 +252,7 @@ impl Lane<'_> {
             if let Some(own) = &self.way.own_log {
                 own.see_logs(stands.iter().map(|(log, ..)| log.clone()));
             }
-            if ledger::has_applied(&stands, chunk, &self.way.to) {
+            if ledger::has_applied(&stands, chunk, &self.way.road.to) {
                 return Ok(true);
             }
             if begun.elapsed() > BEHIND_FOR {
@@ -276,7 +276,7 @@ impl Lane<'_> {
     pub(crate) fn noted(&self, key: &[u8], seq: Seq, why: &str) -> Result<Vec<u8>, Fault> {
         filling::noted(&Note {
             key: key.to_vec(),
-            log: self.way.log.clone(),
+            log: self.way.road.log.clone(),
             lane: self.lane,
             seq,
             why: why.to_owned(),
@@ -295,7 +295,7 @@ impl Lane<'_> {
         }
         let keys: Vec<&[u8]> =
             written.iter().map(|place| self.batch.key(&self.batch.slots()[*place])).collect();
-        filling::settled(self.applier.conn(), &keys, chunk, (&self.way.log, seq)).await
+        filling::settled(self.applier.conn(), &keys, chunk, (&self.way.road.log, seq)).await
     }
 
     /// The tables that are being filled in this unit.
@@ -317,7 +317,7 @@ impl Lane<'_> {
     }
 
     fn is_of_here(&self, mark: &Mark) -> bool {
-        Log::parse(&mark.log).is_none_or(|log| log.unit == self.way.to)
+        Log::parse(&mark.log).is_none_or(|log| log.unit == self.way.road.to)
     }
 }
 

@@ -9,7 +9,7 @@ use super::{EntryId, Part, Piece, Snapshot, corrupt, packed};
 const DELETED: i64 = 1;
 const SAME_FIELDS: i64 = 2;
 
-impl<R: AsyncRead + Unpin, F: AsyncFnMut(Part) -> Result<(), Fault>> Snapshot<'_, R, F> {
+impl<R: AsyncRead + Unpin, F: FnMut(Part) -> Result<(), Fault>> Snapshot<'_, R, F> {
     /// A stream: type 15, 19 (since version 10) or 21 (since version 11).
     pub(super) async fn log(&mut self, code: u8) -> Result<(), Fault> {
         for _ in 0..self.length().await? {

@@ -18,7 +18,7 @@ enum Length {
     Packed,
 }
 
-impl<R: AsyncRead + Unpin, F: AsyncFnMut(Part) -> Result<(), Fault>> Snapshot<'_, R, F> {
+impl<R: AsyncRead + Unpin, F: FnMut(Part) -> Result<(), Fault>> Snapshot<'_, R, F> {
     pub(super) async fn length(&mut self) -> Result<u64, Fault> {
         match self.any_length().await? {
             Length::Plain(length) => Ok(length),
@@ -53,7 +53,7 @@ impl<R: AsyncRead + Unpin, F: AsyncFnMut(Part) -> Result<(), Fault>> Snapshot<'_
                 let (packed, plain) = (self.length().await?, self.length().await?);
                 let (packed, plain) = (bounded(packed)?, bounded(plain)?);
                 let mut text = Vec::new();
-                self.unpack(packed, async |bytes, _| {
+                self.unpack(packed, |bytes, _| {
                     text.extend_from_slice(bytes);
                     match text.len() > plain {
                         true => Err(corrupt("a compressed text is longer than it says")),
@@ -92,9 +92,9 @@ impl<R: AsyncRead + Unpin, F: AsyncFnMut(Part) -> Result<(), Fault>> Snapshot<'_
                 let (packed, of) = (self.length().await?, self.length().await?);
                 let packed = usize::try_from(packed).map_err(|_| corrupt("a text has no end"))?;
                 let mut given = 0;
-                self.unpack(packed, async |bytes, each| {
+                self.unpack(packed, |bytes, each| {
                     given += bytes.len() as u64;
-                    each(Part::Piece(Piece::Text { bytes: bytes.to_vec(), of })).await
+                    each(Part::Piece(Piece::Text { bytes: bytes.to_vec(), of }))
                 })
                 .await?;
                 match given == of {
@@ -109,7 +109,7 @@ impl<R: AsyncRead + Unpin, F: AsyncFnMut(Part) -> Result<(), Fault>> Snapshot<'_
     async fn unpack(
         &mut self,
         packed: usize,
-        mut take: impl AsyncFnMut(&[u8], &mut F) -> Result<(), Fault>,
+        mut take: impl FnMut(&[u8], &mut F) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         let mut unpacker = Unpacker::default();
         let mut left = packed;
@@ -117,7 +117,7 @@ impl<R: AsyncRead + Unpin, F: AsyncFnMut(Part) -> Result<(), Fault>> Snapshot<'_
             self.input.need(1).await?;
             // What makes a piece at most, were it as dense as can be.
             let count = left.min(self.input.ready().len()).min(PIECE_BYTES / 64);
-            take(unpacker.feed(self.input.take(count))?, self.each).await?;
+            take(unpacker.feed(self.input.take(count))?, self.each)?;
             left -= count;
         }
         match unpacker.is_whole() {

@@ -47,7 +47,7 @@ pub async fn open(redis: &Redis, from: Option<&Position>) -> anyhow::Result<Open
 /// The stream behind a snapshot, of which only the end is of interest.
 pub async fn behind_snapshot(redis: &Redis) -> anyhow::Result<Stream> {
     match open(redis, None).await? {
-        Opened::Full(snapshot) => Ok(snapshot.read(async |_| Ok(())).await?),
+        Opened::Full(snapshot) => Ok(snapshot.read(|_| Ok(())).await?),
         Opened::Continued(_) => bail!("it goes on behind nothing"),
     }
 }

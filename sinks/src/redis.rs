@@ -1,0 +1,15 @@
+//! The sink of Redis stores.
+//!
+//! A batch is one transaction at the target: `MULTI`, the `SET` of the lane's ledger key, the writes, `EXEC`. The key
+//! is watched since it was read, so that a second sink's batch does nothing; it is the first write, so that the target's
+//! own transformer knows the transaction as applied. What became of one whose answer is lost the ledger says.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | [`ledger`] | where a lane stands: one key |
+//! | [`lane`] | one partition in order: gather, apply, go on |
+//! | [`batch`] | commands gathered for one transaction |
+
+pub mod batch;
+pub mod lane;
+pub mod ledger;

@@ -1,0 +1,123 @@
+//! Commands gathered for one transaction at the target.
+
+use redis::{Cmd, Pipeline};
+use unitflow_change::redis::Write;
+use unitflow_change::seq::Seq;
+
+/// Commands after which a batch is applied at the next end of a source transaction.
+const COMMANDS: usize = 1_000;
+/// Bytes of their words after which it is.
+const BYTES: usize = 1 << 20;
+
+/// A command's place in its log and its topic.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Its number.
+    pub seq: Seq,
+    /// Its offset.
+    pub offset: i64,
+}
+
+/// See the [module](self).
+#[derive(Default)]
+pub struct Batch {
+    commands: Vec<Cmd>,
+    /// Of each command, the record that it stands for; none for what only chooses a database.
+    places: Vec<Option<Place>>,
+    db: u32,
+    bytes: usize,
+    records: usize,
+    /// Whether the last record ends its source transaction.
+    ends: bool,
+    /// When the source committed the last write.
+    committed_us: u64,
+}
+
+impl Batch {
+    /// Adds a write.
+    pub fn push(&mut self, place: Place, write: &Write<'_>) {
+        self.choose(write.db);
+        let mut command = Cmd::new();
+        for word in &write.cmd {
+            self.bytes += word.0.len();
+            command.arg(&*word.0);
+        }
+        self.commands.push(command);
+        self.places.push(Some(place));
+    }
+
+    /// Adds the deletion of a key that the next write met expired.
+    pub fn delete(&mut self, place: Place, db: u32, key: &[u8]) {
+        self.choose(db);
+        let mut command = redis::cmd("DEL");
+        command.arg(key);
+        self.commands.push(command);
+        self.places.push(Some(place));
+    }
+
+    /// A record was taken, whether or not it brought commands.
+    pub fn took(&mut self, ends: bool, committed_us: u64) {
+        self.records += 1;
+        self.ends = ends;
+        self.committed_us = committed_us;
+    }
+
+    fn choose(&mut self, db: u32) {
+        if self.db != db {
+            self.commands.push(select(db));
+            self.places.push(None);
+            self.db = db;
+        }
+    }
+
+    /// Whether nothing was taken.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    /// How many records were taken.
+    #[must_use]
+    pub fn records(&self) -> usize {
+        self.records
+    }
+
+    /// When the source committed the last write, in µs since 1970.
+    #[must_use]
+    pub fn committed_us(&self) -> u64 {
+        self.committed_us
+    }
+
+    /// Whether it may be applied: its last record ends a source transaction.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.ends && self.records > 0
+    }
+
+    /// Whether no more should be gathered before it is.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.is_whole() && (self.records >= COMMANDS || self.bytes >= BYTES)
+    }
+
+    /// Adds the transaction that begins with `mark` to a pipeline, in which database 0 is chosen before and after it.
+    /// Gives for each of its commands the record that it stands for.
+    pub fn transaction(&mut self, mark: Cmd, pipeline: &mut Pipeline) -> Vec<Option<Place>> {
+        self.choose(0);
+        pipeline.cmd("MULTI").add_command(mark);
+        for command in self.commands.drain(..) {
+            pipeline.add_command(command);
+        }
+        pipeline.cmd("EXEC");
+        let mut places = vec![None];
+        places.append(&mut self.places);
+        *self = Self::default();
+        places
+    }
+}
+
+fn select(db: u32) -> Cmd {
+    let mut command = redis::cmd("SELECT");
+    command.arg(db);
+    command
+}

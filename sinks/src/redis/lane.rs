@@ -1,0 +1,348 @@
+//! One lane into a Redis store: one partition, one connection, one ledger key, in order.
+//!
+//! A lane begins where its ledger key says, drops what it has applied, stops where a record does not follow the one before
+//! it, and applies whole source transactions. After any fault that may be tried again it begins anew from the ledger,
+//! which alone knows what was applied.
+
+use std::time::Duration;
+
+use redis::{Pipeline, Value};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use unitflow_change::redis::Write;
+use unitflow_change::seq::{Seq, Step, step};
+use unitflow_change::tag::{HEADER, Kind, ORIGIN, Tag};
+use unitflow_change::{Code, Fault, inject};
+use unitflow_kafka::control::InForce;
+use unitflow_kafka::reader::{Item, Options, Reader, Record};
+use unitflow_kafka::topics;
+use unitflow_redis::client::refusal;
+use unitflow_redis::{Client, Store};
+
+use super::batch::{Batch, Place};
+use super::ledger::{self, Standing};
+use crate::metrics::LaneMetrics;
+use crate::mirror::Mirror;
+use crate::road::{Apply, ReadFrom, Road, Start, starting_offset};
+
+/// Bytes fetched ahead for each lane, and in one answer.
+const QUEUE_BYTES: usize = 4 << 20;
+const FETCH_BYTES: usize = 256 << 10;
+/// How often an idle connection shows that it is alive.
+const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// A flow's way into one unit's Redis store, the same for all its lanes.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// Its road.
+    pub road: Road,
+    /// The store it is applied to.
+    pub store: Store,
+}
+
+impl Apply for Way {
+    fn road(&self) -> &Road {
+        &self.road
+    }
+
+    async fn run_lane(
+        &self,
+        lane: i32,
+        start: Start,
+        cancel: CancellationToken,
+    ) -> Result<(), Fault> {
+        tokio::select! {
+            () = cancel.cancelled() => Ok(()),
+            result = apply_all(self, lane, start) => result,
+        }
+    }
+}
+
+async fn apply_all(way: &Way, lane: i32, start: Start) -> Result<(), Fault> {
+    let Start { committed, orders, mirror, metrics } = start;
+    if orders.pauses() {
+        info!(lane, "paused");
+        return std::future::pending().await;
+    }
+    let road = &way.road;
+    let mut client = Client::open(&way.store).await?;
+    let mut pipeline = Pipeline::new();
+    ledger::watch(&road.log, lane, &mut pipeline);
+    let answers = client.answers(&pipeline).await?;
+    let standing = ledger::read(&road.log, lane, answers.last().unwrap_or(&Value::Nil))?;
+    let entry = standing.entry(lane);
+    road.ensure_same_topic(&entry)?;
+    let (wanted, moved_to) = match starting_offset(&entry, committed, mirror.believed(lane)) {
+        ReadFrom::At(offset) => (offset, 0),
+        ReadFrom::Forward(offset) => {
+            road.ensure_may_be_forward(&entry, offset, &orders).await?;
+            (entry.topic_offset, offset)
+        }
+    };
+    let (low, _) = topics::bounds(&road.broker, &road.topic, lane).await?;
+    let begin = wanted.max(low);
+    info!(lane, seq = entry.seq.0, offset = begin, "lane begins");
+    let mut lane = Lane {
+        way,
+        lane,
+        client,
+        at: entry.seq,
+        seen: entry.seq,
+        offset: entry.topic_offset,
+        raised: begin > wanted,
+        moved_to,
+        batch: Batch::default(),
+        watched: true,
+        orders,
+        mirror: &mirror,
+        metrics,
+    };
+    let options =
+        Options { queue_bytes: QUEUE_BYTES, fetch_bytes: FETCH_BYTES, ..Options::default() };
+    let partitions = [(lane.lane, begin)];
+    let reader = Reader::open_with(&road.broker, &road.topic, &partitions, options).await?;
+    lane.run(&reader).await
+}
+
+struct Lane<'a> {
+    way: &'a Way,
+    lane: i32,
+    client: Client,
+    /// Where the ledger stands.
+    at: Seq,
+    /// Where it will stand once all that is gathered is applied, and the offset behind that.
+    seen: Seq,
+    offset: i64,
+    /// Whether the topic no longer holds the offset that the ledger names.
+    raised: bool,
+    /// Up to where an operator moved the group's offset forwards; 0 if nobody did.
+    moved_to: i64,
+    batch: Batch,
+    /// Whether the ledger key is watched, and stood where it was believed when it was read behind that.
+    watched: bool,
+    orders: InForce,
+    mirror: &'a Mirror,
+    metrics: LaneMetrics,
+}
+
+impl Lane<'_> {
+    async fn run(&mut self, reader: &Reader) -> Result<(), Fault> {
+        loop {
+            let item = match reader.try_next()? {
+                Some(item) => item,
+                // Nothing more is at hand: what is whole should not wait for what may come.
+                None if self.batch.is_whole() => {
+                    self.apply().await?;
+                    continue;
+                }
+                None => match tokio::time::timeout(PING_EVERY, reader.next()).await {
+                    Ok(item) => item?,
+                    Err(_) => {
+                        self.client.ask(&redis::cmd("PING")).await?;
+                        continue;
+                    }
+                },
+            };
+            match item {
+                Item::Record(record) => self.take(&record).await?,
+                Item::End { offset, .. } => {
+                    if self.batch.is_whole() {
+                        self.apply().await?;
+                    }
+                    if self.batch.is_empty() {
+                        self.mirror.applied(self.lane, offset, self.at);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes one record into the batch, or finds that it was seen, or that it can't be taken.
+    async fn take(&mut self, record: &Record<'_>) -> Result<(), Fault> {
+        let road = &self.way.road;
+        let tag = Tag::parse(record.header(HEADER).unwrap_or_default()).map_err(|fault| {
+            fault.at(format!("{} [{}] {}", road.topic, self.lane, record.offset()))
+        })?;
+        match step(self.seen, tag.seq, tag.prev) {
+            Step::Seen => {
+                self.metrics.repeated();
+                return Ok(());
+            }
+            Step::Gap => {
+                let gone = self.raised && self.seen == self.at;
+                return Err(road.gap(self.lane, (&tag, record.offset()), self.seen, gone));
+            }
+            Step::Next => {}
+        }
+        road.ensure_foreign(record.header(ORIGIN).unwrap_or_default())?;
+        match tag.kind {
+            Kind::Command => self.gather(record, &tag).await?,
+            Kind::Watermark | Kind::Barrier => {}
+            kind => {
+                return Err(Fault::fatal(
+                    Code::Record,
+                    format!("record {} ({kind:?}) has no place in a Redis log", tag.seq),
+                ));
+            }
+        }
+        self.seen = tag.seq;
+        self.offset = record.next_offset();
+        self.batch.took(tag.last, tag.commit_us);
+        if self.batch.is_full() { self.apply().await } else { Ok(()) }
+    }
+
+    async fn gather(&mut self, record: &Record<'_>, tag: &Tag<'_>) -> Result<(), Fault> {
+        let place = Place { seq: tag.seq, offset: record.offset() };
+        if self.orders.skips(self.lane, tag.seq) {
+            return self.skip(place, record.key().unwrap_or_default()).await;
+        }
+        let at = (place.seq, place.offset);
+        self.way.road.ensure_not_passed_by(self.lane, at, self.moved_to)?;
+        let write = Write::parse(record.value().unwrap_or_default())
+            .map_err(|fault| fault.at(format!("record {}", tag.seq)))?;
+        let mut renewed = false;
+        if !write.expired.is_empty() {
+            // What the key is now has to be seen, and nothing gathered may change it.
+            if self.batch.is_whole() {
+                self.apply().await?;
+            }
+            for (number, ms) in &write.expired {
+                let key = write.word(*number);
+                let is_later = self.expires_later(write.db, key, *ms).await?;
+                renewed |= is_later;
+                if !is_later {
+                    self.batch.delete(place, write.db, key);
+                }
+            }
+        }
+        let is_deletion = write.is("DEL") || write.is("UNLINK");
+        if !(renewed && is_deletion) {
+            self.batch.push(place, &write);
+        }
+        Ok(())
+    }
+
+    /// Whether the target's key expires later than that. It is watched from here on.
+    async fn expires_later(&mut self, db: u32, key: &[u8], ms: u64) -> Result<bool, Fault> {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("SELECT").arg(db).cmd("WATCH").arg(key).cmd("PEXPIRETIME").arg(key);
+        pipeline.cmd("SELECT").arg(0);
+        let answers = self.client.answers(&pipeline).await?;
+        if let Some(fault) = answers.iter().find_map(refusal) {
+            return Err(fault.at(self.client.place()));
+        }
+        let expires = answers.get(2).cloned();
+        Ok(matches!(expires, Some(Value::Int(at)) if u64::try_from(at).is_ok_and(|at| at > ms)))
+    }
+
+    /// Passes over a record, as an order says; what it held goes to quarantine first.
+    async fn skip(&mut self, place: Place, key: &[u8]) -> Result<(), Fault> {
+        let order = self.orders.order.clone();
+        let (by, why) = order.map_or_else(Default::default, |order| (order.by, order.why));
+        warn!(lane = self.lane, seq = place.seq.0, by, why, "passed over by order");
+        let (at, key) = ((place.seq, place.offset), String::from_utf8_lossy(key));
+        self.way.road.tell_quarantine(self.lane, at, &key, Code::Control, (&why, &by)).await
+    }
+
+    /// Applies what is gathered, which is whole.
+    async fn apply(&mut self) -> Result<(), Fault> {
+        let log = &self.way.road.log;
+        let mut pipeline = Pipeline::new();
+        if !self.watched {
+            self.watch().await?;
+        }
+        let standing = Standing {
+            seq: self.seen,
+            topic_id: self.way.road.topic_id.clone(),
+            topic_offset: self.offset,
+            committed_us: self.batch.committed_us(),
+            applied_us: ledger::now_us(),
+        };
+        let (records, committed_us) = (self.batch.records(), self.batch.committed_us());
+        let mark = ledger::set(log, self.lane, &standing)?;
+        let places = self.batch.transaction(mark, &mut pipeline);
+        // Read ahead for the next one, with the answer to this.
+        ledger::watch(log, self.lane, &mut pipeline);
+        self.watched = false;
+        inject::die_at("die_before_commit");
+        let answers = self.client.answers(&pipeline).await?;
+        inject::die_at("die_after_commit");
+        let executed = answers.len().checked_sub(3).and_then(|place| answers.get(place));
+        self.judge(&answers, executed, &places).await?;
+        (self.at, self.watched) = (self.seen, true);
+        self.believe(answers.last())?;
+        self.mirror.applied(self.lane, self.offset, self.at);
+        self.metrics.applied_records(records, committed_us, true);
+        Ok(())
+    }
+
+    async fn watch(&mut self) -> Result<(), Fault> {
+        let mut pipeline = Pipeline::new();
+        ledger::watch(&self.way.road.log, self.lane, &mut pipeline);
+        let answers = self.client.answers(&pipeline).await?;
+        self.believe(answers.last())?;
+        self.watched = true;
+        Ok(())
+    }
+
+    /// What came of a transaction.
+    async fn judge(
+        &self,
+        answers: &[Value],
+        executed: Option<&Value>,
+        places: &[Option<Place>],
+    ) -> Result<(), Fault> {
+        match executed {
+            Some(Value::Array(results)) => {
+                // The ledger has moved past one that failed: the server takes none back.
+                for (result, place) in results.iter().zip(places) {
+                    let (Some(fault), Some(place)) = (refusal(result), place) else { continue };
+                    let at = (place.seq, place.offset);
+                    let code = Code::Conflict;
+                    let road = &self.way.road;
+                    road.tell_quarantine(self.lane, at, "", code, (&fault.what, "")).await?;
+                    return Err(Fault::fatal(
+                        code,
+                        format!("record {} did not fit: {}", place.seq, fault.what),
+                    )
+                    .at(self.client.place())
+                    .hint("what the key holds here is of another kind than at the source: compare the key in both units and mend it; the record is passed (it stands in the quarantine topic), and the lane goes on behind it when the sink is started again"));
+                }
+                Ok(())
+            }
+            // A watched key was written since: another sink's ledger, or a key that expired.
+            Some(Value::Nil) => {
+                Err(Fault::retry(Code::LedgerMoved, "a key that was watched was written since"))
+            }
+            _ => {
+                // Nothing was done. Which command the server did not take says why.
+                let refused = answers.iter().find_map(refusal);
+                Err(refused.map_or_else(
+                    || Fault::retry(Code::Unreachable, "the server did not execute a transaction"),
+                    |fault| fault.at(self.client.place()),
+                ))
+            }
+        }
+    }
+
+    /// The ledger has to stand where it was left.
+    fn believe(&self, answer: Option<&Value>) -> Result<(), Fault> {
+        let (log, lane) = (&self.way.road.log, self.lane);
+        let standing = ledger::read(log, lane, answer.unwrap_or(&Value::Nil))?;
+        if standing.seq == self.at || inject::on("no_cas") {
+            return Ok(());
+        }
+        let what = format!(
+            "the ledger of {log}, lane {lane}, stands at {} instead of {}",
+            standing.seq, self.at
+        );
+        Err(match standing.seq < self.at {
+            true => {
+                Fault::retry(Code::TargetLostCommits, format!("{what}: the target lost commits"))
+            }
+            false => {
+                Fault::retry(Code::LedgerMoved, format!("{what}: another worker applies this lane"))
+            }
+        })
+    }
+}

@@ -1,0 +1,56 @@
+//! The same of flows between Redis stores.
+
+use unitflow_change::Fault;
+use unitflow_change::name::{Log, Name, Stage};
+use unitflow_change::seq::Seq;
+use unitflow_redis::Client;
+use unitflow_sinks::ledger::Entry;
+use unitflow_sinks::redis::ledger;
+
+use super::{LogStatus, captured_behind, relay_lag};
+use crate::bridge;
+use crate::config::Mesh;
+use crate::pipeline::load_state;
+use crate::pipeline::redis::{ConnectorState, TransformerState};
+
+/// Fills in what is known of a log.
+pub async fn fill_log(mesh: &Mesh, log: &Log, found: &mut LogStatus) -> Result<(), Fault> {
+    let broker = &mesh.unit(&log.unit)?.broker;
+    let connector: Option<ConnectorState> =
+        load_state(broker, &mesh.topics, log, Stage::Connector).await?;
+    let Some(connector) = connector else {
+        found.unknown = Some("[position_missing] not initialised: unitflow init".to_owned());
+        return Ok(());
+    };
+    let position = &connector.position;
+    found.position = format!("{}:{}", position.history, position.offset);
+    found.captured_seq = Some(connector.seq.0);
+    let transformer: Option<TransformerState> =
+        load_state(broker, &mesh.topics, log, Stage::Transformer).await?;
+    let read = transformer.as_ref().map_or(Seq::NONE, |state| state.function.seq);
+    found.transformer_lag_records = captured_behind(connector.seq, read);
+    let place = transformer.as_ref().map(|state| (state.function.offset, state.function.seq));
+    found.bridged_by_captured =
+        bridge::of_captured_from(mesh, log, place, connector.seq).await.ok();
+    if mesh.read_at(log) != &log.unit {
+        let tails = transformer.map(|state| state.function.tails).unwrap_or_default();
+        found.relay_lag_records = Some(relay_lag(mesh, log, &tails).await?);
+        found.bridged_by_tagged = bridge::of_relay(mesh, log).await.ok();
+    }
+    Ok(())
+}
+
+/// The last record of each lane of a log's tagged topic.
+pub async fn tails(mesh: &Mesh, log: &Log) -> Result<Vec<Seq>, Fault> {
+    let broker = &mesh.unit(&log.unit)?.broker;
+    let state: Option<TransformerState> =
+        load_state(broker, &mesh.topics, log, Stage::Transformer).await?;
+    Ok(state.map(|state| state.function.tails).unwrap_or_default())
+}
+
+/// Where the lanes of a log into a unit stand.
+pub async fn entries(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<Entry>, Fault> {
+    let mut client = Client::open(mesh.cache(to, &log.store)?).await?;
+    let known = ledger::read_all(&mut client, log, mesh.lanes(log)).await?;
+    Ok(known.iter().map(|(lane, standing)| standing.entry(*lane)).collect())
+}
