@@ -244,6 +244,11 @@ pub enum ResyncCommand {
     /// lacks the end. Its log goes on behind what the server still has; rows that it lost come back from the
     /// unit named by --from, but where the unit has written a row since, that counts and goes to the others.
     Lost(ResyncLostArgs),
+    /// Let the log of a Redis store go on behind what the store holds now.
+    ///
+    /// For a connector that stopped with position_purged: what the store wrote since it was captured last, and what expired
+    /// or was deleted there, is not carried. Bring the units to the same data before, or by writing it again after.
+    Anew(ResyncAnewArgs),
     /// End copies that are under way from a unit; what they have brought stays.
     ///
     /// Their tables stay half filled until the command that status shows is given. To copy slower, give the same
@@ -321,6 +326,19 @@ pub struct ResyncLostArgs {
     /// Who gives the order; whoever is logged in by default.
     #[arg(long)]
     pub by: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ResyncAnewArgs {
+    /// The unit whose log goes on.
+    #[arg(long)]
+    pub from: Name,
+    /// The Redis store.
+    #[arg(long)]
+    pub store: Name,
+    /// Why; it stands in the log of this command.
+    #[arg(long)]
+    pub why: String,
 }
 
 #[derive(Debug, Args)]

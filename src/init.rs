@@ -7,7 +7,7 @@
 
 mod plan;
 mod possible;
-mod redis;
+pub mod redis;
 
 use futures_util::future::join_all;
 use tokio::task::block_in_place;

@@ -12,10 +12,12 @@
 //! | `turn` | lets a log go on in a new generation |
 //! | `lost` | gives a unit back what it lost when it went back in time |
 //! | `loss` | finds out what that is |
+//! | `anew` | lets the log of a Redis store go on behind a gap |
 //!
 //! The command only orders and waits: connectors read, sinks judge and write. It may be killed and
 //! run again at any moment; what it left under way is gone on with.
 
+mod anew;
 mod broken;
 mod copy;
 mod dry;
@@ -58,6 +60,7 @@ pub async fn run(mesh: &Mesh, command: &ResyncCommand) -> Result<Outcome, Fault>
             ResyncCommand::Keys(args) => keys(mesh, args).await,
             ResyncCommand::Join(args) => join::run(mesh, args).await,
             ResyncCommand::Lost(args) => lost::run(mesh, args).await,
+            ResyncCommand::Anew(args) => anew::run(mesh, args).await,
             ResyncCommand::Stop(args) => stop(mesh, args).await,
         };
         match outcome {

@@ -15,8 +15,8 @@ use unitflow_sinks::redis::ledger;
 
 use super::{FIRST_GENERATION, has_topic, json, topic_id};
 use crate::config::Mesh;
-use crate::pipeline::load_state;
 use crate::pipeline::redis::ConnectorState;
+use crate::pipeline::{ensure_same_topic, ensure_tail, load_state, require};
 
 /// How many expiry times of a snapshot stand in one record.
 const EXPIRIES_AT_ONCE: usize = 1_000;
@@ -96,10 +96,38 @@ async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<String>, Fault> {
         )
         .hint("the flow has run and lost its position: restore the position topic, or see the runbook for how a Redis log begins anew; init never does that by itself"));
     }
-    let keyspace = mesh.cache_flows[&log.store].keyspace.clone();
     let captured_id = topic_id(broker, &captured).await?;
-    let mut first = First { writer, topic: captured, seq: Seq::NONE, expiring: Vec::new(), db: 0 };
-    first.record(Kind::Barrier, Seq::start_of(FIRST_GENERATION), &json(&keyspace)?)?;
+    begin(mesh, log, writer, (Seq::NONE, FIRST_GENERATION), captured_id).await.map(Some)
+}
+
+/// Lets a log go on in its next generation behind what its store holds now, and gives the position. Its connector must not be
+/// at work.
+pub async fn begin_anew(mesh: &Mesh, log: &Log) -> Result<String, Fault> {
+    let broker = &mesh.unit(&log.unit)?.broker;
+    let id = mesh.topics.transactional_id(log, Stage::Connector);
+    let writer = Writer::open(broker, &id).await?;
+    let state: ConnectorState = require(broker, &mesh.topics, log, Stage::Connector).await?;
+    let captured = mesh.topics.captured(log);
+    ensure_same_topic(broker, &captured, Some(&state.captured_id)).await?;
+    ensure_tail(broker, &captured, 0, state.seq).await?;
+    let generation =
+        state.seq.generation().checked_add(1).ok_or_else(|| {
+            Fault::fatal(Code::Routing, "the log has no generation left to begin")
+        })?;
+    begin(mesh, log, writer, (state.seq, generation), state.captured_id).await
+}
+
+async fn begin(
+    mesh: &Mesh,
+    log: &Log,
+    writer: Writer,
+    (seq, generation): (Seq, u16),
+    captured_id: String,
+) -> Result<String, Fault> {
+    let keyspace = mesh.cache_flows[&log.store].keyspace.clone();
+    let topic = mesh.topics.captured(log);
+    let mut first = First { writer, topic, seq, expiring: Vec::new(), db: 0 };
+    first.record(Kind::Barrier, Seq::start_of(generation), &json(&keyspace)?)?;
     let position = first.read(mesh.cache(&log.unit, &log.store)?).await?;
     let First { mut writer, seq, .. } = first;
     let told = format!("{}:{}", position.history, position.offset);
@@ -107,11 +135,11 @@ async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<String>, Fault> {
     let stage = Stage::Connector.partition();
     positions::store(&mut writer, &mesh.topics.position(log), stage, &json(&state)?)?;
     block_in_place(|| writer.commit())?;
-    Ok(Some(told))
+    Ok(told)
 }
 
-/// A log's first records: the barrier, and when the keys of the store's snapshot expire. What the store holds is taken to be
-/// in every unit.
+/// A generation's first records: the barrier, and when the keys of the store's snapshot expire. What the store holds is taken to
+/// be in every unit.
 struct First {
     writer: Writer,
     topic: String,

@@ -32,8 +32,8 @@ pub use connector::ensure_goes_on;
 pub use copier::Scan;
 pub use stand_by::{GONE_AFTER, is_worked_on};
 pub use state::{
-    BinlogReader, ConnectorState, RelayState, TransformerState, ensure_same_topic,
-    load as load_state,
+    BinlogReader, ConnectorState, RelayState, TransformerState, ensure_same_topic, ensure_tail,
+    load as load_state, require,
 };
 
 /// Runs the named roles of one unit until the process is told to stop.

@@ -176,6 +176,8 @@ impl Transformer {
             )),
             Kind::Barrier => {
                 let keyspace = Keyspace::parse(record.value)?;
+                // What is known of expiry times follows anew.
+                self.index.forget_all();
                 self.state
                     .tails
                     .resize(usize::try_from(keyspace.partitions).unwrap_or(1), Seq::NONE);

@@ -46,7 +46,7 @@ pub async fn run(
         begin.stand_by(&mesh, &log.unit, &log, Stage::Connector).await?;
         let store = mesh.cache(&log.unit, &log.store)?.clone();
         let mut capture = Capture::open(&mesh, &log, &meters).await?;
-        let mut stream = capture.begin(&store).await?;
+        let mut stream = capture.begin(&log, &store).await?;
         info!(%log, offset = stream.position().offset, "capturing");
         capture.run(&mut stream).await.map_err(|fault| fault.at(&store.name))
     };
@@ -120,7 +120,7 @@ impl Capture {
     }
 
     /// Opens the stream where it was left; names the keyspace where it is another than the log's.
-    async fn begin(&mut self, store: &Store) -> Result<Stream, Fault> {
+    async fn begin(&mut self, log: &Log, store: &Store) -> Result<Stream, Fault> {
         let opened = Stream::open(store, Some(&self.state.position), Options::default()).await?;
         let stream = match opened {
             Opened::Continued(stream) => stream,
@@ -130,7 +130,10 @@ impl Capture {
                     "the store can't go on where it was captured up to: its backlog no longer holds that, or its history is another",
                 )
                 .at(&store.name)
-                .hint("see the runbook for how a Redis log begins anew; then raise repl-backlog-size"));
+                .hint(format!(
+                    "unitflow resync anew --from {} --store {} --why … lets it go on from now, without what was missed: see the runbook; then raise repl-backlog-size",
+                    log.unit, log.store
+                )));
             }
         };
         if self.state.keyspace != self.configured {

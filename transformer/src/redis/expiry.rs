@@ -71,6 +71,12 @@ impl Index {
         self.set(number(db, key), Some(Expiry { ms, doubtful: false }));
     }
 
+    /// Nothing is known to expire any more.
+    pub fn forget_all(&mut self) {
+        let all: Vec<u64> = self.entries.keys().copied().collect();
+        all.into_iter().for_each(|number| self.set(number, None));
+    }
+
     /// Takes up a record of the expiry topic: a key's number in hexadecimal digits, and its time, or nothing where it
     /// expires no more.
     ///

@@ -42,12 +42,14 @@ struct Log {
     out: Out,
     offset: i64,
     seq: Seq,
+    generation: u16,
 }
 
 impl Log {
     fn new(exclude: &[&str]) -> Self {
         let transformer = Transformer::new(State::start(), Index::default());
-        let mut log = Self { transformer, out: Out::default(), offset: 0, seq: Seq::NONE };
+        let mut log =
+            Self { transformer, out: Out::default(), offset: 0, seq: Seq::NONE, generation: 1 };
         let keyspace = Keyspace {
             partitions: 1,
             keys: vec!["*".into()],
@@ -66,7 +68,7 @@ impl Log {
         value: &[u8],
     ) -> Result<(), Fault> {
         let seq = match kind {
-            Kind::Barrier => Seq::start_of(1),
+            Kind::Barrier => Seq::start_of(self.generation),
             _ => self.seq.next_captured(),
         };
         let tag = Tag {
@@ -239,6 +241,12 @@ fn expiries_of_a_snapshot_are_known_and_gaps_stop() {
     Expiries { db: 0, expires }.write(&mut value);
     log.record(Kind::Expiry, (0, true), &value).unwrap();
     assert_eq!(log.told("DEL k"), "");
+    log.run(&format!("SET k v PXAT {PAST}"));
+    let keyspace = serde_json::to_vec(log.transformer.state().keyspace.as_ref().unwrap()).unwrap();
+    log.generation += 1;
+    log.record(Kind::Barrier, (0, true), &keyspace).unwrap();
+    log.out.0.clear();
+    assert_eq!(log.told("DEL k"), "DEL k");
     log.seq = log.seq.next_captured();
     assert_eq!(log.record(Kind::Watermark, (0, true), b"{}").unwrap_err().code, Code::Gap);
 }
