@@ -801,6 +801,19 @@ mod tests {
             ("exclude = [\"photo\"]", "hide = [\"photo\"]", "unknown field `hide`"),
             ("\"shop.carts\" = { columns", "\"shop.orders\" = { columns", "could overtake"),
             ("\"shop_jp\"", "\"shop\"", "units.tokyo.stores.shop.rename: the mapping"),
+            (
+                "keys = [\"session",
+                "lanes = 2\nkeys = [\"session",
+                "flows.cache.lanes is a setting of",
+            ),
+            ("keys = [\"session:*\", \"stock:*\"]", "keys = []", "flows.cache.keys is empty"),
+            ("{ FLUSHDB =", "{ GET =", "flows.cache.commands: GET is none of those"),
+            ("tables = [\"shop.*\"]", "tables = [\"shop.*\"]\nkeys = [\"x\"]", "flows.shop: keys"),
+            (
+                "[units.tokyo.stores.cache]\nkind = \"redis\"",
+                "[units.tokyo.stores.cache]\nkind = \"mysql\"",
+                "flows.cache: some of its stores are MySQL",
+            ),
             ("\"shop_jp\"", "\"shop_jp.x.y\"", "units.tokyo.stores.shop.rename: \"shop_jp.x.y\""),
         ] {
             assert!(example().contains(written), "{written}");
@@ -815,6 +828,12 @@ mod tests {
         let mesh = Mesh::parse(&example()).unwrap();
         let ways: Vec<String> = mesh.ways().map(|(log, to, _)| format!("{log} to {to}")).collect();
         assert_eq!(ways, ["berlin.shop to tokyo", "tokyo.shop to berlin"]);
+        let ways: Vec<String> =
+            mesh.cache_ways().map(|(log, to)| format!("{log} to {to}")).collect();
+        assert_eq!(ways, ["berlin.cache to tokyo", "tokyo.cache to berlin"]);
+        let keyspace = &mesh.cache_flows[&"cache".parse().unwrap()].keyspace;
+        assert!(keyspace.carries(b"session:1") && !keyspace.carries(b"session:tmp:1"));
+        assert_eq!(keyspace.commands["FLUSHDB"], Policy::Stay);
         let routing = &mesh.flows[&"shop".parse().unwrap()].routing;
         assert_eq!(routing.partition_by("shop", "users"), PartitionBy::Table);
         assert_eq!(

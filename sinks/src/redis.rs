@@ -9,7 +9,9 @@
 //! | [`ledger`] | where a lane stands: one key |
 //! | [`lane`] | one partition in order: gather, apply, go on |
 //! | [`batch`] | commands gathered for one transaction |
+//! | [`late`] | expiry times that have passed before they arrive |
 
 pub mod batch;
 pub mod lane;
+pub mod late;
 pub mod ledger;

@@ -9,10 +9,11 @@ use unitflow_change::name::Name;
 use unitflow_change::rename::Rename;
 use unitflow_mysql::connect::Store;
 use unitflow_mysql::preflight::code_rights;
+use unitflow_redis::Store as Cache;
 use unitflow_sinks::schema;
 
 use super::topic_specs;
-use crate::config::{Flow, Mesh};
+use crate::config::{CacheFlow, Flow, Mesh};
 
 /// What each server's configuration has to say; `check` compares it with what is.
 const SETTINGS: &str = "\
@@ -23,6 +24,14 @@ const SETTINGS: &str = "\
 #   MariaDB:  gtid_strict_mode=ON  log_slave_updates=ON
 ";
 
+/// The same of a Redis server that is captured.
+const REDIS_SETTINGS: &str = "\
+# Server settings, in redis.conf:
+#   maxmemory-policy noeviction
+#   repl-backlog-size 256mb, or what is written in the longest outage of the connector
+#   repl-backlog-ttl 0
+";
+
 /// The plan of these units.
 pub fn of(mesh: &Mesh, units: &[Name]) -> Result<String, Fault> {
     let mut text = String::new();
@@ -30,6 +39,9 @@ pub fn of(mesh: &Mesh, units: &[Name]) -> Result<String, Fault> {
         for (name, store) in &mesh.unit(unit)?.stores {
             let place = Place { unit, store, rename: mesh.rename(unit, name)? };
             sql(&mut text, mesh, &mesh.flows[name], &place);
+        }
+        for (name, store) in &mesh.unit(unit)?.caches {
+            redis(&mut text, &mesh.cache_flows[name], unit, store);
         }
         kafka(&mut text, mesh, unit)?;
     }
@@ -113,6 +125,29 @@ fn sql(text: &mut String, mesh: &Mesh, flow: &Flow, place: &Place<'_>) {
     let _ = writeln!(text, "GRANT SELECT, INSERT, UPDATE, DELETE ON unitflow.* TO {user};");
     let _ = writeln!(text, "# Only if unitflow init is to create the schema itself:");
     let _ = writeln!(text, "# GRANT CREATE, CREATE VIEW, ALTER ON unitflow.* TO {user};\n");
+}
+
+fn redis(text: &mut String, flow: &CacheFlow, unit: &Name, store: &Cache) {
+    let endpoints: Vec<String> =
+        store.endpoints.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+    let _ = writeln!(text, "# ---- {} at {}", store.name, endpoints.join(", "));
+    let captures = flow.from.contains(unit);
+    if captures {
+        text.push_str(REDIS_SETTINGS);
+    }
+    let mut rights = vec!["+time"];
+    if captures {
+        rights.extend(["+psync", "+replconf"]);
+    }
+    rights.extend(["+role", "+info", "+get", "+set"]);
+    if flow.to.contains(unit) {
+        rights.extend(["+watch", "+multi", "+exec", "+select", "+ping", "+@write", "+pexpiretime"]);
+        rights.extend(["-flushall", "-flushdb", "-swapdb"]);
+    }
+    let keys = if flow.to.contains(unit) { "~*" } else { "~unitflow:*" };
+    let user = store.user.as_deref().unwrap_or("default");
+    let _ = writeln!(text, "\n# redis-cli, and in the file of aclfile:");
+    let _ = writeln!(text, "ACL SETUSER {user} on '><password>' {keys} {}\n", rights.join(" "));
 }
 
 /// The databases of the flow's patterns, as the unit calls them and GRANT names them.

@@ -125,11 +125,15 @@ async fn begin(
     captured_id: String,
 ) -> Result<String, Fault> {
     let keyspace = mesh.cache_flows[&log.store].keyspace.clone();
-    let topic = mesh.topics.captured(log);
-    let mut first = First { writer, topic, seq, expiring: Vec::new(), db: 0 };
-    first.record(Kind::Barrier, Seq::start_of(generation), &json(&keyspace)?)?;
+    // A transaction with Kafka does not last as long as a large snapshot: it begins behind it.
+    let mut first = First::default();
     let position = first.read(mesh.cache(&log.unit, &log.store)?).await?;
-    let First { mut writer, seq, .. } = first;
+    let mut log_end = LogEnd { writer, topic: mesh.topics.captured(log), seq };
+    log_end.record(Kind::Barrier, Seq::start_of(generation), &json(&keyspace)?)?;
+    for value in &first.records {
+        log_end.record(Kind::Expiry, log_end.seq.next_captured(), value)?;
+    }
+    let LogEnd { mut writer, seq, .. } = log_end;
     let told = format!("{}:{}", position.history, position.offset);
     let state = ConnectorState { seq, position, keyspace, captured_id };
     let stage = Stage::Connector.partition();
@@ -138,12 +142,10 @@ async fn begin(
     Ok(told)
 }
 
-/// A generation's first records: the barrier, and when the keys of the store's snapshot expire. What the store holds is taken to
-/// be in every unit.
+/// When the keys of the store's snapshot expire, as records. What the store holds is taken to be in every unit.
+#[derive(Default)]
 struct First {
-    writer: Writer,
-    topic: String,
-    seq: Seq,
+    records: Vec<Vec<u8>>,
     /// Expiry times for the next record, of keys of this database.
     expiring: Vec<(Vec<u8>, u64)>,
     db: u32,
@@ -157,38 +159,46 @@ impl First {
             return Err(Fault::fatal(Code::Bug, "a store goes on behind nothing"));
         };
         let stream = snapshot
-            .read(|part| match part {
-                Part::Key(Key { database, name, expires_ms: Some(ms), .. }) => {
-                    self.expires(database, name, ms)
+            .read(|part| {
+                if let Part::Key(Key { database, name, expires_ms: Some(ms), .. }) = part {
+                    self.expires(database, name, ms);
                 }
-                _ => Ok(()),
+                Ok(())
             })
             .await
             .map_err(|fault| fault.at(&store.name))?;
-        self.flush()?;
+        self.flush();
         Ok(stream.position().clone())
     }
 
-    fn expires(&mut self, db: u32, key: Vec<u8>, ms: u64) -> Result<(), Fault> {
+    fn expires(&mut self, db: u32, key: Vec<u8>, ms: u64) {
         if db != self.db || self.expiring.len() >= EXPIRIES_AT_ONCE {
-            self.flush()?;
+            self.flush();
             self.db = db;
         }
         self.expiring.push((key, ms));
-        Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), Fault> {
+    fn flush(&mut self) {
         let expiring = std::mem::take(&mut self.expiring);
         if expiring.is_empty() {
-            return Ok(());
+            return;
         }
         let expires = expiring.into_iter().map(|(key, ms)| (Word(key.into()), ms)).collect();
         let mut value = Vec::new();
         Expiries { db: self.db, expires }.write(&mut value);
-        self.record(Kind::Expiry, self.seq.next_captured(), &value)
+        self.records.push(value);
     }
+}
 
+/// The end of a captured topic.
+struct LogEnd {
+    writer: Writer,
+    topic: String,
+    seq: Seq,
+}
+
+impl LogEnd {
     fn record(&mut self, kind: Kind, seq: Seq, value: &[u8]) -> Result<(), Fault> {
         let tag = Tag {
             kind,

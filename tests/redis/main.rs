@@ -164,6 +164,35 @@ async fn delete_what_expired_once(mesh: &RedisMesh) -> anyhow::Result<()> {
     mesh.shows("B", &["EXISTS", "elsewhere"], "0").await
 }
 
+/// What comes after its time: a key that was renewed before it expired, and one that expired and was made anew.
+#[test]
+fn what_arrives_late_is_as_at_the_source() {
+    beside("what arrives late", limit(), async {
+        let mut mesh = RedisMesh::of(&[Redis8, Redis7]).start().await?;
+        come_up(&mesh).await?;
+        mesh.worker("B", "sink")?.kill()?;
+        let a = mesh.server("A");
+        a.cli(["SET", "renewed", "1", "PX", "1500"]).await?;
+        a.cli(["PERSIST", "renewed"]).await?;
+        a.cli(["SET", "counter", "7", "PX", "1500"]).await?;
+        a.cli(["RPUSH", "list", "a"]).await?;
+        a.cli(["PEXPIRE", "list", "1500"]).await?;
+        a.cli(["EXPIRE", "list", "1000"]).await?;
+        a.cli(["SET", "gone", "1", "PX", "1500"]).await?;
+        sleep(Duration::from_secs(3)).await;
+        a.cli(["INCR", "counter"]).await?;
+        mesh.start_worker("B", "sink")?;
+        mesh.quiesce(QUIET).await?;
+        mesh.ensure_equal().await?;
+        let b = mesh.server("B");
+        ensure!(b.cli(["GET", "counter"]).await? == "1", "it counted on from before");
+        ensure!(b.cli(["EXISTS", "renewed", "list", "gone"]).await? == "2", "what is left differs");
+        mesh.ensure_still().await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
 #[test]
 fn idle_units_stay_still() {
     beside("idle Redis units stay still", limit(), async {
@@ -244,6 +273,18 @@ fn a_dangerous_command_stops_and_is_let_by() {
         mesh.shows("B", &["-n", "3", "GET", "x"], "1").await?;
         mesh.server("A").cli(["-n", "3", "FLUSHDB"]).await?;
         mesh.worker("A", "connector")?.says("code=command", Duration::from_secs(20)).await?;
+        let begin = Instant::now();
+        loop {
+            let status =
+                mesh.run(&["status"]).await.err().map_or_else(String::new, |told| told.to_string());
+            if status.contains("[command]")
+                && status.contains("commands = { \"FLUSHDB\" = \"stay\" }")
+            {
+                break;
+            }
+            ensure!(begin.elapsed() < QUIET, "status does not show what to do: {status}");
+            sleep(Duration::from_millis(300)).await;
+        }
         mesh.change_flow("commands = { FLUSHDB = \"stay\" }")?;
         mesh.restart("A", "connector")?;
         mesh.server("A").cli(["SET", "y", "2"]).await?;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,6 +21,8 @@ use unitflow_kafka::{Broker, topics};
 use unitflow_local::{Kafka, Redis, RedisFlavor};
 use xxhash_rust::xxh3::Xxh3;
 
+/// What workers log in with.
+const PASSWORD: &str = "none-of-your-business";
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
 /// Nor does what was written take longer to arrive.
 pub const QUIET: Duration = Duration::from_secs(60);
@@ -163,7 +166,10 @@ impl RedisMeshSetup {
             started: 0,
             finished: false,
         };
+        fs::write(mesh.password_file(), PASSWORD)?;
+        fs::set_permissions(mesh.password_file(), fs::Permissions::from_mode(0o600))?;
         fs::write(mesh.config(), mesh.toml()?)?;
+        mesh.create_users().await?;
         mesh.run(&["init"]).await.context("unitflow init")?;
         mesh.partitions = mesh.find_partitions().await?;
         println!("  initialised after {:.1?}", begin.elapsed());
@@ -218,9 +224,26 @@ impl RedisMesh {
             writeln!(text, "kafka = {{ bootstrap = \"{bootstrap}\", replication = 1 }}")?;
             writeln!(text, "[units.{name}.stores.cache]\nkind = \"redis\"")?;
             writeln!(text, "endpoints = [\"127.0.0.1:{}\"]\ntls = \"off\"", server.port())?;
+            let password = self.password_file();
+            writeln!(text, "user = \"unitflow\"\npassword = {{ file = {password:?} }}")?;
         }
         writeln!(text, "\n[flows.cache]\nkeys = [\"*\"]\n{}", self.setup.flow_lines)?;
         Ok(text)
+    }
+
+    fn password_file(&self) -> PathBuf {
+        self.folder.path().join("password")
+    }
+
+    /// Creates the users as an administrator would who reads what `init --print` says.
+    async fn create_users(&self) -> anyhow::Result<()> {
+        for Unit { name, server, .. } in &self.units {
+            let printed = self.run(&["init", "--print", "--unit", name]).await?;
+            let line = printed.lines().find(|line| line.starts_with("ACL SETUSER "));
+            let line = line.context("init prints no user")?.replace("<password>", PASSWORD);
+            server.cli(line.split(' ').map(|word| word.trim_matches('\''))).await?;
+        }
+        Ok(())
     }
 
     /// From now on these lines stand in the flow, too. Workers read them at their start.

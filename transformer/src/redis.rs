@@ -3,27 +3,25 @@
 //! Guarantees, for any way the input may repeat or be cut:
 //!
 //! * a captured record at or below the last one is dropped; one that does not follow it stops;
-//! * no write of a sink, of Unitflow's own keys or of keys that the keyspace leaves out is put out, nor a
-//!   deletion by which a server only says that a key has expired;
-//! * the writes of a transaction stay together and in order, and travel bytes for bytes, but for keys that they
-//!   met expired: of these the record says so;
+//! * no write of a sink, of Unitflow's own keys or of keys that the keyspace leaves out is put out;
+//! * the writes of a transaction stay together and in order, and travel bytes for bytes, but for deletions by which a server
+//!   may say that a key has expired: of these the record says so;
 //! * run again from [`State`] and what was put into the index with it, it puts out what is missing and nothing twice.
 //!
 //! # Expiry
 //!
 //! A server that finds a key expired deletes it and tells its replicas so by a plain `DEL` (Valkey: `UNLINK`), the same as a
-//! client's. Such a deletion must not travel: another unit may have renewed the key. So the function knows when keys
-//! expire, from the commands and the snapshot, and takes the deletion of one that is due for an expiry. Inside a transaction it comes
-//! before the command that met the expired key; that command then travels with the word that it did. A collection whose
-//! last element may have been taken is *doubtful*: it may have gone and come back without an expiry. Its deletion
-//! travels too, as one that the target only carries out where the key does not expire later.
+//! client's. Carried out as it is it would delete in another unit what that has renewed. So the function knows when keys
+//! expire, from the commands and the snapshot, and of the deletion of one that is due the record says so ([`Due`]): a
+//! target deletes the key only if it would have expired there by then. Left out it must not be, for what comes
+//! behind it works on what is left when the key is gone, and a target may come to that sooner by its clock. A
+//! collection whose last element may have been taken is *doubtful*: it may have gone and come back without an expiry. Its
+//! deletion is carried out where the key does not expire later.
 
 mod expiry;
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
-use unitflow_change::redis::{Expiries, Keyspace, LEDGER_PREFIX, Write, write_key};
+use unitflow_change::redis::{Due, Expiries, Keyspace, LEDGER_PREFIX, Write, write_key};
 use unitflow_change::seq::{Seq, Step, step};
 use unitflow_change::tag::{Kind, Tag};
 use unitflow_change::{Code, Fault};
@@ -32,6 +30,8 @@ use crate::transformer::{Captured, Counts, Output, gap, no_barrier};
 
 pub use expiry::{Expiry, Index};
 
+/// A deletion so soon after a doubtful key was due is its expiry.
+const FOUND_WITHIN_MS: u64 = 1_000;
 /// How many deletions may stand before a sink's mark.
 const DELETIONS_BEFORE_MARK: usize = 64;
 
@@ -106,8 +106,6 @@ pub struct Transformer {
     undecided: Vec<Held>,
     /// What goes out once it is known whether its transaction has another.
     held: Held,
-    /// Keys that the open transaction met expired, and when they had; no command of it has touched them yet.
-    met: BTreeMap<(u32, Vec<u8>), u64>,
     counts: Counts,
 }
 
@@ -121,7 +119,6 @@ impl Transformer {
             open: None,
             undecided: Vec::new(),
             held: Held::default(),
-            met: BTreeMap::new(),
             counts: Counts::default(),
         }
     }
@@ -209,7 +206,7 @@ impl Transformer {
         if self.state.keyspace.is_none() {
             return Err(no_barrier());
         }
-        let write = Write::parse(record.value)?;
+        let mut write = Write::parse(record.value)?;
         if (record.tag.index == 0) != self.open.is_none() {
             return Err(Fault::fatal(
                 Code::Record,
@@ -221,12 +218,11 @@ impl Transformer {
         }
         let whose = self.whose(&write);
         self.open = Some(whose);
-        let now_ms = record.tag.commit_us / 1000;
-        let deletion = self.deletion(&write, now_ms);
-        self.index.learn(&write);
+        write.due = self.due(&write, record.tag.commit_us / 1000);
+        self.index.learn(&write, record.tag.commit_us / 1000);
         match whose {
             Whose::Applied => self.counts.echoes += 1,
-            Whose::Unknown | Whose::Own => self.own(record, write, deletion, out)?,
+            Whose::Unknown | Whose::Own => self.own(record, write, out)?,
         }
         if record.tag.last {
             self.end(out)?;
@@ -241,7 +237,6 @@ impl Transformer {
             _ if write.is("SET") && write.word(1).starts_with(LEDGER_PREFIX) => {
                 self.counts.echoes += self.undecided.len() as u64;
                 self.undecided.clear();
-                self.met.clear();
                 Whose::Applied
             }
             _ if is_deletion(write) && self.undecided.len() < DELETIONS_BEFORE_MARK => {
@@ -251,49 +246,31 @@ impl Transformer {
         }
     }
 
-    /// What a deletion is.
-    fn deletion(&self, write: &Write<'_>, now_ms: u64) -> Deletion {
+    /// When the key of a deletion was to expire, if that was before.
+    fn due(&self, write: &Write<'_>, now_ms: u64) -> Option<Due> {
         if !is_deletion(write) || write.keys.len() != 1 {
-            return Deletion::Told;
+            return None;
         }
-        match self.index.get(write.db, write.word(1)) {
-            Some(Expiry { ms, doubtful }) if ms <= now_ms => match doubtful {
-                false => Deletion::Expiry(ms),
-                true => Deletion::Perhaps(ms),
-            },
-            _ => Deletion::Told,
-        }
+        let expiry =
+            self.index.get(write.db, write.word(1)).filter(|expiry| expiry.ms <= now_ms)?;
+        // A server finds most keys within a second.
+        let sure = !expiry.doubtful || now_ms - expiry.ms <= FOUND_WITHIN_MS;
+        Some(Due { ms: expiry.ms, sure })
     }
 
     fn own(
         &mut self,
         record: &Captured<'_>,
         mut write: Write<'_>,
-        deletion: Deletion,
         out: &mut impl Output,
     ) -> Result<(), Fault> {
-        match deletion {
-            Deletion::Expiry(ms) => {
-                self.met.insert((write.db, write.word(1).to_vec()), ms);
-                return Ok(());
-            }
-            Deletion::Perhaps(ms) => write.expired.push((1, ms)),
-            Deletion::Told => {}
-        }
         let keys = write.keys.len();
         if !self.narrow(&mut write)? {
             self.counts.filtered += 1;
             return Ok(());
         }
-        if !self.met.is_empty() {
-            for place in write.keys.clone() {
-                if let Some(ms) = self.met.remove(&(write.db, write.word(place).to_vec())) {
-                    write.expired.push((place, ms));
-                }
-            }
-        }
         let mut held = Held::of(record);
-        if write.keys.len() == keys && write.expired.is_empty() {
+        if write.keys.len() == keys && write.due.is_none() {
             held.key.extend_from_slice(record.key);
             held.value.extend_from_slice(record.value);
         } else {
@@ -345,8 +322,6 @@ impl Transformer {
 
     fn end(&mut self, out: &mut impl Output) -> Result<(), Fault> {
         self.decide(out)?;
-        self.counts.filtered += self.met.len() as u64;
-        self.met.clear();
         self.open = None;
         self.put_held(true, out)
     }
@@ -395,17 +370,6 @@ impl Transformer {
         }
         Ok(())
     }
-}
-
-/// What is behind a command that deletes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Deletion {
-    /// A client, or it is no deletion.
-    Told,
-    /// The key had expired, at this time.
-    Expiry(u64),
-    /// The key had expired, unless it had gone and come back before.
-    Perhaps(u64),
 }
 
 fn is_deletion(write: &Write<'_>) -> bool {

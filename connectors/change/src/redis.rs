@@ -5,8 +5,8 @@
 //! ```
 //!
 //! `cmd` holds the command's words, of which those at the places `keys` are keys. A word that is no UTF-8 stands as
-//! base64. Where the command met a key that had expired, `expired` says so: `[[1,1764000000000]]` is the place
-//! of that key and when it expired, in ms since 1970. The command works on what is left when the key is gone.
+//! base64. Of a deletion that may be an expiry `due` says when the key was to expire, in ms since 1970, and whether that is
+//! sure: `{"ms":1764000000000,"sure":true}`.
 //!
 //! A record's key is `[db,"key"]`, of the command's first key.
 
@@ -50,9 +50,19 @@ pub struct Write<'a> {
     pub cmd: Vec<Word<'a>>,
     /// Which words are keys.
     pub keys: Vec<usize>,
-    /// Keys that had expired when the command met them: their place, and when they did, in ms since 1970.
+    /// Of a deletion: when the key was to expire.
     #[serde(default)]
-    pub expired: Vec<(usize, u64)>,
+    pub due: Option<Due>,
+}
+
+/// When a key was to expire that was deleted after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Due {
+    /// In ms since 1970.
+    pub ms: u64,
+    /// Whether the server deleted it for that; else it may have gone and come back, and a client may have deleted it.
+    pub sure: bool,
 }
 
 impl<'a> Write<'a> {
@@ -64,8 +74,8 @@ impl<'a> Write<'a> {
         let write: Self = serde_json::from_slice(value).map_err(|error| {
             Fault::fatal(Code::Record, format!("a command record can't be read: {error}"))
         })?;
-        let places = write.keys.iter().chain(write.expired.iter().map(|(place, _)| place));
-        if write.cmd.is_empty() || places.max().is_some_and(|place| *place >= write.cmd.len()) {
+        let last = write.keys.iter().max();
+        if write.cmd.is_empty() || last.is_some_and(|place| *place >= write.cmd.len()) {
             return Err(Fault::fatal(Code::Record, "a command record lacks words that it names"));
         }
         Ok(write)
@@ -91,15 +101,10 @@ impl<'a> Write<'a> {
     /// Appends the record's value.
     pub fn write(&self, out: &mut Vec<u8>) {
         write(out, self.db, self.cmd.iter().map(|word| &*word.0), &self.keys);
-        if !self.expired.is_empty() {
+        if let Some(Due { ms, sure }) = self.due {
             out.pop();
-            out.extend_from_slice(b",\"expired\":[");
-            for (number, (place, ms)) in self.expired.iter().enumerate() {
-                let comma = if number == 0 { "" } else { "," };
-                // Writing to a Vec can't fail.
-                let _ = write!(out, "{comma}[{place},{ms}]");
-            }
-            out.extend_from_slice(b"]}");
+            // Writing to a Vec can't fail.
+            let _ = write!(out, ",\"due\":{{\"ms\":{ms},\"sure\":{sure}}}}}");
         }
     }
 }
@@ -287,15 +292,15 @@ mod tests {
             db: 0,
             cmd: vec![word(b"SET"), word(b"user:7"), word(b"\xff\0")],
             keys: vec![1],
-            expired: Vec::new(),
+            due: None,
         };
         let mut text = Vec::new();
         write.write(&mut text);
         assert_eq!(text, br#"{"db":0,"cmd":["SET","user:7",{"base64":"/wA="}],"keys":[1]}"#);
         assert_eq!(Write::parse(&text).unwrap(), write);
         text.clear();
-        Write { expired: vec![(1, 5)], ..write }.write(&mut text);
-        assert!(text.ends_with(br#""keys":[1],"expired":[[1,5]]}"#));
+        Write { due: Some(Due { ms: 5, sure: false }), ..write }.write(&mut text);
+        assert!(text.ends_with(br#""keys":[1],"due":{"ms":5,"sure":false}}"#));
         let mut key = Vec::new();
         write_key(&mut key, 3, b"a\"b");
         assert_eq!(key, br#"[3,"a\"b"]"#);
@@ -308,7 +313,7 @@ mod tests {
             "{}",
             r#"{"db":0,"cmd":[],"keys":[]}"#,
             r#"{"db":0,"cmd":["SET"],"keys":[1]}"#,
-            r#"{"db":0,"cmd":["SET"],"keys":[0],"expired":[[1,2]]}"#,
+            r#"{"db":0,"cmd":["DEL"],"keys":[0],"due":{"ms":1}}"#,
             r#"{"db":0,"cmd":["SET",{"base64":"?"}],"keys":[]}"#,
             r#"{"db":0,"cmd":["SET",{"base64":"","x":""}],"keys":[]}"#,
             r#"{"db":0,"cmd":["SET",{}],"keys":[]}"#,
@@ -344,7 +349,7 @@ mod tests {
                 db,
                 cmd: words.iter().map(|bytes| word(bytes)).collect(),
                 keys: vec![words.len() - 1],
-                expired: vec![(0, ms)],
+                due: Some(Due { ms, sure: ms % 2 == 0 }),
             };
             let mut text = Vec::new();
             write.write(&mut text);

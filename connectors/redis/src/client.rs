@@ -9,6 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 use unitflow_change::fault::{Code, Fault};
 
 use crate::connect::{Refusals, Socket, Store, judge};
+use crate::stream::{ahead_of, now_us};
 
 /// How long an answer may take: a large transaction takes its time.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -18,6 +19,8 @@ pub struct Client {
     connection: MultiplexedConnection,
     /// Where it leads: `A.cache at 10.0.0.7:6379`.
     place: String,
+    /// By how many µs the server's clock is before ours.
+    ahead_us: i64,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -54,8 +57,9 @@ impl Client {
         let opened = MultiplexedConnection::new_with_config(&info, socket, config).await;
         let (connection, driver) = opened.map_err(|error| fault(&error))?;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
-        let mut client = Self { connection, place, _driver: driver };
+        let mut client = Self { connection, place, ahead_us: 0, _driver: driver };
         client.ensure_primary().await?;
+        client.read_clock().await?;
         Ok(client)
     }
 
@@ -70,6 +74,21 @@ impl Client {
             Some(Value::BulkString(role)) if role == b"master" => Ok(()),
             _ => Err(Fault::retry(Code::Unreachable, "the server is no primary")),
         }
+    }
+
+    async fn read_clock(&mut self) -> Result<(), Fault> {
+        let before = now_us();
+        let answer = self.ask(&redis::cmd("TIME")).await?;
+        let (seconds, micros): (u64, u64) = redis::from_redis_value(answer)
+            .map_err(|_| Fault::fatal(Code::StreamCorrupt, "the server does not tell its time"))?;
+        self.ahead_us = ahead_of(seconds, micros, before.midpoint(now_us()));
+        Ok(())
+    }
+
+    /// What the server's clock shows, in µs since 1970.
+    #[must_use]
+    pub fn now_us(&self) -> u64 {
+        now_us().saturating_add_signed(self.ahead_us)
     }
 
     /// Where it leads.

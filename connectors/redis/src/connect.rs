@@ -187,6 +187,8 @@ impl Connection {
 
 /// What a server's error means: the one place that decides.
 pub(crate) fn judge(error: &str) -> Fault {
+    // A transaction that was discarded says why within.
+    let error = error.split_once("discarded because of: ").map_or(error, |(_, inner)| inner);
     let word = error.split(' ').next().unwrap_or_default();
     match word {
         // It goes away by itself.

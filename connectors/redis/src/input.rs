@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crc::{CRC_64_REDIS, Crc, Digest, Table};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::time::{Instant, timeout_at};
 use unitflow_change::fault::{Code, Fault};
 
 /// How much is asked of the connection at once.
@@ -19,6 +20,8 @@ pub struct Input<R> {
     from: R,
     /// Silence for longer is a fault.
     patience: Duration,
+    /// Since when more is waited for; a wait that is given up and begun again goes on.
+    waiting_since: Option<Instant>,
     buffer: Vec<u8>,
     at: usize,
     /// Bytes taken so far.
@@ -29,7 +32,15 @@ pub struct Input<R> {
 impl<R: AsyncRead + Unpin> Input<R> {
     /// Reads from `from`, which may be silent for so long at most.
     pub fn new(from: R, patience: Duration) -> Self {
-        Self { from, patience, buffer: Vec::new(), at: 0, taken: 0, digest: None }
+        Self {
+            from,
+            patience,
+            waiting_since: None,
+            buffer: Vec::new(),
+            at: 0,
+            taken: 0,
+            digest: None,
+        }
     }
 
     /// From here on it may be silent for so long.
@@ -77,7 +88,9 @@ impl<R: AsyncRead + Unpin> Input<R> {
         // What a length promises is not trusted with memory before it comes.
         let room = count.saturating_sub(self.buffer.len()).clamp(READ_BYTES, 16 * READ_BYTES);
         self.buffer.reserve(room);
-        let read = tokio::time::timeout(self.patience, self.from.read_buf(&mut self.buffer)).await;
+        let until = *self.waiting_since.get_or_insert_with(Instant::now) + self.patience;
+        let read = timeout_at(until, self.from.read_buf(&mut self.buffer)).await;
+        self.waiting_since = None;
         match read {
             Ok(Ok(0)) => Err(Fault::retry(Code::Unreachable, "the server closed the connection")),
             Ok(Ok(_)) => Ok(()),

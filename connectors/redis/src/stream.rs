@@ -383,12 +383,16 @@ async fn ahead(connection: &mut Connection) -> Result<i64, Fault> {
         *part =
             std::str::from_utf8(&line).ok().and_then(|text| text.parse().ok()).ok_or_else(odd)?;
     }
-    let theirs = parts[0].saturating_mul(1_000_000).saturating_add(parts[1]);
-    let ours = before.midpoint(now_us());
-    Ok(theirs.cast_signed().wrapping_sub(ours.cast_signed()))
+    Ok(ahead_of(parts[0], parts[1], before.midpoint(now_us())))
 }
 
-fn now_us() -> u64 {
+/// By how many µs a clock that shows this is before one that shows `ours_us`.
+pub(crate) fn ahead_of(seconds: u64, micros: u64, ours_us: u64) -> i64 {
+    let theirs_us = seconds.saturating_mul(1_000_000).saturating_add(micros);
+    theirs_us.cast_signed().wrapping_sub(ours_us.cast_signed())
+}
+
+pub(crate) fn now_us() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(0)
 }

@@ -1,6 +1,6 @@
 //! Commands gathered for one transaction at the target.
 
-use redis::{Cmd, Pipeline};
+use redis::{Cmd, Pipeline, Value};
 use unitflow_change::redis::Write;
 use unitflow_change::seq::Seq;
 
@@ -16,6 +16,42 @@ pub struct Place {
     pub seq: Seq,
     /// Its offset.
     pub offset: i64,
+    /// What it answers where it did nothing, though it did something at its source.
+    pub idle: Option<Idle>,
+}
+
+/// An answer that says that nothing was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// 0.
+    Zero,
+    /// Nothing.
+    Nil,
+}
+
+impl Idle {
+    /// What a command answers where it does nothing; none where that can't be told.
+    #[must_use]
+    pub fn of(write: &Write<'_>) -> Option<Self> {
+        let zero =
+            ["SETNX", "MSETNX", "HSETNX", "RENAMENX", "COPY", "MOVE", "PEXPIREAT", "PERSIST"];
+        if zero.iter().any(|name| write.is(name)) {
+            return Some(Self::Zero);
+        }
+        let has = |option: &[u8]| {
+            write.cmd.iter().skip(3).any(|word| word.0.eq_ignore_ascii_case(option))
+        };
+        (write.is("SET") && (has(b"NX") || has(b"XX")) && !has(b"GET")).then_some(Self::Nil)
+    }
+
+    /// Whether an answer is this one.
+    #[must_use]
+    pub fn is(self, answer: &Value) -> bool {
+        match self {
+            Self::Zero => *answer == Value::Int(0),
+            Self::Nil => *answer == Value::Nil,
+        }
+    }
 }
 
 /// See the [module](self).
@@ -31,6 +67,8 @@ pub struct Batch {
     ends: bool,
     /// When the source committed the last write.
     committed_us: u64,
+    /// Whether a key is watched for it: it should be applied soon.
+    hurries: bool,
 }
 
 impl Batch {
@@ -42,15 +80,6 @@ impl Batch {
             self.bytes += word.0.len();
             command.arg(&*word.0);
         }
-        self.commands.push(command);
-        self.places.push(Some(place));
-    }
-
-    /// Adds the deletion of a key that the next write met expired.
-    pub fn delete(&mut self, place: Place, db: u32, key: &[u8]) {
-        self.choose(db);
-        let mut command = redis::cmd("DEL");
-        command.arg(key);
         self.commands.push(command);
         self.places.push(Some(place));
     }
@@ -94,10 +123,16 @@ impl Batch {
         self.ends && self.records > 0
     }
 
+    /// It is applied at the next end of a source transaction: others may write what was looked at for it.
+    pub fn hurry(&mut self) {
+        self.hurries = true;
+    }
+
     /// Whether no more should be gathered before it is.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.is_whole() && (self.records >= COMMANDS || self.bytes >= BYTES)
+        let is_much = self.records >= COMMANDS || self.bytes >= BYTES;
+        self.is_whole() && (is_much || self.hurries)
     }
 
     /// Adds the transaction that begins with `mark` to a pipeline, in which database 0 is chosen before and after it.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use redis::{Pipeline, Value};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use unitflow_change::redis::Write;
+use unitflow_change::redis::{Due, Write};
 use unitflow_change::seq::{Seq, Step, step};
 use unitflow_change::tag::{HEADER, Kind, ORIGIN, Tag};
 use unitflow_change::{Code, Fault, inject};
@@ -19,7 +19,8 @@ use unitflow_kafka::topics;
 use unitflow_redis::client::refusal;
 use unitflow_redis::{Client, Store};
 
-use super::batch::{Batch, Place};
+use super::batch::{Batch, Idle, Place};
+use super::late::Late;
 use super::ledger::{self, Standing};
 use crate::metrics::LaneMetrics;
 use crate::mirror::Mirror;
@@ -28,6 +29,10 @@ use crate::road::{Apply, ReadFrom, Road, Start, starting_offset};
 /// Bytes fetched ahead for each lane, and in one answer.
 const QUEUE_BYTES: usize = 4 << 20;
 const FETCH_BYTES: usize = 256 << 10;
+/// By how much the server's clock may be behind what is known of it.
+const CLOCKS_DIFFER_MS: u64 = 50;
+/// The pause before a conflict is told again.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How often an idle connection shows that it is alive.
 const PING_EVERY: Duration = Duration::from_secs(20);
 
@@ -92,6 +97,7 @@ async fn apply_all(way: &Way, lane: i32, start: Start) -> Result<(), Fault> {
         raised: begin > wanted,
         moved_to,
         batch: Batch::default(),
+        late: Late::default(),
         watched: true,
         orders,
         mirror: &mirror,
@@ -118,6 +124,7 @@ struct Lane<'a> {
     /// Up to where an operator moved the group's offset forwards; 0 if nobody did.
     moved_to: i64,
     batch: Batch,
+    late: Late,
     /// Whether the ledger key is watched, and stood where it was believed when it was read behind that.
     watched: bool,
     orders: InForce,
@@ -192,38 +199,56 @@ impl Lane<'_> {
     }
 
     async fn gather(&mut self, record: &Record<'_>, tag: &Tag<'_>) -> Result<(), Fault> {
-        let place = Place { seq: tag.seq, offset: record.offset() };
+        let mut place = Place { seq: tag.seq, offset: record.offset(), idle: None };
         if self.orders.skips(self.lane, tag.seq) {
             return self.skip(place, record.key().unwrap_or_default()).await;
         }
         let at = (place.seq, place.offset);
         self.way.road.ensure_not_passed_by(self.lane, at, self.moved_to)?;
-        let write = Write::parse(record.value().unwrap_or_default())
+        let mut write = Write::parse(record.value().unwrap_or_default())
             .map_err(|fault| fault.at(format!("record {}", tag.seq)))?;
-        let mut renewed = false;
-        if !write.expired.is_empty() {
-            // What the key is now has to be seen, and nothing gathered may change it.
-            if self.batch.is_whole() {
-                self.apply().await?;
-            }
-            for (number, ms) in &write.expired {
-                let key = write.word(*number);
-                let is_later = self.expires_later(write.db, key, *ms).await?;
-                renewed |= is_later;
-                if !is_later {
-                    self.batch.delete(place, write.db, key);
-                }
-            }
+        if let Some(due) = write.due {
+            return self.delete_what_is_due(place, &write, due).await;
         }
-        let is_deletion = write.is("DEL") || write.is("UNLINK");
-        if !(renewed && is_deletion) {
-            self.batch.push(place, &write);
+        place.idle = Idle::of(&write);
+        let now_ms = self.client.now_us() / 1000;
+        self.late.put_off(&mut write, tag.commit_us / 1000, now_ms);
+        self.batch.push(place, &write);
+        Ok(())
+    }
+
+    /// Deletes a key that has expired at its source, unless somebody renewed it here.
+    async fn delete_what_is_due(
+        &mut self,
+        place: Place,
+        write: &Write<'_>,
+        due: Due,
+    ) -> Result<(), Fault> {
+        let key = write.word(1);
+        // For whatever comes behind this the server takes it for gone.
+        let is_gone_by_itself = self.client.now_us() / 1000 > due.ms + CLOCKS_DIFFER_MS
+            && !self.late.holds(write.db, key, due.ms);
+        if due.sure && is_gone_by_itself {
+            return Ok(());
+        }
+        // What the key is now has to be seen, and nothing gathered may change it.
+        if self.batch.is_whole() {
+            self.apply().await?;
+        }
+        self.batch.hurry();
+        let expires = self.expires_at(write.db, key).await?;
+        let goes = match expires.map(|at| self.late.told(write.db, key, at)) {
+            Some(at) => at <= due.ms,
+            None => !due.sure,
+        };
+        if goes {
+            self.batch.push(place, write);
         }
         Ok(())
     }
 
-    /// Whether the target's key expires later than that. It is watched from here on.
-    async fn expires_later(&mut self, db: u32, key: &[u8], ms: u64) -> Result<bool, Fault> {
+    /// When the target's key expires, in ms since 1970; `None` if it does not. It is watched from here on.
+    async fn expires_at(&mut self, db: u32, key: &[u8]) -> Result<Option<u64>, Fault> {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("SELECT").arg(db).cmd("WATCH").arg(key).cmd("PEXPIRETIME").arg(key);
         pipeline.cmd("SELECT").arg(0);
@@ -231,8 +256,13 @@ impl Lane<'_> {
         if let Some(fault) = answers.iter().find_map(refusal) {
             return Err(fault.at(self.client.place()));
         }
-        let expires = answers.get(2).cloned();
-        Ok(matches!(expires, Some(Value::Int(at)) if u64::try_from(at).is_ok_and(|at| at > ms)))
+        match answers.get(2) {
+            Some(Value::Int(at)) => Ok(u64::try_from(*at).ok()),
+            _ => Err(Fault::fatal(
+                Code::StreamCorrupt,
+                "the server does not tell when a key expires",
+            )),
+        }
     }
 
     /// Passes over a record, as an order says; what it held goes to quarantine first.
@@ -293,23 +323,7 @@ impl Lane<'_> {
         places: &[Option<Place>],
     ) -> Result<(), Fault> {
         match executed {
-            Some(Value::Array(results)) => {
-                // The ledger has moved past one that failed: the server takes none back.
-                for (result, place) in results.iter().zip(places) {
-                    let (Some(fault), Some(place)) = (refusal(result), place) else { continue };
-                    let at = (place.seq, place.offset);
-                    let code = Code::Conflict;
-                    let road = &self.way.road;
-                    road.tell_quarantine(self.lane, at, "", code, (&fault.what, "")).await?;
-                    return Err(Fault::fatal(
-                        code,
-                        format!("record {} did not fit: {}", place.seq, fault.what),
-                    )
-                    .at(self.client.place())
-                    .hint("what the key holds here is of another kind than at the source: compare the key in both units and mend it; the record is passed (it stands in the quarantine topic), and the lane goes on behind it when the sink is started again"));
-                }
-                Ok(())
-            }
+            Some(Value::Array(results)) => self.find_misfits(results, places).await,
             // A watched key was written since: another sink's ledger, or a key that expired.
             Some(Value::Nil) => {
                 Err(Fault::retry(Code::LedgerMoved, "a key that was watched was written since"))
@@ -321,6 +335,40 @@ impl Lane<'_> {
                     || Fault::retry(Code::Unreachable, "the server did not execute a transaction"),
                     |fault| fault.at(self.client.place()),
                 ))
+            }
+        }
+    }
+
+    /// The ledger has moved past commands that failed, or did nothing: the server takes none back. So they are told.
+    async fn find_misfits(&self, results: &[Value], places: &[Option<Place>]) -> Result<(), Fault> {
+        let mut failed: Option<(Seq, String)> = None;
+        for (result, place) in results.iter().zip(places) {
+            let Some(place) = place else { continue };
+            if let Some(fault) = refusal(result) {
+                self.tell(place, &fault.what).await?;
+                failed.get_or_insert((place.seq, fault.what));
+            } else if place.idle.is_some_and(|idle| idle.is(result)) {
+                let what = "it did nothing here, where the key is not as it was at the source";
+                warn!(code = %Code::Conflict, lane = self.lane, seq = place.seq.0, "{what}");
+                self.tell(place, what).await?;
+            }
+        }
+        let Some((seq, what)) = failed else { return Ok(()) };
+        let fault = Fault::fatal(Code::Conflict, format!("record {seq} did not fit: {what}"));
+        Err(fault.at(self.client.place()).hint("what the key holds here is of another kind than at the source: compare the key in both units and mend it; the record is passed (it stands in the quarantine topic), and the lane goes on behind it at unitflow retry"))
+    }
+
+    /// Tells the quarantine of a record that is passed already, however long that takes.
+    async fn tell(&self, place: &Place, why: &str) -> Result<(), Fault> {
+        let at = (place.seq, place.offset);
+        loop {
+            let told = self.way.road.tell_quarantine(self.lane, at, "", Code::Conflict, (why, ""));
+            match told.await {
+                Err(fault) if fault.is_retry() => {
+                    warn!(code = %fault.code, "{}; a conflict is told again", fault.what);
+                    tokio::time::sleep(TELL_EVERY).await;
+                }
+                told => return told,
             }
         }
     }

@@ -175,8 +175,12 @@ impl Capture {
 
     /// Takes events as long as there are some, and commits when that is due. `false`: none is left.
     fn take_what_is_at_hand(&mut self, stream: &mut Stream) -> Result<bool, Fault> {
+        let mut goes_on = true;
         for _ in 0..EVENTS_BETWEEN_LOOKS {
-            let Some(event) = stream.next().now_or_never() else { return Ok(false) };
+            let Some(event) = stream.next().now_or_never() else {
+                goes_on = false;
+                break;
+            };
             event?;
             self.take(stream)?;
             if self.grouping.is_full(&self.writer) {
@@ -187,7 +191,7 @@ impl Capture {
             self.commit(stream)?;
         }
         self.look_at_the_clock(stream)?;
-        Ok(true)
+        Ok(goes_on)
     }
 
     /// Whether nothing of an open transaction was taken.
@@ -237,6 +241,7 @@ impl Capture {
         let keys = form.keys(command)?;
         if !self.applied {
             self.ensure_carried_whole(command, &keys)?;
+            self.ensure_no_field_expires(command, &keys)?;
         }
         self.put_held(false)?;
         let held = &mut self.held;
@@ -296,6 +301,25 @@ impl Capture {
             ),
         )
         .hint("let all of these keys travel or none, under keys and exclude of the flow; then start the connector again, before the server's backlog runs over"))
+    }
+
+    /// A server tells that a field of a hash has expired by an `HDEL` that can't be told from a client's.
+    fn ensure_no_field_expires(&self, command: &Command, keys: &[usize]) -> Result<(), Fault> {
+        let sets_times = command.is("HSETEX")
+            && command.words().skip(2).take(3).any(|word| word.eq_ignore_ascii_case(b"PXAT"));
+        let carried = || keys.iter().any(|place| self.configured.carries(command.word(*place)));
+        if !(command.is("HPEXPIREAT") || sets_times) || !carried() {
+            return Ok(());
+        }
+        Err(Fault::fatal(
+            Code::Command,
+            format!(
+                "{} came: fields of hashes that expire are not carried yet; the key is {}",
+                commands::name_of(command),
+                command.word(1).escape_ascii()
+            ),
+        )
+        .hint("leave such keys out, under exclude of the flow; then start the connector again, before the server's backlog runs over"))
     }
 
     /// Writes the held write, which is its transaction's last or not.

@@ -9,6 +9,11 @@ use unitflow_change::redis::Write;
 use unitflow_change::{Code, Fault};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+/// How long a key is remembered that was due and of which nothing was heard.
+pub(super) const FORGOTTEN_AFTER_MS: u64 = 24 * 3_600_000;
+/// How many commands come between two sweeps, at least.
+pub(super) const SWEEP_AFTER: usize = 100_000;
+
 /// When a key expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expiry {
@@ -45,6 +50,8 @@ pub struct Index {
     entries: HashMap<u64, u64>,
     /// What was set and removed since it was taken last.
     changes: HashMap<u64, Option<u64>>,
+    /// Commands learned since the last sweep.
+    learned: usize,
 }
 
 impl Index {
@@ -125,8 +132,27 @@ impl Index {
         }
     }
 
-    /// Takes up what a command does to expiry times.
-    pub fn learn(&mut self, write: &Write<'_>) {
+    /// Forgets keys that were due long ago: their server would have said so, were they still there. A collection that
+    /// lost its last element went without a word.
+    fn sweep(&mut self, now_ms: u64) {
+        self.learned += 1;
+        if self.learned < SWEEP_AFTER.max(self.entries.len()) {
+            return;
+        }
+        self.learned = 0;
+        let is_old = |packed: u64| Expiry::unpack(packed).ms + FORGOTTEN_AFTER_MS < now_ms;
+        let old: Vec<u64> = self
+            .entries
+            .iter()
+            .filter(|(_, packed)| is_old(**packed))
+            .map(|(key, _)| *key)
+            .collect();
+        old.into_iter().for_each(|number| self.set(number, None));
+    }
+
+    /// Takes up what a command does to expiry times; its server's clock shows `now_ms`.
+    pub fn learn(&mut self, write: &Write<'_>, now_ms: u64) {
+        self.sweep(now_ms);
         let number = |place: usize| number(write.db, write.word(place));
         let name = write.word(0).to_ascii_uppercase();
         match name.as_slice() {

@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use unitflow_change::redis::Word;
 
@@ -22,12 +23,12 @@ impl Output for Out {
                     .iter()
                     .map(|word| String::from_utf8_lossy(&word.0).into_owned())
                     .collect();
-                let met: Vec<_> = write
-                    .expired
-                    .iter()
-                    .map(|(place, ms)| format!(" ({} had expired at {ms})", words[*place]))
-                    .collect();
-                words.join(" ") + &met.concat()
+                let due = match write.due {
+                    Some(Due { ms, sure: true }) => format!(" (due at {ms})"),
+                    Some(Due { ms, sure: false }) => format!(" (perhaps due at {ms})"),
+                    None => String::new(),
+                };
+                words.join(" ") + &due
             }
             kind => kind.as_str().to_owned(),
         };
@@ -102,7 +103,7 @@ impl Log {
             };
             let cmd = words.iter().map(|word| Word(Cow::Borrowed(word.as_bytes()))).collect();
             let mut value = Vec::new();
-            Write { db: 0, cmd, keys, expired: vec![] }.write(&mut value);
+            Write { db: 0, cmd, keys, due: None }.write(&mut value);
             let last = index + 1 == commands.len();
             self.record(Kind::Command, (index as u64, last), &value).unwrap();
         }
@@ -135,14 +136,14 @@ fn what_a_sink_wrote_stays() {
 }
 
 #[test]
-fn an_expiry_stays_and_a_deletion_travels() {
+fn an_expiry_is_told_from_a_deletion() {
     let mut log = Log::new(&[]);
     for set in [
         format!("SET k v PXAT {PAST}"),
         format!("SET unitflow:ledger:B.c:0 x; SET k v PXAT {PAST}"),
     ] {
         log.run(&set);
-        assert_eq!(log.told("DEL k"), "", "{set}");
+        assert_eq!(log.told("DEL k"), "DEL k (due at 900000)", "{set}");
         // It is gone, so this one is a client's.
         assert_eq!(log.told("DEL k"), "DEL k");
     }
@@ -159,18 +160,16 @@ fn an_expiry_stays_and_a_deletion_travels() {
     log.run("SET k w KEEPTTL");
     log.run("RENAME k l");
     assert_eq!(log.told("DEL k"), "DEL k");
-    assert_eq!(log.told("DEL l"), "");
+    assert_eq!(log.told("DEL l"), "DEL l (due at 900000)");
 }
 
 #[test]
-fn a_command_that_met_an_expired_key_says_so() {
+fn an_expiry_keeps_its_place() {
     let mut log = Log::new(&[]);
     log.run(&format!("SET k 7 PXAT {PAST}"));
-    assert_eq!(log.told("DEL k; INCR k"), "INCR k (k had expired at 900000)");
+    assert_eq!(log.told("DEL k; INCR k"), "DEL k (due at 900000); INCR k");
     // It has none any more.
-    assert_eq!(log.told("INCR k"), "INCR k");
-    log.run(&format!("SET k 7 PXAT {PAST}"));
-    assert_eq!(log.told("INCR a; DEL k; INCR b"), "INCR a; INCR b");
+    assert_eq!(log.told("DEL k; INCR k"), "DEL k; INCR k");
     log.run(&format!("SET k 7 PXAT {PAST}"));
     assert_eq!(log.told("DEL k; SET unitflow:ledger:B.c:0 x; INCR k"), "");
 }
@@ -182,11 +181,30 @@ fn what_may_have_been_emptied_is_doubted() {
     log.run(&format!("PEXPIREAT k {PAST}"));
     log.run("LPOP k");
     log.run("RPUSH k b");
-    assert_eq!(log.told("DEL k"), "DEL k (k had expired at 900000)");
+    assert_eq!(log.told("DEL k"), "DEL k (perhaps due at 900000)");
     assert_eq!(log.told("DEL k"), "DEL k");
     log.run("RPUSH k a");
     log.run(&format!("PEXPIREAT k {PAST}"));
-    assert_eq!(log.told("DEL k"), "");
+    assert_eq!(log.told("DEL k"), "DEL k (due at 900000)");
+    // So soon it is an expiry all the same.
+    log.run("RPUSH k a");
+    log.run(&format!("PEXPIREAT k {}", NOW - 500));
+    log.run("LPOP k");
+    assert_eq!(log.told("DEL k"), format!("DEL k (due at {})", NOW - 500));
+}
+
+#[test]
+fn what_was_due_long_ago_is_forgotten() {
+    let mut index = Index::default();
+    index.expires(0, b"old", 1);
+    index.expires(0, b"new", expiry::FORGOTTEN_AFTER_MS);
+    let cmd = vec![Word(Cow::Borrowed(&b"GET"[..]))];
+    let write = Write { db: 0, cmd, keys: vec![], due: None };
+    for _ in 0..expiry::SWEEP_AFTER {
+        assert_eq!(index.len(), 2);
+        index.learn(&write, expiry::FORGOTTEN_AFTER_MS + 2);
+    }
+    assert!(index.len() == 1 && index.get(0, b"new").is_some());
 }
 
 #[test]
@@ -240,7 +258,7 @@ fn expiries_of_a_snapshot_are_known_and_gaps_stop() {
     let expires = vec![(Word(Cow::Borrowed(&b"k"[..])), 900_000)];
     Expiries { db: 0, expires }.write(&mut value);
     log.record(Kind::Expiry, (0, true), &value).unwrap();
-    assert_eq!(log.told("DEL k"), "");
+    assert_eq!(log.told("DEL k"), "DEL k (due at 900000)");
     log.run(&format!("SET k v PXAT {PAST}"));
     let keyspace = serde_json::to_vec(log.transformer.state().keyspace.as_ref().unwrap()).unwrap();
     log.generation += 1;
