@@ -141,7 +141,16 @@ fn redis(text: &mut String, flow: &CacheFlow, unit: &Name, store: &Cache) {
     }
     rights.extend(["+role", "+info", "+get", "+set"]);
     if flow.to.contains(unit) {
-        rights.extend(["+watch", "+multi", "+exec", "+select", "+ping", "+@write", "+pexpiretime"]);
+        rights.extend([
+            "+watch",
+            "+multi",
+            "+exec",
+            "+select",
+            "+ping",
+            "+@write",
+            "+pfcount",
+            "+pexpiretime",
+        ]);
         rights.extend(["-flushall", "-flushdb", "-swapdb"]);
     }
     let keys = if flow.to.contains(unit) { "~*" } else { "~unitflow:*" };

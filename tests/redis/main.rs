@@ -5,6 +5,7 @@
 
 mod load;
 mod mesh;
+mod written;
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,9 @@ const BETWEEN_KILLS: Duration = Duration::from_millis(1_200);
 const PER_SECOND: f64 = 1_000.0;
 
 /// No test takes longer.
+/// A connector that can't go on says so within this.
+const STOPS_WITHIN: Duration = Duration::from_secs(20);
+
 fn limit() -> Duration {
     Duration::from_secs(if is_full() { 400 } else { 180 })
 }
@@ -272,7 +276,7 @@ fn a_dangerous_command_stops_and_is_let_by() {
         mesh.server("A").cli(["-n", "3", "SET", "x", "1"]).await?;
         mesh.shows("B", &["-n", "3", "GET", "x"], "1").await?;
         mesh.server("A").cli(["-n", "3", "FLUSHDB"]).await?;
-        mesh.worker("A", "connector")?.says("code=command", Duration::from_secs(20)).await?;
+        mesh.worker("A", "connector")?.says("code=command", STOPS_WITHIN).await?;
         let begin = Instant::now();
         loop {
             let status =
