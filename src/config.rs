@@ -631,7 +631,7 @@ fn read_cache_flow(
             return Err(bad(format!(
                 "{place}.commands: {command} is none of those that act on more than keys"
             ))
-            .hint("such as FLUSHALL, FLUSHDB, SWAPDB, FUNCTION|LOAD, PUBLISH"));
+            .hint("such as FLUSHALL, FLUSHDB, SWAPDB, FUNCTION|LOAD"));
         }
         commands.insert(upper, policy);
     }

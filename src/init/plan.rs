@@ -154,9 +154,19 @@ fn redis(text: &mut String, flow: &CacheFlow, unit: &Name, store: &Cache) {
         rights.extend(["-flushall", "-flushdb", "-swapdb"]);
     }
     let keys = if flow.to.contains(unit) { "~*" } else { "~unitflow:*" };
-    let user = store.user.as_deref().unwrap_or("default");
-    let _ = writeln!(text, "\n# redis-cli, and in the file of aclfile:");
-    let _ = writeln!(text, "ACL SETUSER {user} on '><password>' {keys} {}\n", rights.join(" "));
+    let rights = rights.join(" ");
+    match &store.user {
+        Some(user) => {
+            let _ = writeln!(text, "\n# redis-cli; then ACL SAVE, or CONFIG REWRITE:");
+            let _ = writeln!(text, "ACL SETUSER {user} on '><password>' {keys} {rights}\n");
+        }
+        None => {
+            let _ = writeln!(
+                text,
+                "\n# No user is named for this store; one would need: {keys} {rights}\n"
+            );
+        }
+    }
 }
 
 /// The databases of the flow's patterns, as the unit calls them and GRANT names them.

@@ -2,14 +2,14 @@
 
 use tokio::task::block_in_place;
 use unitflow_change::name::{Log, Name, Stage};
-use unitflow_change::redis::{Expiries, Word};
+use unitflow_change::redis::{Expiries, Keyspace, Word};
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{Afters, HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::members::committed;
 use unitflow_kafka::topics::{self, Retention, Spec};
 use unitflow_kafka::{Writer, last_record, positions};
-use unitflow_redis::rdb::{Key, Part};
+use unitflow_redis::rdb::{Key, Part, Piece};
 use unitflow_redis::{Client, Opened, Options, Position, Store, Stream};
 use unitflow_sinks::redis::ledger;
 
@@ -94,15 +94,16 @@ async fn start_log(mesh: &Mesh, log: &Log) -> Result<Option<String>, Fault> {
             Code::PositionMissing,
             format!("{captured} holds records, but {} has no position of its connector", mesh.topics.position(log)),
         )
-        .hint("the flow has run and lost its position: restore the position topic, or see the runbook for how a Redis log begins anew; init never does that by itself"));
+        .hint("the flow has run and lost its position: restore the position topic, or see the runbook for how a log begins anew; init never does that by itself"));
     }
     let captured_id = topic_id(broker, &captured).await?;
-    begin(mesh, log, writer, (Seq::NONE, FIRST_GENERATION), captured_id).await.map(Some)
+    let begun = begin(mesh, log, writer, (Seq::NONE, FIRST_GENERATION), captured_id).await?;
+    Ok(Some(begun.0))
 }
 
 /// Lets a log go on in its next generation behind what its store holds now, and gives the position. Its connector must not be
 /// at work.
-pub async fn begin_anew(mesh: &Mesh, log: &Log) -> Result<String, Fault> {
+pub async fn begin_anew(mesh: &Mesh, log: &Log) -> Result<(String, Seq), Fault> {
     let broker = &mesh.unit(&log.unit)?.broker;
     let id = mesh.topics.transactional_id(log, Stage::Connector);
     let writer = Writer::open(broker, &id).await?;
@@ -123,10 +124,10 @@ async fn begin(
     writer: Writer,
     (seq, generation): (Seq, u16),
     captured_id: String,
-) -> Result<String, Fault> {
+) -> Result<(String, Seq), Fault> {
     let keyspace = mesh.cache_flows[&log.store].keyspace.clone();
     // A transaction with Kafka does not last as long as a large snapshot: it begins behind it.
-    let mut first = First::default();
+    let mut first = First { keyspace: keyspace.clone(), ..First::default() };
     let position = first.read(mesh.cache(&log.unit, &log.store)?).await?;
     let mut log_end = LogEnd { writer, topic: mesh.topics.captured(log), seq };
     log_end.record(Kind::Barrier, Seq::start_of(generation), &json(&keyspace)?)?;
@@ -139,12 +140,15 @@ async fn begin(
     let stage = Stage::Connector.partition();
     positions::store(&mut writer, &mesh.topics.position(log), stage, &json(&state)?)?;
     block_in_place(|| writer.commit())?;
-    Ok(told)
+    Ok((told, seq))
 }
 
 /// When the keys of the store's snapshot expire, as records. What the store holds is taken to be in every unit.
 #[derive(Default)]
 struct First {
+    keyspace: Keyspace,
+    /// The key whose value is being read.
+    key: Vec<u8>,
     records: Vec<Vec<u8>>,
     /// Expiry times for the next record, of keys of this database.
     expiring: Vec<(Vec<u8>, u64)>,
@@ -158,17 +162,33 @@ impl First {
         let Opened::Full(snapshot) = Stream::open(store, None, Options::default()).await? else {
             return Err(Fault::fatal(Code::Bug, "a store goes on behind nothing"));
         };
-        let stream = snapshot
-            .read(|part| {
-                if let Part::Key(Key { database, name, expires_ms: Some(ms), .. }) = part {
-                    self.expires(database, name, ms);
-                }
-                Ok(())
-            })
-            .await
-            .map_err(|fault| fault.at(&store.name))?;
+        let stream =
+            snapshot.read(|part| self.take(part)).await.map_err(|fault| fault.at(&store.name))?;
         self.flush();
         Ok(stream.position().clone())
+    }
+
+    fn take(&mut self, part: Part) -> Result<(), Fault> {
+        match part {
+            Part::Key(Key { database, name, expires_ms, .. }) => {
+                self.key.clone_from(&name);
+                if let Some(ms) = expires_ms {
+                    self.expires(database, name, ms);
+                }
+            }
+            Part::Piece(Piece::Field { expires_ms: Some(_), .. })
+                if self.keyspace.carries(&self.key) =>
+            {
+                let key = self.key.escape_ascii();
+                return Err(Fault::fatal(
+                    Code::Command,
+                    format!("the hash {key} has fields that expire, which are not carried yet"),
+                )
+                .hint("leave such keys out, under exclude of the flow"));
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn expires(&mut self, db: u32, key: Vec<u8>, ms: u64) {
@@ -238,7 +258,7 @@ async fn create_lanes(mesh: &Mesh, log: &Log, to: &Name) -> Result<usize, Fault>
             Code::LedgerMissing,
             format!("the store of unit {to} lacks the ledger keys of lanes {missing:?} of log {log}, which has run before"),
         )
-        .hint("see the runbook for how a Redis log begins anew; init never does that by itself"));
+        .hint("see the runbook for how a log begins anew; init never does that by itself"));
     }
     for lane in &missing {
         let (low, _) = topics::bounds(broker, &topic, *lane).await?;
@@ -247,12 +267,37 @@ async fn create_lanes(mesh: &Mesh, log: &Log, to: &Name) -> Result<usize, Fault>
                 Code::OffsetGone,
                 format!("{topic}[{lane}] no longer begins at its first record, so unit {to} can't begin there"),
             )
-            .hint("see the runbook for how a Redis log begins anew"));
+            .hint("see the runbook for how a log begins anew"));
         }
     }
     let id = topic_id(broker, &topic).await?;
     for lane in &missing {
-        ledger::create(&mut client, log, *lane, (start, &id)).await?;
+        ledger::create(&mut client, log, *lane, (start, &id, 0)).await?;
     }
     Ok(missing.len())
+}
+
+/// Creates the ledger keys that a target lacks behind what its log ends with, for a log that has just begun anew and of
+/// which nothing more is captured. Says how many.
+pub async fn create_lost_lanes(
+    mesh: &Mesh,
+    log: &Log,
+    to: &Name,
+    tails: &[Seq],
+) -> Result<usize, Fault> {
+    let broker = &mesh.unit(mesh.read_at(log))?.broker;
+    let topic = mesh.topics.tagged(log);
+    let mut client = Client::open(mesh.cache(to, &log.store)?).await?;
+    let known = ledger::read_all(&mut client, log, mesh.lanes(log)).await?;
+    let id = topic_id(broker, &topic).await?;
+    let mut count = 0;
+    for (lane, tail) in (0..).zip(tails) {
+        if known.iter().any(|(known, _)| *known == lane) {
+            continue;
+        }
+        let (_, end) = topics::bounds(broker, &topic, lane).await?;
+        ledger::create(&mut client, log, lane, (*tail, &id, end)).await?;
+        count += 1;
+    }
+    Ok(count)
 }

@@ -391,7 +391,7 @@ impl<'m> Plan<'m> {
 pub fn log_of(mesh: &Mesh, unit: &Name, store: Option<&Name>) -> Result<Log, Fault> {
     mesh.unit(unit)?;
     if let Some(store) = store {
-        mesh.ensure_no_cache(store, "unitflow resync")?;
+        mesh.ensure_no_cache(store, "this form of unitflow resync")?;
     }
     let logs = mesh.logs().map(|(log, _)| log).filter(|log| log.unit == *unit);
     let logs: Vec<Log> = logs.filter(|log| store.is_none_or(|store| log.store == *store)).collect();

@@ -24,10 +24,10 @@ const BETWEEN_KILLS: Duration = Duration::from_millis(1_200);
 /// Commands a second that two units must have acknowledged while workers died.
 const PER_SECOND: f64 = 1_000.0;
 
-/// No test takes longer.
 /// A connector that can't go on says so within this.
 const STOPS_WITHIN: Duration = Duration::from_secs(20);
 
+/// No test takes longer.
 fn limit() -> Duration {
     Duration::from_secs(if is_full() { 400 } else { 180 })
 }
@@ -115,7 +115,7 @@ async fn come_up(mesh: &RedisMesh) -> anyhow::Result<()> {
 async fn renew_elsewhere(mesh: &mut RedisMesh) -> anyhow::Result<()> {
     mesh.worker("A", "sink")?.kill()?;
     // Long enough to be renewed before it expires in B.
-    mesh.server("A").cli(["SET", "k", "v", "PX", "4000"]).await?;
+    mesh.server("A").cli(["SET", "k", "v", "PX", "12000"]).await?;
     mesh.shows("B", &["GET", "k"], "v").await?;
     mesh.server("B").cli(["SET", "k", "v2"]).await?;
     // Asked for it, A deletes it and says so to whoever replicates.
@@ -264,6 +264,34 @@ fn a_redis_that_is_killed_comes_back() {
         mesh.server("B").cli(["SET", "in the gap", "2"]).await?;
         let written = load.stop().await?;
         ensure_done(&mut mesh, &written).await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// A unit that has lost its place, as after a FLUSHALL, gets another one where the log begins anew.
+#[test]
+fn a_lost_ledger_is_made_anew() {
+    beside("a lost Redis ledger", limit(), async {
+        let mut mesh = RedisMesh::of(&[Redis8, Valkey]).start().await?;
+        come_up(&mesh).await?;
+        let b = mesh.server("B");
+        b.cli(["DEL", "unitflow:ledger:A.cache:0"]).await?;
+        mesh.server("A").cli(["SET", "x", "1"]).await?;
+        mesh.worker("B", "sink")?.says("code=ledger_missing", STOPS_WITHIN).await?;
+        mesh.worker("A", "connector")?.kill()?;
+        mesh.server("A").cli(["SET", "y", "1"]).await?;
+        let anew = ["resync", "anew", "--from", "A", "--store", "cache", "--why", "flushed"];
+        let told = mesh.run(&anew).await?;
+        ensure!(told.contains("A.cache to B: 1 lanes in the ledger"), "{told}");
+        mesh.start_worker("A", "connector")?;
+        mesh.restart("B", "sink")?;
+        for key in ["x", "y", "z"] {
+            mesh.server("A").cli(["SET", key, "2"]).await?;
+        }
+        mesh.quiesce(QUIET).await?;
+        mesh.ensure_equal().await?;
+        mesh.ensure_still().await?;
         mesh.finish();
         Ok(())
     });

@@ -129,6 +129,7 @@ impl RedisMeshSetup {
     /// Starts servers and brokers, writes the configuration, runs `init`, and starts all workers.
     pub async fn start(self) -> anyhow::Result<RedisMesh> {
         let begin = Instant::now();
+        let folder = tempfile::Builder::new().prefix("unitflow-redis-mesh-").tempdir()?;
         let brokers = if self.hub.is_some() { self.flavors.len() } else { 1 };
         let mut starting_kafkas = JoinSet::new();
         for _ in 0..brokers {
@@ -137,8 +138,12 @@ impl RedisMeshSetup {
         }
         let mut units = Vec::new();
         for (place, &flavor) in self.flavors.iter().enumerate() {
+            // Users outlive a restart.
+            let users = folder.path().join(format!("{place}.acl"));
+            fs::write(&users, "")?;
             let mut server = Redis::setup()
                 .flavor(flavor)
+                .setting("aclfile", users.display())
                 .setting("enable-debug-command", "yes")
                 .setting("maxmemory-policy", "noeviction")
                 .setting("repl-backlog-size", "64mb");
@@ -159,7 +164,7 @@ impl RedisMeshSetup {
             workers: vec![],
             units,
             kafkas,
-            folder: tempfile::Builder::new().prefix("unitflow-redis-mesh-").tempdir()?,
+            folder,
             prefix: prefix(),
             partitions: vec![],
             setup: self,
@@ -242,6 +247,7 @@ impl RedisMesh {
             let line = printed.lines().find(|line| line.starts_with("ACL SETUSER "));
             let line = line.context("init prints no user")?.replace("<password>", PASSWORD);
             server.cli(line.split(' ').map(|word| word.trim_matches('\''))).await?;
+            server.cli(["ACL", "SAVE"]).await?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@
 //!
 //! A server that finds a key expired deletes it and tells its replicas so by a plain `DEL` (Valkey: `UNLINK`), the same as a
 //! client's. Carried out as it is it would delete in another unit what that has renewed. So the function knows when keys
-//! expire, from the commands and the snapshot, and of the deletion of one that is due the record says so ([`Due`]): a
+//! expire, from the commands and the snapshot, and of the deletion of one that is due the record says so ([`unitflow_change::redis::Due`]): a
 //! target deletes the key only if it would have expired there by then. Left out it must not be, for what comes
 //! behind it works on what is left when the key is gone, and a target may come to that sooner by its clock. A
 //! collection whose last element may have been taken is *doubtful*: it may have gone and come back without an expiry. Its

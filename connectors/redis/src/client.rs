@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, RedisError, Value};
-use secrecy::ExposeSecret as _;
 use tokio_util::task::AbortOnDropHandle;
 use unitflow_change::fault::{Code, Fault};
 
@@ -48,10 +47,8 @@ impl Client {
     ) -> Result<Self, Fault> {
         let socket = Socket::open(&store.tls, host, port).await?;
         let mut info = RedisConnectionInfo::default().set_skip_set_lib_name();
-        if let Some(password) = &store.password {
-            info = info
-                .set_username(store.user.as_deref().unwrap_or("default"))
-                .set_password(password.expose_secret());
+        if let Some((user, password)) = store.credentials() {
+            info = info.set_username(user).set_password(password);
         }
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_WITHIN));
         let opened = MultiplexedConnection::new_with_config(&info, socket, config).await;

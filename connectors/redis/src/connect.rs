@@ -62,6 +62,15 @@ pub struct Store {
     pub tls: Tls,
 }
 
+impl Store {
+    /// The user and its password, if we are to say who we are. A user of its own may have none.
+    pub(crate) fn credentials(&self) -> Option<(&str, &str)> {
+        let password = self.password.as_ref().map(|password| password.expose_secret());
+        let user = self.user.as_deref().or(password.map(|_| "default"))?;
+        Some((user, password.unwrap_or_default()))
+    }
+}
+
 /// Why endpoints did not let us in.
 #[derive(Default)]
 pub(crate) struct Refusals {
@@ -123,6 +132,26 @@ impl Connection {
         Err(refusals.fault(store))
     }
 
+    /// The same of the first endpoint that is a primary: a replica is not always where its primary is.
+    pub(crate) async fn open_primary(store: &Store) -> Result<Self, Fault> {
+        let mut refusals = Refusals::default();
+        for (host, port) in &store.endpoints {
+            let place = format!("{} at {host}:{port}", store.name);
+            let attempt = async {
+                let mut opened = Self::open_one(store, (host, *port), place.clone()).await?;
+                let info = opened.ask(&Command::of(["INFO", "replication"])).await?;
+                match String::from_utf8_lossy(&info).lines().any(|line| line == "role:master") {
+                    true => Ok(opened),
+                    false => Err(Fault::retry(Code::Unreachable, "the server is no primary")),
+                }
+            };
+            if let Some(opened) = refusals.unless(place.clone(), attempt).await {
+                return Ok(opened);
+            }
+        }
+        Err(refusals.fault(store))
+    }
+
     async fn open_one(
         store: &Store,
         (host, port): (&str, u16),
@@ -130,11 +159,8 @@ impl Connection {
     ) -> Result<Self, Fault> {
         let (input, output) = split(Socket::open(&store.tls, host, port).await?);
         let mut connection = Self { input: Input::new(input, ANSWER_WITHIN), output, place };
-        if let Some(password) = &store.password {
-            let mut auth = Command::of(["AUTH"]);
-            auth.push(store.user.as_deref().unwrap_or("default"));
-            auth.push(password.expose_secret());
-            connection.ask(&auth).await?;
+        if let Some((user, password)) = store.credentials() {
+            connection.ask(&Command::of(["AUTH", user, password])).await?;
         }
         Ok(connection)
     }

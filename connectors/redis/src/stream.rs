@@ -169,7 +169,7 @@ impl Stream {
         from: Option<&Position>,
         options: Options,
     ) -> Result<Opened, Fault> {
-        let mut connection = Connection::open(store).await?;
+        let mut connection = Connection::open_primary(store).await?;
         let place = connection.place.clone();
         let opened = async {
             let ahead_us = ahead(&mut connection).await?;

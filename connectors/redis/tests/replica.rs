@@ -407,8 +407,8 @@ async fn a_user_needs_few_rights_and_the_right_password() {
         let redis = setup(flavor).start().await.unwrap();
         run(
             &redis,
-            "ACL SETUSER capture on >secret +psync +replconf +time
-        ACL SETUSER other on >secret +time",
+            "ACL SETUSER capture on >secret +psync +replconf +time +info
+        ACL SETUSER other on >secret +time +info",
         )
         .await
         .unwrap();

@@ -74,7 +74,7 @@ async fn apply_all(way: &Way, lane: i32, start: Start) -> Result<(), Fault> {
     let mut pipeline = Pipeline::new();
     ledger::watch(&road.log, lane, &mut pipeline);
     let answers = client.answers(&pipeline).await?;
-    let standing = ledger::read(&road.log, lane, answers.last().unwrap_or(&Value::Nil))?;
+    let standing = ledger::watched(&road.log, lane, &answers)?;
     let entry = standing.entry(lane);
     road.ensure_same_topic(&entry)?;
     let (wanted, moved_to) = match starting_offset(&entry, committed, mirror.believed(lane)) {
@@ -97,7 +97,7 @@ async fn apply_all(way: &Way, lane: i32, start: Start) -> Result<(), Fault> {
         raised: begin > wanted,
         moved_to,
         batch: Batch::default(),
-        late: Late::default(),
+        late: Late::known(&standing.late),
         watched: true,
         orders,
         mirror: &mirror,
@@ -234,6 +234,10 @@ impl Lane<'_> {
         // What the key is now has to be seen, and nothing gathered may change it.
         if self.batch.is_whole() {
             self.apply().await?;
+        } else if self.late.holds(write.db, key, due.ms) {
+            // What put it off may be gathered itself.
+            self.batch.push(place, write);
+            return Ok(());
         }
         self.batch.hurry();
         let expires = self.expires_at(write.db, key).await?;
@@ -287,6 +291,7 @@ impl Lane<'_> {
             topic_offset: self.offset,
             committed_us: self.batch.committed_us(),
             applied_us: ledger::now_us(),
+            late: self.late.kept(self.client.now_us() / 1000),
         };
         let (records, committed_us) = (self.batch.records(), self.batch.committed_us());
         let mark = ledger::set(log, self.lane, &standing)?;
@@ -300,7 +305,7 @@ impl Lane<'_> {
         let executed = answers.len().checked_sub(3).and_then(|place| answers.get(place));
         self.judge(&answers, executed, &places).await?;
         (self.at, self.watched) = (self.seen, true);
-        self.believe(answers.last())?;
+        self.believe(&answers)?;
         self.mirror.applied(self.lane, self.offset, self.at);
         self.metrics.applied_records(records, committed_us, true);
         Ok(())
@@ -310,7 +315,7 @@ impl Lane<'_> {
         let mut pipeline = Pipeline::new();
         ledger::watch(&self.way.road.log, self.lane, &mut pipeline);
         let answers = self.client.answers(&pipeline).await?;
-        self.believe(answers.last())?;
+        self.believe(&answers)?;
         self.watched = true;
         Ok(())
     }
@@ -374,9 +379,9 @@ impl Lane<'_> {
     }
 
     /// The ledger has to stand where it was left.
-    fn believe(&self, answer: Option<&Value>) -> Result<(), Fault> {
+    fn believe(&self, answers: &[Value]) -> Result<(), Fault> {
         let (log, lane) = (&self.way.road.log, self.lane);
-        let standing = ledger::read(log, lane, answer.unwrap_or(&Value::Nil))?;
+        let standing = ledger::watched(log, lane, answers)?;
         if standing.seq == self.at || inject::on("no_cas") {
             return Ok(());
         }

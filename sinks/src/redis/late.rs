@@ -8,6 +8,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
 use unitflow_change::redis::{Word, Write};
 
 /// A time that comes sooner than this is put off: a batch takes its time, and clocks differ.
@@ -15,7 +18,25 @@ const SOON_MS: u64 = 100;
 /// When at least so many keys are remembered, those are forgotten that have expired.
 const REMEMBERED: usize = 50_000;
 
-/// What was put off by this lane since it began.
+/// Of so many keys, those that live longest, the ledger knows it too; and of names of no more bytes than this.
+const KEPT: usize = 500;
+const KEPT_BYTES: usize = 128;
+
+/// A key that was put off, as it stands in the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PutOff {
+    /// The number of its database.
+    pub db: u32,
+    /// Its name, in base64.
+    pub key: String,
+    /// When it was to expire, in ms since 1970.
+    pub told: u64,
+    /// When it does.
+    pub until: u64,
+}
+
+/// What was put off by this lane, and has not expired.
 #[derive(Debug, Default)]
 pub struct Late {
     /// By database and key: when it was to expire, and when it does.
@@ -25,14 +46,70 @@ pub struct Late {
 }
 
 impl Late {
+    /// Goes on with what the ledger knows.
+    #[must_use]
+    pub fn known(kept: &[PutOff]) -> Self {
+        let mut late = Self::default();
+        for PutOff { db, key, told, until } in kept {
+            if let Ok(key) = STANDARD.decode(key) {
+                late.put_off.insert((*db, key), (*told, *until));
+            }
+        }
+        late
+    }
+
+    /// What the ledger is to know: another sink goes on with it.
+    #[must_use]
+    pub fn kept(&mut self, now_ms: u64) -> Vec<PutOff> {
+        if self.put_off.is_empty() {
+            return Vec::new();
+        }
+        self.put_off.retain(|_, (_, until)| *until > now_ms);
+        let short = self.put_off.iter().filter(|((_, key), _)| key.len() <= KEPT_BYTES);
+        let mut kept: Vec<_> = short.collect();
+        kept.sort_unstable_by_key(|(_, (_, until))| std::cmp::Reverse(*until));
+        kept.truncate(KEPT);
+        let put_off = |((db, key), (told, until)): (&(u32, Vec<u8>), &(u64, u64))| PutOff {
+            db: *db,
+            key: STANDARD.encode(key),
+            told: *told,
+            until: *until,
+        };
+        kept.into_iter().map(put_off).collect()
+    }
+
+    /// A key that takes another's name or place takes its expiry along.
+    fn follow(&mut self, write: &Write<'_>) {
+        if self.put_off.is_empty() {
+            return;
+        }
+        let at = |db: u32, place: usize| (db, write.word(place).to_vec());
+        match () {
+            () if write.is("RENAME") || write.is("RENAMENX") => {
+                if let Some(moved) = self.put_off.remove(&at(write.db, 1)) {
+                    self.put_off.insert(at(write.db, 2), moved);
+                }
+            }
+            () if write.is("COPY") => {
+                if let Some(copied) = self.put_off.get(&at(write.db, 1)).copied() {
+                    self.put_off.insert(at(write.db, 2), copied);
+                }
+            }
+            () => {}
+        }
+    }
+
     /// Puts off the expiry that a write gives to its key, where it is due. The source wrote it at `written_ms`; both in ms since 1970.
     pub fn put_off(&mut self, write: &mut Write<'_>, written_ms: u64, now_ms: u64) {
         drop_condition(write);
+        self.follow(write);
         let Some(place) = time_of(write) else { return };
         let told = std::str::from_utf8(write.word(place)).ok().and_then(|text| text.parse().ok());
         let lag_ms = now_ms.saturating_sub(written_ms).max(SOON_MS);
         let Some(told) = told.filter(|told: &u64| *told < now_ms + lag_ms) else { return };
-        let until = now_ms + SOON_MS + told.saturating_sub(written_ms);
+        // Where the connector came late as well, the time of writing is not known: then by as long as it was due.
+        let ahead_ms = told.saturating_sub(written_ms).max(now_ms.saturating_sub(told));
+        let until = now_ms + SOON_MS + ahead_ms;
         write.cmd[place] = Word(Cow::Owned(until.to_string().into_bytes()));
         if write.is("HPEXPIREAT") || write.is("HSETEX") {
             return;
@@ -105,16 +182,16 @@ mod tests {
     fn a_time_that_is_due_is_put_off_by_what_it_was_ahead() {
         let mut late = Late::default();
         for (told, expected) in [
-            ("SET k v PXAT 1500", "SET k v PXAT 10600"),
+            ("SET k v PXAT 1500", "SET k v PXAT 18600"),
             ("SET k v", "SET k v"),
             ("SET k v KEEPTTL", "SET k v KEEPTTL"),
             ("SET k PXAT", "SET k PXAT"),
-            ("PEXPIREAT k 1500", "PEXPIREAT k 10600"),
-            ("PEXPIREAT k 1500 GT", "PEXPIREAT k 10600"),
+            ("PEXPIREAT k 1500", "PEXPIREAT k 18600"),
+            ("PEXPIREAT k 9000 GT", "PEXPIREAT k 18100"),
             ("PEXPIREAT k 18900 NX", "PEXPIREAT k 28000"),
             ("PEXPIREAT k 19000 NX", "PEXPIREAT k 19000"),
-            ("HPEXPIREAT k 1500 FIELDS 1 f", "HPEXPIREAT k 10600 FIELDS 1 f"),
-            ("HSETEX k PXAT 1500 FIELDS 1 f v", "HSETEX k PXAT 10600 FIELDS 1 f v"),
+            ("HPEXPIREAT k 1500 FIELDS 1 f", "HPEXPIREAT k 18600 FIELDS 1 f"),
+            ("HSETEX k PXAT 1500 FIELDS 1 f v", "HSETEX k PXAT 18600 FIELDS 1 f v"),
             ("HSETEX k FNX FIELDS 1 PXAT 1500", "HSETEX k FNX FIELDS 1 PXAT 1500"),
             ("RESTORE k 0 x REPLACE", "RESTORE k 0 x REPLACE"),
             ("INCRBY k 1500", "INCRBY k 1500"),
@@ -129,8 +206,15 @@ mod tests {
     fn what_was_put_off_is_known_by_its_first_time() {
         let mut late = Late::default();
         late.put_off(&mut write("SET k v PXAT 1500"), 1_000, 10_000);
-        assert_eq!(late.told(0, b"k", 10_600), 1_500);
+        assert_eq!(late.told(0, b"k", 18_600), 1_500);
         assert_eq!(late.told(0, b"k", 99_000), 99_000);
-        assert_eq!(late.told(1, b"k", 10_600), 10_600);
+        assert_eq!(late.told(1, b"k", 18_600), 18_600);
+        let mut moved = write("RENAME k l");
+        moved.keys = vec![1, 2];
+        late.put_off(&mut moved, 1_000, 10_000);
+        assert!(late.holds(0, b"l", 1_500) && !late.holds(0, b"k", 1_500));
+        let mut again = Late::known(&late.kept(10_000));
+        assert_eq!(again.told(0, b"l", 18_600), 1_500);
+        assert!(again.kept(18_600).is_empty());
     }
 }

@@ -15,6 +15,7 @@ use unitflow_change::{Code, Fault};
 use unitflow_redis::Client;
 use unitflow_redis::client::refusal;
 
+use super::late::PutOff;
 use crate::ledger::Entry;
 
 /// A lane's value.
@@ -31,6 +32,9 @@ pub struct Standing {
     pub committed_us: u64,
     /// When it was applied here, in µs since 1970, by the sink's clock.
     pub applied_us: u64,
+    /// Keys whose expiry was put off.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub late: Vec<PutOff>,
 }
 
 /// A lane's key.
@@ -52,13 +56,27 @@ pub fn set(log: &Log, lane: i32, standing: &Standing) -> Result<Cmd, Fault> {
     Ok(command)
 }
 
-/// Adds what watches a lane's key and reads it: two commands, of which the second answers.
+/// Adds what watches a lane's key and reads it: two commands, for [`watched`].
 pub fn watch(log: &Log, lane: i32, pipeline: &mut Pipeline) {
     let key = key(log, lane);
     pipeline.cmd("WATCH").arg(&key).cmd("GET").arg(&key);
 }
 
-/// Reads the answer of [`watch`]; a missing key stops, for it is not a fresh start.
+/// Reads the answers of [`watch`], which are the last two. A key that is not watched is no fence.
+///
+/// # Errors
+/// Those of [`read`], and what the server refuses.
+pub fn watched(log: &Log, lane: i32, answers: &[Value]) -> Result<Standing, Fault> {
+    match answers {
+        [.., watched, answer] => match refusal(watched) {
+            Some(fault) => Err(fault),
+            None => read(log, lane, answer),
+        },
+        _ => Err(Fault::fatal(Code::Bug, "a ledger key was not asked for")),
+    }
+}
+
+/// Reads a lane's value; a missing key stops, for it is not a fresh start.
 ///
 /// # Errors
 /// [`Code::LedgerMissing`], and what the server refuses.
@@ -70,7 +88,7 @@ pub fn read(log: &Log, lane: i32, answer: &Value) -> Result<Standing, Fault> {
                 .hint("a newer version may have written it: upgrade this worker; see the runbook")
         }),
         Value::Nil => Err(Fault::fatal(Code::LedgerMissing, format!("there is no key {name}"))
-            .hint("a flow that never ran: unitflow init; one that ran has lost its place: see the runbook for how a Redis log begins anew")),
+            .hint("a flow that never ran: unitflow init; one that ran has lost its place: unitflow resync anew, see the runbook")),
         other => Err(refusal(other).unwrap_or_else(|| {
             Fault::fatal(Code::LedgerMissing, format!("the key {name} holds no text"))
         })),
@@ -96,7 +114,8 @@ pub async fn read_all(
     Ok(found)
 }
 
-/// Creates a lane's first value, at `seq` and the topic's beginning, where it has none. Only `init` may.
+/// Creates a lane's first value, behind `seq` and at an offset of the topic, where it has none. Only `init` may, and whoever begins
+/// a log anew.
 ///
 /// # Errors
 /// Those of the connection, and what the server refuses.
@@ -104,11 +123,16 @@ pub async fn create(
     client: &mut Client,
     log: &Log,
     lane: i32,
-    (seq, topic_id): (Seq, &str),
+    (seq, topic_id, topic_offset): (Seq, &str, i64),
 ) -> Result<(), Fault> {
-    let topic_id = topic_id.to_owned();
-    let standing =
-        Standing { seq, topic_id, topic_offset: 0, committed_us: 0, applied_us: now_us() };
+    let standing = Standing {
+        seq,
+        topic_id: topic_id.to_owned(),
+        topic_offset,
+        committed_us: 0,
+        applied_us: now_us(),
+        late: Vec::new(),
+    };
     let mut command = set(log, lane, &standing)?;
     client.ask(command.arg("NX")).await.map(drop)
 }

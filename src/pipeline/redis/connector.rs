@@ -306,7 +306,7 @@ impl Capture {
     /// A server tells that a field of a hash has expired by an `HDEL` that can't be told from a client's.
     fn ensure_no_field_expires(&self, command: &Command, keys: &[usize]) -> Result<(), Fault> {
         let sets_times = command.is("HSETEX")
-            && command.words().skip(2).take(3).any(|word| word.eq_ignore_ascii_case(b"PXAT"));
+            && command.words().skip(2).take(2).any(|word| word.eq_ignore_ascii_case(b"PXAT"));
         let carried = || keys.iter().any(|place| self.configured.carries(command.word(*place)));
         if !(command.is("HPEXPIREAT") || sets_times) || !carried() {
             return Ok(());

@@ -44,7 +44,7 @@ impl Expiry {
     }
 }
 
-/// See the [module](self).
+/// When keys expire: an index over all keys that do, from the commands that say so.
 #[derive(Debug, Default)]
 pub struct Index {
     entries: HashMap<u64, u64>,
