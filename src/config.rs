@@ -3,6 +3,8 @@
 //! Everything is typed and unknown fields are refused; a problem is never a warning. Secrets stand
 //! here by reference only.
 
+mod caches;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,14 +14,15 @@ use serde::Deserialize;
 use unitflow_change::condition::Condition;
 use unitflow_change::ddl::Stored;
 use unitflow_change::name::{Log, Name, Topics};
-use unitflow_change::redis::{Keyspace, Policy};
+use unitflow_change::redis::Policy;
 use unitflow_change::rename::Rename;
 use unitflow_change::routing::{Columns, Order, PARTITIONS_MAX, PartitionBy, Routing};
 use unitflow_change::{Code, Fault, Form};
 use unitflow_kafka::broker::Broker;
 use unitflow_mysql::connect::{Store, Tls};
-use unitflow_redis::commands::{self, Arrives};
 use unitflow_redis::{Store as Cache, Tls as CacheTls};
+
+pub use caches::CacheFlow;
 
 /// Lanes of a flow that does not say: enough to keep one target busy, few enough to read.
 const LANES_DEFAULT: i32 = 4;
@@ -239,17 +242,6 @@ impl Flow {
     }
 }
 
-/// The Redis stores of one name in all units, and what travels between them.
-#[derive(Clone, Debug)]
-pub struct CacheFlow {
-    /// Which keys travel.
-    pub keyspace: Keyspace,
-    /// The units whose writes travel.
-    pub from: Vec<Name>,
-    /// The units they travel to.
-    pub to: Vec<Name>,
-}
-
 /// The mesh.
 #[derive(Clone, Debug)]
 pub struct Mesh {
@@ -286,16 +278,18 @@ impl Mesh {
         for (name, unit) in file.units {
             units.insert(name.clone(), read_unit(&name, unit)?);
         }
-        ensure_names_differ(&units)?;
-        ensure_each_store_flows(&units, &file.flows)?;
         let (mut flows, mut cache_flows) = (BTreeMap::new(), BTreeMap::new());
         for (name, flow) in file.flows {
             if units.values().any(|unit: &Unit| unit.caches.contains_key(&name)) {
-                cache_flows.insert(name.clone(), read_cache_flow(&name, flow, &units)?);
+                cache_flows.insert(name.clone(), caches::read_flow(&name, flow, &units)?);
             } else {
                 flows.insert(name.clone(), read_flow(&name, flow, &units)?);
             }
         }
+        ensure_names_differ(&units)?;
+        ensure_each_store_flows(&units, |name| {
+            flows.contains_key(name) || cache_flows.contains_key(name)
+        })?;
         for (name, flow) in &flows {
             let named = units
                 .values()
@@ -366,23 +360,6 @@ impl Mesh {
         Ok(Routing { rename, ..self.flows[&log.store].routing.clone() })
     }
 
-    /// The logs of Redis stores whose writes travel.
-    pub fn cache_logs(&self) -> impl Iterator<Item = (Log, &CacheFlow)> {
-        self.cache_flows.iter().flat_map(|(store, flow)| {
-            flow.from
-                .iter()
-                .map(move |unit| (Log { unit: unit.clone(), store: store.clone() }, flow))
-        })
-    }
-
-    /// Every way of a Redis store's log to another unit.
-    pub fn cache_ways(&self) -> impl Iterator<Item = (Log, Name)> {
-        self.cache_logs().flat_map(|(log, flow)| {
-            let to = flow.to.iter().filter(|to| **to != log.unit).cloned().collect::<Vec<_>>();
-            to.into_iter().map(move |to| (log.clone(), to))
-        })
-    }
-
     /// The logs of all stores.
     pub fn all_logs(&self) -> impl Iterator<Item = Log> + '_ {
         let of_redis = self.cache_logs().map(|(log, _)| log);
@@ -399,22 +376,6 @@ impl Mesh {
     pub fn lanes(&self, log: &Log) -> i32 {
         let of_redis = self.cache_flows.get(&log.store).map(|flow| flow.keyspace.partitions);
         of_redis.unwrap_or_else(|| self.flows[&log.store].routing.partitions)
-    }
-
-    /// The Redis store of this name in a unit.
-    pub fn cache(&self, unit: &Name, store: &Name) -> Result<&Cache, Fault> {
-        self.unit(unit)?
-            .caches
-            .get(store)
-            .ok_or_else(|| bad(format!("unit {unit} has no Redis store {store}")))
-    }
-
-    /// Refuses what is only there for MySQL where a store is Redis.
-    pub fn ensure_no_cache(&self, store: &Name, what: &str) -> Result<(), Fault> {
-        if !self.cache_flows.contains_key(store) {
-            return Ok(());
-        }
-        Err(bad(format!("{what} works on MySQL stores; {store} is a Redis store")))
     }
 
     /// The unit in whose Kafka other units read this log.
@@ -594,54 +555,6 @@ fn with_store(
     Ok(with_store)
 }
 
-fn read_cache_flow(
-    name: &Name,
-    flow: FlowFile,
-    units: &BTreeMap<Name, Unit>,
-) -> Result<CacheFlow, Fault> {
-    let place = format!("flows.{name}");
-    if units.values().any(|unit| unit.stores.contains_key(name)) {
-        return Err(bad(format!("{place}: some of its stores are MySQL and some Redis")));
-    }
-    let with_store = with_store(&place, &flow, units, |unit| unit.caches.contains_key(name))?;
-    let of_mysql = [
-        ("lanes", flow.lanes.is_some()),
-        ("order", flow.order != Order::default()),
-        ("tables", !flow.tables.is_empty()),
-        ("columns", !flow.columns.is_empty()),
-        ("rows", !flow.rows.is_empty()),
-        ("partition_by", !flow.partition_by.is_empty()),
-        ("ddl", flow.ddl != Ddl::default()),
-        ("envelope", flow.envelope != Form::default()),
-        ("stored_code", !flow.stored_code.is_empty()),
-        ("heartbeat", flow.heartbeat.is_some()),
-    ];
-    if let Some((setting, _)) = of_mysql.iter().find(|(_, given)| *given) {
-        return Err(bad(format!(
-            "{place}.{setting} is a setting of MySQL flows; this one has Redis stores"
-        )));
-    }
-    if flow.keys.is_empty() {
-        return Err(bad(format!("{place}.keys is empty: name what travels, such as \"shop:*\"")));
-    }
-    let mut commands = BTreeMap::new();
-    for (command, policy) in flow.commands {
-        let upper = command.to_ascii_uppercase();
-        if !commands::form_of(&upper).is_some_and(|form| form.arrives == Arrives::Policy) {
-            return Err(bad(format!(
-                "{place}.commands: {command} is none of those that act on more than keys"
-            ))
-            .hint("such as FLUSHALL, FLUSHDB, SWAPDB, FUNCTION|LOAD"));
-        }
-        commands.insert(upper, policy);
-    }
-    Ok(CacheFlow {
-        keyspace: Keyspace { partitions: 1, keys: flow.keys, exclude: flow.exclude, commands },
-        from: flow.from.unwrap_or_else(|| with_store.clone()),
-        to: flow.to.unwrap_or(with_store),
-    })
-}
-
 fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Result<Flow, Fault> {
     let place = format!("flows.{name}");
     let with_store = with_store(&place, &flow, units, |unit| unit.stores.contains_key(name))?;
@@ -767,7 +680,7 @@ fn ensure_names_differ(units: &BTreeMap<Name, Unit>) -> Result<(), Fault> {
 
 fn ensure_each_store_flows(
     units: &BTreeMap<Name, Unit>,
-    flows: &BTreeMap<Name, FlowFile>,
+    is_flow: impl Fn(&Name) -> bool,
 ) -> Result<(), Fault> {
     let names = |unit: &'_ Unit| unit.stores.keys().chain(unit.caches.keys()).cloned().collect();
     let stores = units.iter().flat_map(|(name, unit)| {
@@ -775,7 +688,7 @@ fn ensure_each_store_flows(
         stores.into_iter().map(move |store| (name, store))
     });
     for (unit, store) in stores {
-        if !flows.contains_key(&store) {
+        if !is_flow(&store) {
             return Err(bad(format!("units.{unit}.stores.{store}: there is no [flows.{store}]")));
         }
     }

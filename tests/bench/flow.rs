@@ -38,7 +38,6 @@ impl Flow {
         kafka: &Kafka,
         lines: &str,
     ) -> anyhow::Result<Self> {
-        let flow = Self { folder: new_folder("flow")? };
         let mut toml =
             format!("prefix = \"{prefix}-{}\"\noutage_longest_hours = 1\n", std::process::id());
         for (unit, server) in [("A", a), ("B", b)] {
@@ -51,6 +50,12 @@ impl Flow {
             );
         }
         toml += &format!("[flows.shop]\nlanes = {LANES}\n{lines}\n");
+        Self::configured(&toml)
+    }
+
+    /// With this configuration.
+    pub fn configured(toml: &str) -> anyhow::Result<Self> {
+        let flow = Self { folder: new_folder("flow")? };
         fs::write(flow.config(), toml)?;
         Ok(flow)
     }

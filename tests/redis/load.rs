@@ -141,7 +141,8 @@ pub struct Written {
 }
 
 impl Written {
-    fn add(&mut self, other: Self) {
+    /// Both together.
+    pub fn add(&mut self, other: Self) {
         self.acknowledged += other.acknowledged;
         self.unknown += other.unknown;
         for (counted, more) in other.tallies {

@@ -269,6 +269,67 @@ fn a_redis_that_is_killed_comes_back() {
     });
 }
 
+/// What a person at night would do: wait for a unit, hold a flow, see what did not fit, let it go on.
+#[test]
+fn a_flow_is_held_and_looked_into() {
+    beside("a Redis flow is held", limit(), async {
+        let mut mesh = RedisMesh::of(&[Redis7, Redis8]).start().await?;
+        come_up(&mesh).await?;
+        let why = ["--why", "test", "--by", "test"];
+        mesh.server("A").cli(["SET", "x", "1"]).await?;
+        let told = mesh.run(&["wait", "--from", "A", "--to", "B"]).await?;
+        ensure!(told.contains("A.cache to B: applied after"), "{told}");
+        ensure!(mesh.server("B").cli(["GET", "x"]).await? == "1", "it was not");
+        for flow in ["A-to-B.cache", "B-to-A.cache"] {
+            mesh.run(&[&["pause", flow], &why[..]].concat()).await?;
+        }
+        sleep(Duration::from_secs(1)).await;
+        mesh.server("A").cli(["RPUSH", "q", "a"]).await?;
+        mesh.server("A").cli(["SET", "y", "1"]).await?;
+        mesh.server("B").cli(["SET", "q", "b"]).await?;
+        let wait = ["wait", "--from", "A", "--to", "B", "--timeout-seconds", "4"];
+        let told = mesh.run(&wait).await.err().context("it did not wait")?.to_string();
+        ensure!(told.contains("the sink is behind"), "{told}");
+        ensure!(mesh.server("B").cli(["EXISTS", "y"]).await? == "0", "the flow was not held");
+        // B has a text where A has a list.
+        mesh.run(&[&["resume", "A-to-B.cache"], &why[..]].concat()).await?;
+        mesh.worker("B", "sink")?.says("code=conflict", STOPS_WITHIN).await?;
+        mesh.restart("B", "sink")?;
+        mesh.shows("B", &["GET", "y"], "1").await?;
+        mesh.run(&[&["resume", "B-to-A.cache"], &why[..]].concat()).await?;
+        mesh.shows("A", &["GET", "q"], "b").await?;
+        mesh.quiesce(QUIET).await?;
+        mesh.ensure_equal().await?;
+        mesh.server("A").cli(["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await?;
+        let told = mesh.run(&["check"]).await.err().context("all is well")?.to_string();
+        ensure!(told.contains("error [setting] A.cache: maxmemory-policy"), "{told}");
+        ensure!(!told.contains("error [setting] B.cache"), "{told}");
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// Its replica takes the place of a server that dies. Its history has another name, and the log goes on in it; what is
+/// applied there was applied once.
+#[test]
+fn a_unit_fails_over_to_its_replica() {
+    beside("a Redis unit fails over", limit(), async {
+        let random = Random::new(seed("redis"));
+        let mut mesh = RedisMesh::of(&[Redis7, Valkey]).standby("A").start().await?;
+        let load = write_everywhere(&mesh, 1, &random);
+        sleep(Duration::from_secs(3)).await;
+        let mut written = load.stop().await?;
+        mesh.quiesce(QUIET).await?;
+        mesh.fail_over("A").await?;
+        let load = write_everywhere(&mesh, 1, &random.branch(7));
+        sleep(Duration::from_secs(3)).await;
+        written.add(load.stop().await?);
+        ensure_done(&mut mesh, &written).await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
 /// A unit that has lost its place, as after a FLUSHALL, gets another one where the log begins anew.
 #[test]
 fn a_lost_ledger_is_made_anew() {

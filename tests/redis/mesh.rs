@@ -49,6 +49,8 @@ const OWN_KEYS: &[u8] = b"unitflow:";
 pub struct RedisMeshSetup {
     flavors: Vec<RedisFlavor>,
     hub: Option<String>,
+    /// A unit whose server has a replica.
+    standby: Option<String>,
     settings: Vec<(String, String)>,
     flow_lines: String,
 }
@@ -59,6 +61,8 @@ struct Unit {
     /// Its name: A, B, C.
     name: String,
     server: Redis,
+    /// A replica of it, to fail over to.
+    standby: Option<Redis>,
     /// Which of the mesh's brokers is its Kafka.
     kafka: usize,
 }
@@ -90,6 +94,13 @@ pub struct RedisMesh {
     finished: bool,
 }
 
+/// Where a server's stream stands.
+async fn offset(server: &Redis, name: &str) -> anyhow::Result<u64> {
+    let info = server.cli(["INFO", "replication"]).await?;
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Ok(line.with_context(|| format!("no {name} in {info}"))?.trim().parse()?)
+}
+
 /// What a unit holds, Unitflow's own keys aside: by database and key.
 type Contents = BTreeMap<(u32, Vec<u8>), Held>;
 
@@ -119,6 +130,13 @@ impl RedisMeshSetup {
         self
     }
 
+    /// This unit's server has a replica.
+    #[must_use]
+    pub fn standby(mut self, unit: &str) -> Self {
+        self.standby = Some(unit.into());
+        self
+    }
+
     /// A directive of all servers.
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
@@ -138,22 +156,17 @@ impl RedisMeshSetup {
         }
         let mut units = Vec::new();
         for (place, &flavor) in self.flavors.iter().enumerate() {
-            // Users outlive a restart.
-            let users = folder.path().join(format!("{place}.acl"));
-            fs::write(&users, "")?;
-            let mut server = Redis::setup()
-                .flavor(flavor)
-                .setting("aclfile", users.display())
-                .setting("enable-debug-command", "yes")
-                .setting("maxmemory-policy", "noeviction")
-                .setting("repl-backlog-size", "64mb");
-            for (name, value) in &self.settings {
-                server = server.setting(name.as_str(), value);
-            }
-            let letter = u8::try_from(place).context("few units")? + b'A';
+            let name = char::from(u8::try_from(place).context("few units")? + b'A').to_string();
             let kafka = if self.hub.is_some() { place } else { 0 };
-            let server = server.start().await?;
-            units.push(Unit { name: char::from(letter).to_string(), server, kafka });
+            let server = self.start_server(flavor, &folder, &name).await?;
+            let mut standby = None;
+            if self.standby.as_ref() == Some(&name) {
+                let replica =
+                    self.start_server(flavor, &folder, &format!("{name}-standby")).await?;
+                replica.cli(["REPLICAOF", "127.0.0.1", &server.port().to_string()]).await?;
+                standby = Some(replica);
+            }
+            units.push(Unit { name, server, standby, kafka });
         }
         let mut kafkas = Vec::new();
         while let Some(kafka) = starting_kafkas.join_next().await {
@@ -183,6 +196,29 @@ impl RedisMeshSetup {
     }
 }
 
+impl RedisMeshSetup {
+    async fn start_server(
+        &self,
+        flavor: RedisFlavor,
+        folder: &TempDir,
+        name: &str,
+    ) -> anyhow::Result<Redis> {
+        // Users outlive a restart.
+        let users = folder.path().join(format!("{name}.acl"));
+        fs::write(&users, "")?;
+        let mut server = Redis::setup()
+            .flavor(flavor)
+            .setting("aclfile", users.display())
+            .setting("enable-debug-command", "yes")
+            .setting("maxmemory-policy", "noeviction")
+            .setting("repl-backlog-size", "64mb");
+        for (name, value) in &self.settings {
+            server = server.setting(name.as_str(), value);
+        }
+        Ok(server.start().await?)
+    }
+}
+
 impl RedisMesh {
     /// Units A, B, C and so on with these servers, all writing, each reading every other. One broker
     /// serves all: what two cores bear goes into servers and workers.
@@ -191,6 +227,7 @@ impl RedisMesh {
         RedisMeshSetup {
             flavors: flavors.to_vec(),
             hub: None,
+            standby: None,
             settings: vec![],
             flow_lines: String::new(),
         }
@@ -223,12 +260,15 @@ impl RedisMesh {
         }
         // Each worker takes a free port.
         writeln!(text, "[telemetry]\nprometheus = \"127.0.0.1:0\"")?;
-        for Unit { name, server, kafka } in &self.units {
+        for Unit { name, server, standby, kafka } in &self.units {
             let bootstrap = self.kafkas[*kafka].bootstrap();
             writeln!(text, "\n[units.{name}]")?;
             writeln!(text, "kafka = {{ bootstrap = \"{bootstrap}\", replication = 1 }}")?;
             writeln!(text, "[units.{name}.stores.cache]\nkind = \"redis\"")?;
-            writeln!(text, "endpoints = [\"127.0.0.1:{}\"]\ntls = \"off\"", server.port())?;
+            let servers = [server].into_iter().chain(standby);
+            let endpoints: Vec<String> =
+                servers.map(|server| format!("127.0.0.1:{}", server.port())).collect();
+            writeln!(text, "endpoints = {endpoints:?}\ntls = \"off\"")?;
             let password = self.password_file();
             writeln!(text, "user = \"unitflow\"\npassword = {{ file = {password:?} }}")?;
         }
@@ -242,13 +282,35 @@ impl RedisMesh {
 
     /// Creates the users as an administrator would who reads what `init --print` says.
     async fn create_users(&self) -> anyhow::Result<()> {
-        for Unit { name, server, .. } in &self.units {
+        for Unit { name, server, standby, .. } in &self.units {
             let printed = self.run(&["init", "--print", "--unit", name]).await?;
             let line = printed.lines().find(|line| line.starts_with("ACL SETUSER "));
             let line = line.context("init prints no user")?.replace("<password>", PASSWORD);
-            server.cli(line.split(' ').map(|word| word.trim_matches('\''))).await?;
-            server.cli(["ACL", "SAVE"]).await?;
+            // A replica has users of its own.
+            for server in [server].into_iter().chain(standby) {
+                server.cli(line.split(' ').map(|word| word.trim_matches('\''))).await?;
+                server.cli(["ACL", "SAVE"]).await?;
+            }
         }
+        Ok(())
+    }
+
+    /// The unit's server dies, and its replica, which has all that it had, takes its place. Nobody may be writing.
+    pub async fn fail_over(&mut self, unit: &str) -> anyhow::Result<()> {
+        let found =
+            self.units.iter_mut().find(|found| found.name == unit).context("no such unit")?;
+        let standby = found.standby.take().context("it has no replica")?;
+        let begin = Instant::now();
+        while offset(&found.server, "master_repl_offset").await?
+            != offset(&standby, "slave_repl_offset").await?
+        {
+            ensure!(begin.elapsed() < QUIET, "the replica of {unit} is behind");
+            sleep(POLL).await;
+        }
+        found.server.kill().await?;
+        standby.cli(["REPLICAOF", "NO", "ONE"]).await?;
+        // The old one is not stopped yet: its folder goes with it.
+        found.standby = Some(std::mem::replace(&mut found.server, standby));
         Ok(())
     }
 

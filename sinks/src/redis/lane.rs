@@ -31,6 +31,8 @@ const QUEUE_BYTES: usize = 4 << 20;
 const FETCH_BYTES: usize = 256 << 10;
 /// By how much the server's clock may be behind what is known of it.
 const CLOCKS_DIFFER_MS: u64 = 50;
+/// How much too early an expiry may come to be waited for; by more, and the key is looked at.
+const EARLY_MS: u64 = 100;
 /// The pause before a conflict is told again.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How often an idle connection shows that it is alive.
@@ -225,10 +227,16 @@ impl Lane<'_> {
         due: Due,
     ) -> Result<(), Fault> {
         let key = write.word(1);
-        // For whatever comes behind this the server takes it for gone.
-        let is_gone_by_itself = self.client.now_us() / 1000 > due.ms + CLOCKS_DIFFER_MS
-            && !self.late.holds(write.db, key, due.ms);
-        if due.sure && is_gone_by_itself {
+        // Once it is due here, too, the server takes it for gone, for whatever comes behind this.
+        let now_ms = self.client.now_us() / 1000;
+        let early_ms = (due.ms + CLOCKS_DIFFER_MS).saturating_sub(now_ms);
+        if due.sure && early_ms <= EARLY_MS && !self.late.holds(write.db, key, due.ms) {
+            if early_ms > 0 {
+                if self.batch.is_whole() {
+                    self.apply().await?;
+                }
+                tokio::time::sleep(Duration::from_millis(early_ms)).await;
+            }
             return Ok(());
         }
         // What the key is now has to be seen, and nothing gathered may change it.
@@ -360,7 +368,7 @@ impl Lane<'_> {
         }
         let Some((seq, what)) = failed else { return Ok(()) };
         let fault = Fault::fatal(Code::Conflict, format!("record {seq} did not fit: {what}"));
-        Err(fault.at(self.client.place()).hint("what the key holds here is of another kind than at the source: compare the key in both units and mend it; the record is passed (it stands in the quarantine topic), and the lane goes on behind it at unitflow retry"))
+        Err(fault.at(self.client.place()).hint("what the key holds here is of another kind than at the source: compare the key in both units and mend it; the record is passed (it stands in the quarantine topic), and the lane goes on behind it when the sink is started again"))
     }
 
     /// Tells the quarantine of a record that is passed already, however long that takes.
