@@ -10,6 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use tokio::process::Command;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
+use unitflow_change::tag::FORMAT;
 use unitflow_harness::Flavor::{self, Mariadb, Mysql9};
 use unitflow_harness::judge::{Judged, judge_ways};
 use unitflow_harness::load::Running;
@@ -37,7 +38,8 @@ fn a_rolling_upgrade() {
         let ended = mesh.worker("B", "sink")?.wait(QUIET).await?;
         ensure!(ended.code() == Some(3), "the older sink ended with {ended}");
         let status = mesh.wait_for_fault("record", QUIET).await?;
-        for text in ["record format 3 is newer than this build's 2", "sinks before transformers"] {
+        let newer = format!("record format {} is newer than this build's {FORMAT}", FORMAT + 1);
+        for text in [newer.as_str(), "sinks before transformers"] {
             ensure!(status.contains(text), "it does not say {text:?}: {status}");
         }
         upgrade(&mut mesh, "B", "sink").await?;
