@@ -6,7 +6,7 @@
 //! not renewed lives longer here by what the lane lags.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,7 +18,7 @@ const SOON_MS: u64 = 100;
 /// When at least so many keys are remembered, those are forgotten that have expired.
 const REMEMBERED: usize = 50_000;
 
-/// Of so many keys, those that live longest, the ledger knows it too; and of names of no more bytes than this.
+/// Of so many keys, those that were put off last, the ledger knows it too; and of names of no more bytes than this.
 const KEPT: usize = 500;
 const KEPT_BYTES: usize = 128;
 
@@ -41,6 +41,8 @@ pub struct PutOff {
 pub struct Late {
     /// By database and key: when it was to expire, and when it does.
     put_off: HashMap<(u32, Vec<u8>), (u64, u64)>,
+    /// Those that the ledger is to know, the last one last.
+    recent: VecDeque<(u32, Vec<u8>)>,
     /// How many were left when the expired ones were forgotten last.
     left: usize,
 }
@@ -52,7 +54,7 @@ impl Late {
         let mut late = Self::default();
         for PutOff { db, key, told, until } in kept {
             if let Ok(key) = STANDARD.decode(key) {
-                late.put_off.insert((*db, key), (*told, *until));
+                late.remember((*db, key), (*told, *until));
             }
         }
         late
@@ -60,22 +62,26 @@ impl Late {
 
     /// What the ledger is to know: another sink goes on with it.
     #[must_use]
-    pub fn kept(&mut self, now_ms: u64) -> Vec<PutOff> {
-        if self.put_off.is_empty() {
-            return Vec::new();
-        }
-        self.put_off.retain(|_, (_, until)| *until > now_ms);
-        let short = self.put_off.iter().filter(|((_, key), _)| key.len() <= KEPT_BYTES);
-        let mut kept: Vec<_> = short.collect();
-        kept.sort_unstable_by_key(|(_, (_, until))| std::cmp::Reverse(*until));
-        kept.truncate(KEPT);
+    pub fn kept(&self, now_ms: u64) -> Vec<PutOff> {
+        let known = self.recent.iter().filter_map(|at| Some((at, self.put_off.get(at)?)));
+        let alive = known.filter(|(_, (_, until))| *until > now_ms);
         let put_off = |((db, key), (told, until)): (&(u32, Vec<u8>), &(u64, u64))| PutOff {
             db: *db,
             key: STANDARD.encode(key),
             told: *told,
             until: *until,
         };
-        kept.into_iter().map(put_off).collect()
+        alive.map(put_off).collect()
+    }
+
+    fn remember(&mut self, at: (u32, Vec<u8>), times: (u64, u64)) {
+        if at.1.len() <= KEPT_BYTES {
+            self.recent.push_back(at.clone());
+            if self.recent.len() > KEPT {
+                self.recent.pop_front();
+            }
+        }
+        self.put_off.insert(at, times);
     }
 
     /// A key that takes another's name or place takes its expiry along.
@@ -87,12 +93,12 @@ impl Late {
         match () {
             () if write.is("RENAME") || write.is("RENAMENX") => {
                 if let Some(moved) = self.put_off.remove(&at(write.db, 1)) {
-                    self.put_off.insert(at(write.db, 2), moved);
+                    self.remember(at(write.db, 2), moved);
                 }
             }
             () if write.is("COPY") => {
                 if let Some(copied) = self.put_off.get(&at(write.db, 1)).copied() {
-                    self.put_off.insert(at(write.db, 2), copied);
+                    self.remember(at(write.db, 2), copied);
                 }
             }
             () => {}
@@ -119,7 +125,7 @@ impl Late {
             self.left = self.put_off.len();
         }
         for key in write.keys() {
-            self.put_off.insert((write.db, key.to_vec()), (told, until));
+            self.remember((write.db, key.to_vec()), (told, until));
         }
     }
 
@@ -213,7 +219,7 @@ mod tests {
         moved.keys = vec![1, 2];
         late.put_off(&mut moved, 1_000, 10_000);
         assert!(late.holds(0, b"l", 1_500) && !late.holds(0, b"k", 1_500));
-        let mut again = Late::known(&late.kept(10_000));
+        let again = Late::known(&late.kept(10_000));
         assert_eq!(again.told(0, b"l", 18_600), 1_500);
         assert!(again.kept(18_600).is_empty());
     }
