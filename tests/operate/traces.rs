@@ -87,9 +87,10 @@ fn in_kafka(broker: &str, client: &BaseConsumer, at_rest: bool) -> anyhow::Resul
             }
         }
     }
-    for group in groups.groups().iter().filter(|group| ours(&group.name())) {
-        found.push(format!("group {}", group.name()));
-        if at_rest {
+    // A sink that runs shows its group when it first commits, whatever a command did meanwhile.
+    if at_rest {
+        for group in groups.groups().iter().filter(|group| ours(&group.name())) {
+            found.push(format!("group {}", group.name()));
             found.extend(positions(broker, group.name(), &lanes)?);
         }
     }
