@@ -26,6 +26,9 @@ pub const ELEMENT_BYTES_MAX: usize = 64 << 20;
 
 /// The versions that are read.
 const VERSIONS: std::ops::RangeInclusive<u32> = 9..=12;
+/// What Valkey 9 puts behind a `DUMP`, whose forms are those of version 11 unless their code is a new one. Its snapshots
+/// are of version 11 for a replica that does not say that it knows more.
+const VALKEY: u32 = 80;
 
 /// What a snapshot holds, in its order.
 #[derive(Clone, Debug, PartialEq)]
@@ -169,6 +172,46 @@ pub async fn read<R: AsyncRead + Unpin>(
     Ok(())
 }
 
+/// Reads the value of a key as `DUMP` has it: like in a snapshot, with the version and a checksum behind it. Hands out its
+/// pieces, then [`Part::End`].
+///
+/// # Errors
+/// As [`read`].
+pub(crate) async fn read_value<R: AsyncRead + Unpin>(
+    input: &mut Input<R>,
+    each: &mut impl FnMut(Part) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    input.begin_checksum();
+    let code = input.byte().await?;
+    let mut value = Snapshot { input, each, database: 0, expires_ms: None };
+    value.pieces(code, kind_of(code)?).await?;
+    let version = u32::from(u16::from_le_bytes(input.array().await?));
+    if !VERSIONS.contains(&version) && version != VALKEY {
+        return Err(unknown(format!("a value of version {version}")));
+    }
+    let expected = input.end_checksum();
+    if u64::from_le_bytes(input.array().await?) != expected {
+        return Err(corrupt("a value's checksum is wrong"));
+    }
+    each(Part::End)
+}
+
+fn kind_of(code: u8) -> Result<Kind, Fault> {
+    Ok(match code {
+        0 => Kind::Text,
+        14 | 18 => Kind::List,
+        2 | 11 | 20 => Kind::Set,
+        5 | 12 | 17 => Kind::SortedSet,
+        4 | 13 | 16 | 24 | 25 => Kind::Hash,
+        15 | 19 | 21 => Kind::Stream,
+        6 | 7 => {
+            let hint = "delete the module's keys at the source, or leave this store out";
+            return Err(unknown("a value of a module").hint(hint));
+        }
+        _ => return Err(unknown(format!("opcode or type {code}"))),
+    })
+}
+
 struct Snapshot<'a, R, F> {
     input: &'a mut Input<R>,
     each: &'a mut F,
@@ -217,22 +260,15 @@ impl<R: AsyncRead + Unpin, F: FnMut(Part) -> Result<(), Fault>> Snapshot<'_, R, 
     }
 
     async fn value(&mut self, code: u8) -> Result<(), Fault> {
-        let kind = match code {
-            0 => Kind::Text,
-            14 | 18 => Kind::List,
-            2 | 11 | 20 => Kind::Set,
-            5 | 12 | 17 => Kind::SortedSet,
-            4 | 13 | 16 | 24 | 25 => Kind::Hash,
-            15 | 19 | 21 => Kind::Stream,
-            6 | 7 => {
-                let hint = "delete the module's keys at the source, or leave this store out";
-                return Err(unknown("a value of a module").hint(hint));
-            }
-            _ => return Err(unknown(format!("opcode or type {code}"))),
-        };
+        let kind = kind_of(code)?;
         let name = self.text().await?;
         let expires_ms = self.expires_ms.take();
         (self.each)(Part::Key(Key { database: self.database, name, kind, expires_ms }))?;
+        self.pieces(code, kind).await?;
+        (self.each)(Part::End)
+    }
+
+    async fn pieces(&mut self, code: u8, kind: Kind) -> Result<(), Fault> {
         match code {
             0 => self.long_text().await?,
             2 => {
@@ -279,7 +315,7 @@ impl<R: AsyncRead + Unpin, F: FnMut(Part) -> Result<(), Fault>> Snapshot<'_, R, 
             24 | 25 => self.expiring_fields(code).await?,
             _ => self.log(code).await?,
         }
-        (self.each)(Part::End)
+        Ok(())
     }
 
     async fn give(&mut self, piece: Piece) -> Result<(), Fault> {
