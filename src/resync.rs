@@ -12,6 +12,7 @@
 //! | `turn` | lets a log go on in a new generation |
 //! | `lost` | gives a unit back what it lost when it went back in time |
 //! | `loss` | finds out what that is |
+//! | `keys` | the same for Redis stores, whose keys are copied |
 //! | `anew` | lets the log of a Redis store go on behind a gap |
 //!
 //! The command only orders and waits: connectors read, sinks judge and write. It may be killed and
@@ -23,6 +24,7 @@ mod copy;
 mod dry;
 mod filler;
 mod join;
+mod keys;
 mod loss;
 mod lost;
 mod plan;
@@ -57,7 +59,7 @@ pub async fn run(mesh: &Mesh, command: &ResyncCommand) -> Result<Outcome, Fault>
     loop {
         let outcome = match command {
             ResyncCommand::Full(args) => full(mesh, args).await,
-            ResyncCommand::Keys(args) => keys(mesh, args).await,
+            ResyncCommand::Keys(args) => by_keys(mesh, args).await,
             ResyncCommand::Join(args) => join::run(mesh, args).await,
             ResyncCommand::Lost(args) => lost::run(mesh, args).await,
             ResyncCommand::Anew(args) => anew::run(mesh, args).await,
@@ -74,6 +76,9 @@ pub async fn run(mesh: &Mesh, command: &ResyncCommand) -> Result<Outcome, Fault>
 }
 
 async fn full(mesh: &Mesh, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
+    if let Some(log) = keys::log_of(mesh, &args.ways.from, args.ways.store.as_ref()) {
+        return keys::full(mesh, log, args).await;
+    }
     let plan = Plan::of_tables(mesh, &args.ways, &args.table).await?;
     if args.dry_run {
         return dry::run(&plan, None).await;
@@ -110,8 +115,11 @@ async fn full(mesh: &Mesh, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
     Ok(outcome)
 }
 
-async fn keys(mesh: &Mesh, args: &ResyncKeysArgs) -> Result<Outcome, Fault> {
+async fn by_keys(mesh: &Mesh, args: &ResyncKeysArgs) -> Result<Outcome, Fault> {
     let keys = plan::read_keys(args)?;
+    if let Some(log) = keys::log_of(mesh, &args.ways.from, args.ways.store.as_ref()) {
+        return keys::keys(mesh, log, args, keys).await;
+    }
     let plan = Plan::of_keys(mesh, &args.ways, &keys).await?;
     if args.dry_run {
         return dry::run(&plan, Some(&keys)).await;
@@ -125,6 +133,9 @@ async fn keys(mesh: &Mesh, args: &ResyncKeysArgs) -> Result<Outcome, Fault> {
 
 /// Ends copies that are under way; what they have brought stays.
 async fn stop(mesh: &Mesh, args: &ResyncStopArgs) -> Result<Outcome, Fault> {
+    if let Some(log) = keys::log_of(mesh, &args.from, args.store.as_ref()) {
+        return keys::stop(mesh, &log, args).await;
+    }
     let log = plan::log_of(mesh, &args.from, args.store.as_ref())?;
     let by = order::whoever(args.by.as_ref())?;
     let stopped = copy::stop(mesh, &log, (&by, &args.why)).await?;

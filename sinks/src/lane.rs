@@ -31,6 +31,7 @@ use crate::copy::own_log::OwnLog;
 use crate::metrics::LaneMetrics;
 use crate::mirror::Mirror;
 use crate::mysql::apply::{Applier, End, Part};
+use crate::mysql::own_rows::OwnRows;
 use crate::park::{Parked, key_of, parked_at, parks, payload_of, table_of};
 use crate::road::{Apply, ReadFrom, Road, Start, starting_offset};
 use crate::schema;
@@ -87,7 +88,7 @@ pub struct Way {
     pub whole: bool,
     /// The target unit's own captured log, by which copied rows are judged; none where nothing is
     /// captured there.
-    pub own_log: Option<Arc<OwnLog>>,
+    pub own_log: Option<Arc<OwnLog<OwnRows>>>,
     /// The other logs that are applied to the same store.
     pub others: Vec<Other>,
 }

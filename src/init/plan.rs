@@ -137,23 +137,15 @@ fn redis(text: &mut String, flow: &CacheFlow, unit: &Name, store: &Cache) {
     }
     let mut rights = vec!["+time"];
     if captures {
-        rights.extend(["+psync", "+replconf"]);
+        rights.extend(["+psync", "+replconf", "+scan", "+exists", "+dump"]);
     }
-    rights.extend(["+role", "+info", "+get", "+set"]);
+    rights.extend(["+role", "+info", "+get", "+set", "+multi", "+exec", "+select", "+pexpiretime"]);
     if flow.to.contains(unit) {
-        rights.extend([
-            "+watch",
-            "+multi",
-            "+exec",
-            "+select",
-            "+ping",
-            "+@write",
-            "+pfcount",
-            "+pexpiretime",
-        ]);
+        rights.extend(["+watch", "+unwatch", "+ping", "+scan", "+@write", "+pfcount"]);
+        rights.extend(["+hmget", "+hvals", "+hgetall", "+hscan", "+hlen"]);
         rights.extend(["-flushall", "-flushdb", "-swapdb"]);
     }
-    let keys = if flow.to.contains(unit) { "~*" } else { "~unitflow:*" };
+    let keys = if flow.to.contains(unit) { "~*" } else { "~unitflow:* %R~*" };
     let rights = rights.join(" ");
     match &store.user {
         Some(user) => {

@@ -15,7 +15,7 @@ use unitflow_sinks::redis::ledger;
 
 use super::{FIRST_GENERATION, has_topic, json, topic_id};
 use crate::config::Mesh;
-use crate::pipeline::redis::ConnectorState;
+use crate::pipeline::redis::{ConnectorState, Progress};
 use crate::pipeline::{ensure_same_topic, ensure_tail, load_state, require};
 
 /// How many expiry times of a snapshot stand in one record.
@@ -136,7 +136,8 @@ async fn begin(
     }
     let LogEnd { mut writer, seq, .. } = log_end;
     let told = format!("{}:{}", position.history, position.offset);
-    let state = ConnectorState { seq, position, keyspace, captured_id };
+    let copy = Progress::default();
+    let state = ConnectorState { seq, position, keyspace, captured_id, copy };
     let stage = Stage::Connector.partition();
     positions::store(&mut writer, &mesh.topics.position(log), stage, &json(&state)?)?;
     block_in_place(|| writer.commit())?;

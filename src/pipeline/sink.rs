@@ -12,6 +12,7 @@ use unitflow_sinks::causes::Other;
 use unitflow_sinks::copy::own_log::{OwnLog, Place};
 use unitflow_sinks::flow::{self, Listener};
 use unitflow_sinks::lane::{OnDdl, Way};
+use unitflow_sinks::mysql::own_rows::OwnRows;
 use unitflow_sinks::road::Road;
 
 use super::state::ensure_same_topic;
@@ -71,19 +72,26 @@ pub async fn road(mesh: &Mesh, log: &Log, to: &Name) -> Result<Road, Fault> {
 }
 
 /// The target unit's own log of the same store, where one is captured.
-fn own_log(mesh: &Mesh, log: &Log, to: &Name) -> Result<Option<Arc<OwnLog>>, Fault> {
+fn own_log(mesh: &Mesh, log: &Log, to: &Name) -> Result<Option<Arc<OwnLog<OwnRows>>>, Fault> {
     let own = Log { unit: to.clone(), store: log.store.clone() };
     if !mesh.logs().any(|(known, _)| known == own) {
         return Ok(None);
     }
-    Ok(Some(OwnLog::new(Place {
-        broker: mesh.unit(to)?.broker.clone(),
-        topic: mesh.topics.captured(&own),
+    let rows = OwnRows {
         store: mesh.store(to, &log.store)?.clone(),
         rename: mesh.rename(to, &log.store)?.clone(),
-        copied: log.clone(),
+    };
+    Ok(Some(OwnLog::new(own_place(mesh, log, own)?, rows)))
+}
+
+/// Where a unit's own log is found, by which copies of another one are judged there.
+pub fn own_place(mesh: &Mesh, copied: &Log, own: Log) -> Result<Place, Fault> {
+    Ok(Place {
+        broker: mesh.unit(&own.unit)?.broker.clone(),
+        topic: mesh.topics.captured(&own),
+        copied: copied.clone(),
         log: own,
-    })))
+    })
 }
 
 /// The other logs that are applied to the same store of the unit.

@@ -30,22 +30,28 @@ pub async fn run(mesh: &Mesh, args: &ResyncAnewArgs) -> Result<Outcome, Fault> {
         return Err(Fault::fatal(Code::Config, format!("the connector of {log} is at work"))
             .hint("it needs no new beginning; if it is to have one all the same, stop it first"));
     }
-    info!(%log, why = args.why, "the log goes on behind what its store holds now");
-    let (position, seq) = init::redis::begin_anew(mesh, &log).await?;
-    for (_, to) in mesh.cache_ways().filter(|(way, _)| *way == log) {
+    let position = go_on(mesh, &log, &args.why).await?;
+    say(&format!(
+        "{log}: goes on from {position}; what {} wrote before that and was not captured is not carried: unitflow resync full --from {} --store {} --why … brings it",
+        log.unit, log.unit, log.store
+    ));
+    Ok(Outcome::Fine)
+}
+
+/// Lets a log go on behind what its store holds now; gives the position. Its connector must not be at work.
+pub async fn go_on(mesh: &Mesh, log: &Log, why: &str) -> Result<String, Fault> {
+    info!(%log, why, "the log goes on behind what its store holds now");
+    let (position, seq) = init::redis::begin_anew(mesh, log).await?;
+    for (_, to) in mesh.cache_ways().filter(|(way, _)| way == log) {
         let mut client = Client::open(mesh.cache(&to, &log.store)?).await?;
-        let known = ledger::read_all(&mut client, &log, mesh.lanes(&log)).await?;
-        if known.len() < usize::try_from(mesh.lanes(&log)).unwrap_or(0) {
-            let tails = tails(mesh, &log, seq).await?;
-            let lanes = init::redis::create_lost_lanes(mesh, &log, &to, &tails).await?;
+        let known = ledger::read_all(&mut client, log, mesh.lanes(log)).await?;
+        if known.len() < usize::try_from(mesh.lanes(log)).unwrap_or(0) {
+            let tails = tails(mesh, log, seq).await?;
+            let lanes = init::redis::create_lost_lanes(mesh, log, &to, &tails).await?;
             say(&format!("{log} to {to}: {lanes} lanes in the ledger, which had lost them"));
         }
     }
-    say(&format!(
-        "{log}: goes on from {position}; what {} wrote before that and was not captured is not carried",
-        log.unit
-    ));
-    Ok(Outcome::Fine)
+    Ok(position)
 }
 
 /// The last records of the log's lanes, once its transformer has come to `seq`.

@@ -3,6 +3,7 @@
 //! The judge is twofold: the servers' own digests must be equal everywhere, and what can be counted must be
 //! exactly what was acknowledged.
 
+mod fill;
 mod load;
 mod mesh;
 mod written;
@@ -231,7 +232,8 @@ fn idle_units_stay_still() {
 }
 
 /// What it applied it keeps, and its sink goes on. Its own log it can't go on with, because it has forgotten its
-/// history: the connector says so, and an order lets the log begin behind the gap.
+/// history: the connector says so, and an order lets the log begin behind the gap. What was written in it is brought by
+/// another.
 #[test]
 fn a_redis_that_is_killed_comes_back() {
     beside("a Redis that is killed", limit(), async {
@@ -261,7 +263,10 @@ fn a_redis_that_is_killed_comes_back() {
             mesh.server("A").cli(["EXISTS", "in the gap"]).await? == "0",
             "it came all the same"
         );
-        mesh.server("B").cli(["SET", "in the gap", "2"]).await?;
+        let full =
+            ["resync", "full", "--from", "B", "--store", "cache", "--why=killed", "--by=test"];
+        mesh.run(&full).await?;
+        mesh.shows("A", &["GET", "in the gap"], "1").await?;
         let written = load.stop().await?;
         ensure_done(&mut mesh, &written).await?;
         mesh.finish();

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use unitflow_harness::worker::{Launch, Worker, log_end};
 use unitflow_kafka::{Broker, topics};
 use unitflow_local::{Kafka, Redis, RedisFlavor};
@@ -53,6 +54,8 @@ pub struct RedisMeshSetup {
     standby: Option<String>,
     settings: Vec<(String, String)>,
     flow_lines: String,
+    /// Scripts that fill a unit's server before it is part of the mesh.
+    held: Vec<(String, String)>,
 }
 
 /// One unit.
@@ -144,6 +147,13 @@ impl RedisMeshSetup {
         self
     }
 
+    /// This Lua script runs in a unit's server before `init`.
+    #[must_use]
+    pub fn holding(mut self, unit: &str, script: &str) -> Self {
+        self.held.push((unit.into(), script.into()));
+        self
+    }
+
     /// Starts servers and brokers, writes the configuration, runs `init`, and starts all workers.
     pub async fn start(self) -> anyhow::Result<RedisMesh> {
         let begin = Instant::now();
@@ -188,6 +198,9 @@ impl RedisMeshSetup {
         fs::set_permissions(mesh.password_file(), fs::Permissions::from_mode(0o600))?;
         fs::write(mesh.config(), mesh.toml()?)?;
         mesh.create_users().await?;
+        for (unit, script) in &mesh.setup.held {
+            mesh.server(unit).cli(["EVAL", script, "0"]).await?;
+        }
         mesh.run(&["init"]).await.context("unitflow init")?;
         mesh.partitions = mesh.find_partitions().await?;
         println!("  initialised after {:.1?}", begin.elapsed());
@@ -230,6 +243,7 @@ impl RedisMesh {
             standby: None,
             settings: vec![],
             flow_lines: String::new(),
+            held: vec![],
         }
     }
 
@@ -323,21 +337,13 @@ impl RedisMesh {
 
     /// Runs a command of the binary to its end, and returns what it printed. Any exit code but 0 is an error.
     pub async fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = Command::new(BINARY)
-            .arg("--config")
-            .arg(self.config())
-            .args(arguments)
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let said = arguments.join(" ");
-        let output = timeout(COMMAND, output).await;
-        let output = output.with_context(|| format!("unitflow {said} hangs"))??;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-        ensure!(output.status.success(), "unitflow {said}: {}\n{stdout}{stderr}", output.status);
-        Ok(stdout)
+        run(self.config(), arguments.iter().map(|&word| word.to_owned()).collect()).await
+    }
+
+    /// The same beside whatever else is done.
+    pub fn begin(&self, arguments: &[&str]) -> AbortOnDropHandle<anyhow::Result<String>> {
+        let arguments = arguments.iter().map(|&word| word.to_owned()).collect();
+        AbortOnDropHandle::new(tokio::spawn(run(self.config(), arguments)))
     }
 
     /// Starts a worker for each role of each unit.
@@ -355,6 +361,11 @@ impl RedisMesh {
 
     /// Starts one more worker. [`RedisMesh::worker`] means the one that was started last.
     pub fn start_worker(&mut self, unit: &str, role: &str) -> anyhow::Result<()> {
+        self.start_broken(unit, role, "")
+    }
+
+    /// The same of one that is broken at a named point.
+    pub fn start_broken(&mut self, unit: &str, role: &str, inject: &str) -> anyhow::Result<()> {
         self.started += 1;
         let log = self.folder.path().join(format!("{:02}-{unit}-{role}.log", self.started));
         self.workers.push(Worker::start(Launch {
@@ -362,7 +373,7 @@ impl RedisMesh {
             config: self.config(),
             unit: unit.into(),
             roles: role.into(),
-            inject: String::new(),
+            inject: inject.into(),
             log,
         })?);
         Ok(())
@@ -632,6 +643,24 @@ impl Drop for RedisMesh {
         self.folder.disable_cleanup(true);
         println!("---- configuration and logs stay in {}", self.folder.path().display());
     }
+}
+
+async fn run(config: PathBuf, arguments: Vec<String>) -> anyhow::Result<String> {
+    let output = Command::new(BINARY)
+        .arg("--config")
+        .arg(config)
+        .args(&arguments)
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let said = arguments.join(" ");
+    let output = timeout(COMMAND, output).await;
+    let output = output.with_context(|| format!("unitflow {said} hangs"))??;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    ensure!(output.status.success(), "unitflow {said}: {}\n{stdout}{stderr}", output.status);
+    Ok(stdout)
 }
 
 /// A client of this server, in this database.

@@ -21,7 +21,7 @@
 mod expiry;
 
 use serde::{Deserialize, Serialize};
-use unitflow_change::redis::{Due, Expiries, Keyspace, LEDGER_PREFIX, Write, write_key};
+use unitflow_change::redis::{Due, Expiries, Keyspace, LEDGER_PREFIX, Write, parse_key, write_key};
 use unitflow_change::seq::{Seq, Step, step};
 use unitflow_change::tag::{Kind, Tag};
 use unitflow_change::{Code, Fault};
@@ -185,7 +185,8 @@ impl Transformer {
                 self.state.keyspace = Some(Keyspace::parse(record.value)?);
                 Ok(())
             }
-            Kind::Watermark => self.copy_to_every(record, out),
+            Kind::Watermark | Kind::Chunk => self.copy_to_every(record, out),
+            Kind::Copy => self.copied(record, out),
             Kind::Expiry => {
                 let Expiries { db, expires } = Expiries::parse(record.value)?;
                 expires.iter().for_each(|(key, ms)| self.index.expires(db, &key.0, *ms));
@@ -199,6 +200,21 @@ impl Transformer {
                 ),
             )),
         }
+    }
+
+    /// A part of a copied key travels as it is. What the copy says of its expiry was said when the key got it.
+    fn copied(&mut self, record: &Captured<'_>, out: &mut impl Output) -> Result<(), Fault> {
+        let keyspace = self.state.keyspace.as_ref().ok_or_else(no_barrier)?;
+        let (_, key) = parse_key(record.key)?;
+        if !keyspace.carries(&key) {
+            self.counts.filtered += 1;
+            return Ok(());
+        }
+        let tail = self.state.tails.first_mut().ok_or_else(no_barrier)?;
+        out.put(0, &Tag { prev: *tail, ..record.tag }, record.key, record.value)?;
+        *tail = record.tag.seq;
+        self.counts.put += 1;
+        Ok(())
     }
 
     /// One command: decides whose the transaction is, and ends it at its last.

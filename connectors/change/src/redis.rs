@@ -29,6 +29,9 @@ pub const INTERNAL_PREFIX: &[u8] = b"unitflow:";
 /// What names of ledger keys begin with: `unitflow:ledger:A.cache:0`. A transaction that writes one first is a sink's.
 pub const LEDGER_PREFIX: &[u8] = b"unitflow:ledger:";
 
+/// What names of markers begin with: keys that are written for their place in the stream alone.
+pub const MARKER_PREFIX: &[u8] = b"unitflow:marker:";
+
 /// Whether a key is Unitflow's own.
 #[must_use]
 pub fn is_internal(key: &[u8]) -> bool {
@@ -143,6 +146,17 @@ pub fn write_key(out: &mut Vec<u8>, db: u32, key: &[u8]) {
     out.push(b',');
     write_word(out, key);
     out.push(b']');
+}
+
+/// Reads the key of a record: the number of the database, and the key.
+///
+/// # Errors
+/// [`Code::Record`].
+pub fn parse_key(text: &[u8]) -> Result<(u32, Vec<u8>), Fault> {
+    let (db, Word(key)): (u32, Word<'_>) = serde_json::from_slice(text).map_err(|error| {
+        Fault::fatal(Code::Record, format!("the key of a record can't be read: {error}"))
+    })?;
+    Ok((db, key.into_owned()))
 }
 
 fn write_word(out: &mut Vec<u8>, word: &[u8]) {
@@ -304,6 +318,10 @@ mod tests {
         let mut key = Vec::new();
         write_key(&mut key, 3, b"a\"b");
         assert_eq!(key, br#"[3,"a\"b"]"#);
+        assert_eq!(parse_key(&key).unwrap(), (3, b"a\"b".to_vec()));
+        for bad in ["", "[]", "[3]", r#"["shop","orders",{"id":7}]"#, r#"[-1,"a"]"#] {
+            assert_eq!(parse_key(bad.as_bytes()).unwrap_err().code, Code::Record, "{bad}");
+        }
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //! value  {"format":1,"action":"copy","to":["B"],"keys":["[\"shop\",\"orders\",{\"id\":7}]"],
 //!         "by":"anna","why":"row 7 was lost"}
 //! ```
+//!
+//! Of a Redis store all that travels is named by `"store":true`, and keys as `[0,\"user:7\"]`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 use unitflow_change::ddl::TableName;
 use unitflow_change::key::Key;
-use unitflow_change::{Code, Fault, Log, Seq};
+use unitflow_change::{Code, Fault, Log, Seq, redis};
 
 use crate::broker::{Broker, judge};
 use crate::reader::{Item, Reader};
@@ -61,6 +63,9 @@ pub struct Job {
     /// Whole tables, as `database.table`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<String>,
+    /// All of a Redis store that travels.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub store: bool,
     /// Single rows, by their keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<String>,
@@ -84,6 +89,7 @@ impl Job {
             action: "copy".to_owned(),
             to: to.to_vec(),
             tables: Vec::new(),
+            store: false,
             keys: Vec::new(),
             sparing: None,
             rows_per_second: None,
@@ -111,8 +117,10 @@ impl Job {
         if job.by.trim().is_empty() || job.why.trim().is_empty() || job.to.is_empty() {
             return Err(bad("a copy job says for whom (to), by whom and why".to_owned()));
         }
-        if job.tables.is_empty() == job.keys.is_empty() || job.keys.len() > KEYS_MAX {
-            return Err(bad(format!("a copy job names tables, or at most {KEYS_MAX} keys")));
+        let named = [!job.tables.is_empty(), job.store, !job.keys.is_empty()];
+        if named.iter().filter(|named| **named).count() != 1 || job.keys.len() > KEYS_MAX {
+            let what = "a copy job names tables, a store, or at most";
+            return Err(bad(format!("{what} {KEYS_MAX} keys")));
         }
         if job.rows_per_second == Some(0) {
             return Err(bad("rows_per_second is 1 or more".to_owned()));
@@ -120,7 +128,8 @@ impl Job {
         if let Some(table) = job.tables.iter().find(|table| !table.contains('.')) {
             return Err(bad(format!("{table:?} is not database.table")));
         }
-        for key in &job.keys {
+        let of_rows = |key: &&String| redis::parse_key(key.as_bytes()).is_err();
+        for key in job.keys.iter().filter(of_rows) {
             let key = Key::parse(key.as_bytes()).map_err(|fault| bad(fault.what))?;
             if key.columns.is_none() {
                 return Err(bad(format!("{}.{}: a key without columns", key.database, key.table)));
@@ -285,6 +294,10 @@ mod tests {
         assert_eq!(serde_json::to_string(&job).unwrap(), text);
         let keys = r#"{"format":1,"action":"copy","to":["B"],"keys":["[\"shop\",\"orders\",{\"id\":7}]"],"by":"a","why":"b"}"#;
         assert_eq!(Job::parse(keys.as_bytes()).unwrap().keys.len(), 1);
+        let store = r#"{"format":1,"action":"copy","to":["B"],"store":true,"by":"a","why":"b"}"#;
+        assert_eq!(serde_json::to_string(&Job::parse(store.as_bytes()).unwrap()).unwrap(), store);
+        let keys = store.replace(r#""store":true"#, r#""keys":["[0,\"user:7\"]"]"#);
+        assert_eq!(Job::parse(keys.as_bytes()).unwrap().keys, [r#"[0,"user:7"]"#]);
         let give = text.replace("copy", "give").replace(
             r#""rows_per_second""#,
             r#""sparing":{"log":"B.shop","seq":562949953421312},"rows_per_second""#,
@@ -303,6 +316,8 @@ mod tests {
             r#"{"format":1,"action":"copy","to":[],"tables":["a.b"],"by":"a","why":"b"}"#,
             r#"{"format":1,"action":"copy","to":["B"],"by":"a","why":"b"}"#,
             r#"{"format":1,"action":"copy","to":["B"],"tables":["ab"],"by":"a","why":"b"}"#,
+            r#"{"format":1,"action":"copy","to":["B"],"tables":["a.b"],"store":true,"by":"a","why":"b"}"#,
+            r#"{"format":1,"action":"copy","to":["B"],"keys":["[0]"],"by":"a","why":"b"}"#,
             r#"{"format":1,"action":"give","to":["B"],"tables":["a.b"],"by":"a","why":"b"}"#,
             r#"{"format":1,"action":"copy","to":["B"],"tables":["a.b"],"sparing":{"log":"B.shop","seq":2},"by":"a","why":"b"}"#,
             r#"{"format":1,"action":"copy","to":["B"],"tables":["a.b"],"keys":["[]"],"by":"a","why":"b"}"#,

@@ -26,6 +26,7 @@ use crate::lane::Lane;
 use crate::ledger;
 use crate::mysql::apply::End;
 use crate::mysql::copies::Standing;
+use crate::mysql::own_rows::OwnRows;
 use crate::park::{Parked, parks};
 
 /// How long a chunk waits until this unit has applied what its source had applied.
@@ -226,7 +227,7 @@ impl Lane<'_> {
     /// The rows that can't be written, by what the own log says of them.
     fn beyond(
         &self,
-        own: &OwnLog,
+        own: &OwnLog<OwnRows>,
         reading: Option<u64>,
         places: &[usize],
         chunk: &Chunk,

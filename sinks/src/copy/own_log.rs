@@ -1,39 +1,30 @@
-//! Reads this unit's own captured log while copied rows arrive, and knows when it was read up to
+//! Reads this unit's own captured log while copies arrive, and knows when it was read up to
 //! now.
 //!
-//! *Now* is a marker: a row of `unitflow.marker` that is written through the store and comes back by
-//! its log. What was committed before the marker stands before it there.
+//! *Now* is a marker that is written through the store and comes back by its log. What was committed before
+//! the marker stands before it there.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use mysql_async::Conn;
-use mysql_async::prelude::Queryable as _;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
-use unitflow_change::copy::{Chunk, MARKER_TABLE};
-use unitflow_change::ddl::Statement;
-use unitflow_change::envelope::Envelope;
-use unitflow_change::key::Key;
+use unitflow_change::copy::Chunk;
 use unitflow_change::name::Log;
-use unitflow_change::rename::Rename;
-use unitflow_change::routing::{INTERNAL_DATABASE, LEDGER_TABLE};
 use unitflow_change::seq::Seq;
-use unitflow_change::tag::{HEADER, Kind, Tag};
-use unitflow_change::{Code, Fault, form};
+use unitflow_change::tag::{HEADER, Tag};
+use unitflow_change::{Code, Fault};
 use unitflow_kafka::broker::Broker;
 use unitflow_kafka::reader::{Item, Reader, Record};
 use unitflow_kafka::topics;
-use unitflow_mysql::connect::{Store, connect, connect_to_write, fault as judge};
 
 use super::identity::Identity;
 use super::index::{Index, Lane, Whose, Writer};
-use crate::ledger;
 
 /// Bytes fetched ahead.
 const QUEUE_BYTES: usize = 1 << 20;
@@ -42,9 +33,7 @@ const QUEUE_BYTES: usize = 1 << 20;
 const LOOK_BACK: Duration = Duration::from_secs(30);
 /// And so many times as long before that, each time a chunk shows an older state than that.
 const FURTHER_BACK: u32 = 8;
-/// How the keys of our own tables' rows begin.
-const INTERNAL: &[u8] = br#"["unitflow","#;
-/// How long rows may be locked until the log is read up to now without anybody minding.
+/// How long what is copied may be held up until the log is read up to now without anybody minding.
 const QUICK: Duration = Duration::from_millis(250);
 /// How long the log is read on when no copied row comes any more.
 const IDLE: Duration = Duration::from_secs(120);
@@ -58,18 +47,43 @@ pub struct Place {
     pub broker: Broker,
     /// The captured topic.
     pub topic: String,
-    /// The store that it is captured from.
-    pub store: Store,
-    /// What that store calls the mesh's tables.
-    pub rename: Rename,
-    /// The log whose rows are copied: what its sinks write here lies in their own order.
+    /// The log whose copies arrive: what its sinks write here lies in their own order.
     pub copied: Log,
 }
 
+/// What there is to know of the store that a log is captured from.
+pub trait Source: Send + Sync + 'static {
+    /// A connection for markers.
+    type Markers: Send;
+
+    /// Opens one.
+    fn open(&self) -> impl Future<Output = Result<Self::Markers, Fault>> + Send;
+
+    /// Puts a marker of this name behind all that is committed; its number, higher than any before it.
+    fn put_marker(
+        &self,
+        markers: &mut Self::Markers,
+        name: &str,
+    ) -> impl Future<Output = Result<u64, Fault>> + Send;
+
+    /// Where the lanes of all logs stand that are applied to the store.
+    fn lanes(&self) -> impl Future<Output = Result<Vec<(Log, i32, Seq)>, Fault>> + Send;
+
+    /// Takes what a record says into its transaction. Of markers only those of this name count.
+    fn take(
+        &self,
+        record: &Record<'_>,
+        tag: &Tag<'_>,
+        name: &str,
+        transaction: &mut Transaction,
+    ) -> Result<(), Fault>;
+}
+
 /// See the [module](self). One for all lanes of a flow.
-pub struct OwnLog {
+pub struct OwnLog<S: Source> {
     place: Place,
-    reading: AsyncMutex<Option<Reading>>,
+    source: S,
+    reading: AsyncMutex<Option<Reading<S::Markers>>>,
     index: Mutex<Option<Read>>,
     /// The logs that are applied here, as lanes last saw it.
     present: Mutex<HashSet<Log>>,
@@ -81,7 +95,7 @@ pub struct OwnLog {
     quick: AtomicBool,
 }
 
-impl fmt::Debug for OwnLog {
+impl<S: Source> fmt::Debug for OwnLog<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OwnLog").field("log", &self.place.log).finish_non_exhaustive()
     }
@@ -94,22 +108,23 @@ struct Read {
 }
 
 /// A log that is being read.
-struct Reading {
+struct Reading<M> {
     number: u64,
     /// It was begun with the first record that the log still has.
     from_the_first: bool,
     /// The last marker that was read, or why no more will be.
     reached: watch::Receiver<Result<u64, Fault>>,
-    markers: Conn,
+    markers: M,
     _task: AbortOnDropHandle<()>,
 }
 
-impl OwnLog {
+impl<S: Source> OwnLog<S> {
     /// Nothing is read yet.
     #[must_use]
-    pub fn new(place: Place) -> Arc<Self> {
+    pub fn new(place: Place, source: S) -> Arc<Self> {
         Arc::new(Self {
             place,
+            source,
             reading: AsyncMutex::new(None),
             index: Mutex::default(),
             present: Mutex::default(),
@@ -208,7 +223,7 @@ impl OwnLog {
             let Some(reading) = reading.as_mut() else {
                 return Err(Fault::fatal(Code::Bug, "a log that was begun is not read"));
             };
-            let marker = self.put_marker(&mut reading.markers).await?;
+            let marker = self.source.put_marker(&mut reading.markers, &self.name()).await?;
             (reading.number, marker, reading.reached.clone())
         };
         let read = reached
@@ -220,16 +235,16 @@ impl OwnLog {
         }
     }
 
-    async fn begin(self: Arc<Self>, since_us: u64) -> Result<Reading, Fault> {
-        let Place { log, broker, topic, store, .. } = &self.place;
+    async fn begin(self: Arc<Self>, since_us: u64) -> Result<Reading<S::Markers>, Fault> {
+        let Place { log, broker, topic, .. } = &self.place;
         let further = FURTHER_BACK.saturating_pow(self.further.load(Ordering::Relaxed));
         let back = u64::try_from(LOOK_BACK.saturating_mul(further).as_millis()).unwrap_or(u64::MAX);
         let ms = i64::try_from((since_us / 1000).saturating_sub(back)).unwrap_or(0);
         let (low, _) = topics::bounds(broker, topic, 0).await?;
         let start = topics::offset_at(broker, topic, 0, ms).await?.max(low);
-        info!(%log, offset = start, "reading this unit's own log: copied rows arrive");
+        info!(%log, offset = start, "reading this unit's own log: copies arrive");
         let reader = Reader::open(broker, topic, &[(0, start)], QUEUE_BYTES).await?;
-        let markers = connect_to_write(store).await?;
+        let markers = self.source.open().await?;
         let (tell, reached) = watch::channel(Ok(0));
         let number = self.readings.fetch_add(1, Ordering::Relaxed) + 1;
         *self.index() = None;
@@ -245,22 +260,6 @@ impl OwnLog {
             markers,
             _task: AbortOnDropHandle::new(task),
         })
-    }
-
-    async fn put_marker(&self, conn: &mut Conn) -> Result<u64, Fault> {
-        let name = self.name();
-        // A store that went back in time does not give a number again that its log holds already.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let least = u64::try_from(now.as_micros()).unwrap_or(0);
-        let put = "INSERT INTO unitflow.marker (name, n) VALUES (?, LAST_INSERT_ID(?)) \
-                   ON DUPLICATE KEY UPDATE n = LAST_INSERT_ID(GREATEST(n + 1, ?))";
-        let put = conn.exec_drop(put, (name, least, least)).await;
-        put.map_err(|error| judge(&error).at("unitflow.marker"))?;
-        let put: Option<u64> = conn
-            .query_first("SELECT LAST_INSERT_ID()")
-            .await
-            .map_err(|error| judge(&error).at("unitflow.marker"))?;
-        put.ok_or_else(|| Fault::fatal(Code::Bug, "a marker has no number"))
     }
 
     fn name(&self) -> String {
@@ -288,115 +287,47 @@ impl OwnLog {
                 let index = Index::new(self.place.log.clone(), tag.prev);
                 *self.index() = Some(Read { reading: number, index });
             }
-            let marker = self.take(&record, &tag, &mut transaction)?;
+            transaction.of_copied = self.is_of_copied(&transaction);
+            self.source.take(&record, &tag, &self.name(), &mut transaction)?;
             if tag.last {
                 self.put(&mut transaction);
-                if let Some(marker) = marker.or(transaction.marker.take()) {
+                if let Some(marker) = transaction.marker.take() {
                     if !std::mem::replace(&mut complete, true) {
                         self.stand_in_for_the_silent().await?;
                     }
                     last_marker = Instant::now();
                     drop(tell.send_replace(Ok(marker)));
                 }
-            } else if marker.is_some() {
-                transaction.marker = marker;
             }
         }
         Ok(())
     }
 
-    /// Takes what one record says of rows; the marker's number where it is ours.
-    fn take(
-        &self,
-        record: &Record<'_>,
-        tag: &Tag<'_>,
-        transaction: &mut Transaction,
-    ) -> Result<Option<u64>, Fault> {
-        let value = record.value().unwrap_or_default();
-        match tag.kind {
-            Kind::Row | Kind::Move => {}
-            Kind::Ddl => {
-                for table in Statement::parse(value)?.tables() {
-                    if let Some((database, table)) =
-                        self.place.rename.canonical(&table.database, &table.table)
-                    {
-                        let head = [&Key::head(&database, &table)[..], b"null]"].concat();
-                        let table = Identity::of(&head)?;
-                        transaction.rows.push(Identity { row: None, ..table });
-                    }
-                }
-                transaction.seq = tag.seq;
-                return Ok(None);
-            }
-            _ => return Ok(None),
-        }
-        let plain = form::plain_key(record.key().unwrap_or_default())?;
-        if transaction.is_of(&self.place.copied) && !plain.starts_with(INTERNAL) {
-            return Ok(None);
-        }
-        let key = Key::parse(&plain)?;
-        if &*key.database == INTERNAL_DATABASE {
-            return self.take_internal(&key.table, value, transaction);
-        }
-        transaction.seq = tag.seq;
-        let Some((database, table)) = self.place.rename.canonical(&key.database, &key.table) else {
-            return Ok(None);
-        };
-        let named = Key { database: database.into(), table: table.into(), columns: key.columns };
-        let columns = &plain[Key::table_part(&plain)?.len()..];
-        let head = Key::head(&named.database, &named.table);
-        transaction.rows.push(Identity::of(&[&head, columns].concat())?);
-        if tag.kind == Kind::Move
-            && let Some(after) = &Envelope::parse(value)?.after
-        {
-            let mut moved = Vec::new();
-            named.of_row(after, &mut moved)?;
-            transaction.rows.push(Identity::of(&moved)?);
-        }
-        Ok(None)
-    }
-
-    fn take_internal(
-        &self,
-        table: &str,
-        value: &[u8],
-        transaction: &mut Transaction,
-    ) -> Result<Option<u64>, Fault> {
-        if table != LEDGER_TABLE && table != MARKER_TABLE {
-            return Ok(None);
-        }
-        let envelope = Envelope::parse(value)?;
-        let Some(after) = &envelope.after else { return Ok(None) };
-        if table == MARKER_TABLE {
-            let ours = after.get("name").and_then(text) == Some(self.name());
-            return Ok(after.get("n").filter(|_| ours).and_then(|n| n.parse().ok()));
-        }
-        let lane = after.get("lane").and_then(|lane| lane.parse().ok());
-        let log = after.get("log").and_then(text).and_then(|log| Log::parse(&log));
-        let seq = |row: &unitflow_change::envelope::Row<'_>| row.get("seq")?.parse().ok().map(Seq);
-        if let (Some(log), Some(lane), Some(to)) = (log, lane, seq(after)) {
-            let lane = Lane { log, lane };
-            if lane.log != self.place.copied
-                && let Some(Read { index, .. }) = self.index().as_mut()
-                && let Some(from) = envelope.before.as_ref().and_then(seq)
-            {
-                index.stood(lane.clone(), from);
-            }
-            transaction.mark = Some((lane, to));
-        }
-        Ok(None)
+    /// Whether a sink of the copied log wrote the transaction, so that nobody asks for its rows. Its mark
+    /// stands first.
+    fn is_of_copied(&self, transaction: &Transaction) -> bool {
+        transaction.mark.as_ref().is_some_and(|mark| mark.lane.log == self.place.copied)
     }
 
     /// A transaction has ended: all its rows are by whom its mark names, or by this unit.
     fn put(&self, transaction: &mut Transaction) {
+        let Transaction { rows, mark, seq, turned, .. } = transaction;
         let mut read = self.index();
-        let (Some(Read { index, .. }), seq) = (read.as_mut(), transaction.seq) else { return };
-        let by = match transaction.mark.take() {
-            Some((lane, _)) if lane.log == self.place.copied => None,
-            Some((lane, seq)) => Some(Writer::Other(lane, seq)),
-            None => Some(Writer::Own(seq)),
+        let Some(Read { index, .. }) = read.as_mut() else { return };
+        if std::mem::take(turned) {
+            index.turned(*seq);
+        }
+        let by = match mark.take() {
+            Some(mark) if mark.lane.log == self.place.copied => None,
+            Some(Mark { lane, from, to }) => {
+                if let Some(from) = from {
+                    index.stood(lane.clone(), from);
+                }
+                Some(Writer::Other(lane, to))
+            }
+            None => Some(Writer::Own(*seq)),
         };
-        for row in transaction.rows.drain(..) {
+        for row in rows.drain(..) {
             if let Some(by) = &by {
                 index.note(row, by);
             }
@@ -405,10 +336,7 @@ impl OwnLog {
 
     /// Lanes of which nothing came since the reading began stood all the time where they stand now.
     async fn stand_in_for_the_silent(&self) -> Result<(), Fault> {
-        let mut conn = connect(&self.place.store).await?;
-        let lanes = ledger::read_logs(&mut conn).await;
-        let _ = conn.disconnect().await;
-        let lanes = lanes?;
+        let lanes = self.source.lanes().await?;
         if let Some(Read { index, .. }) = self.index().as_mut() {
             for (log, lane, seq) in lanes.into_iter().filter(|(log, ..)| *log != self.place.copied)
             {
@@ -453,22 +381,27 @@ impl OwnLog {
 
 /// The transaction that is being read.
 #[derive(Default)]
-struct Transaction {
-    rows: Vec<Identity>,
-    mark: Option<(Lane, Seq)>,
-    seq: Seq,
-    marker: Option<u64>,
+pub struct Transaction {
+    /// The rows that it wrote.
+    pub rows: Vec<Identity>,
+    /// Whose it is, where that is another unit's.
+    pub mark: Option<Mark>,
+    /// Its last record.
+    pub seq: Seq,
+    /// The marker that it puts.
+    pub marker: Option<u64>,
+    /// What stands before it was not all captured.
+    pub turned: bool,
+    /// A sink of the copied log wrote it, so that nobody asks for its rows.
+    pub of_copied: bool,
 }
 
-impl Transaction {
-    /// Whether a sink of this log wrote it, so that nobody asks for its rows. Its mark stands first.
-    fn is_of(&self, log: &Log) -> bool {
-        self.mark.as_ref().is_some_and(|(lane, _)| lane.log == *log)
-    }
-}
-
-/// A JSON string's text.
-fn text(json: &str) -> Option<String> {
-    let text = json.strip_prefix('"')?.strip_suffix('"')?;
-    (!text.contains('\\')).then(|| text.to_owned())
+/// What a transaction says that another unit's lane wrote.
+pub struct Mark {
+    /// The lane.
+    pub lane: Lane,
+    /// Where it stood before, where that is known.
+    pub from: Option<Seq>,
+    /// Where it stands behind it.
+    pub to: Seq,
 }

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod copies;
 pub mod ddl;
+pub mod own_rows;
 mod session;
 pub mod statements;
 pub mod tables;

@@ -10,7 +10,7 @@ const COMMANDS: usize = 1_000;
 const BYTES: usize = 1 << 20;
 
 /// A command's place in its log and its topic.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Place {
     /// Its number.
     pub seq: Seq,
@@ -18,6 +18,16 @@ pub struct Place {
     pub offset: i64,
     /// What it answers where it did nothing, though it did something at its source.
     pub idle: Option<Idle>,
+    /// The keys that are to be noted where it does not fit, as records name them; none where that is a conflict.
+    pub noted: Vec<String>,
+}
+
+impl Place {
+    /// Of a command of which nothing more is to be known.
+    #[must_use]
+    pub fn at(seq: Seq, offset: i64) -> Self {
+        Self { seq, offset, idle: None, noted: Vec::new() }
+    }
 }
 
 /// An answer that says that nothing was done.
@@ -82,6 +92,13 @@ impl Batch {
         }
         self.commands.push(command);
         self.places.push(Some(place));
+    }
+
+    /// Adds a command that stands for no record, in database 0.
+    pub fn push_note(&mut self, note: Cmd) {
+        self.choose(0);
+        self.commands.push(note);
+        self.places.push(None);
     }
 
     /// A record was taken, whether or not it brought commands.
@@ -151,7 +168,8 @@ impl Batch {
     }
 }
 
-fn select(db: u32) -> Cmd {
+/// The command that chooses a database.
+pub(super) fn select(db: u32) -> Cmd {
     let mut command = redis::cmd("SELECT");
     command.arg(db);
     command

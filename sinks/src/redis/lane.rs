@@ -4,14 +4,18 @@
 //! it, and applies whole source transactions. After any fault that may be tried again it begins anew from the ledger,
 //! which alone knows what was applied.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Pipeline, Value};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use unitflow_change::redis::{Due, Write};
+use unitflow_change::copy::Chunk;
+use unitflow_change::name::Log;
+use unitflow_change::redis::{Due, Write, write_key};
 use unitflow_change::seq::{Seq, Step, step};
-use unitflow_change::tag::{HEADER, Kind, ORIGIN, Tag};
+use unitflow_change::tag::{HEADER, Kind, ORIGIN, Tag, is_for};
 use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::control::InForce;
 use unitflow_kafka::reader::{Item, Options, Reader, Record};
@@ -20,8 +24,12 @@ use unitflow_redis::client::refusal;
 use unitflow_redis::{Client, Store};
 
 use super::batch::{Batch, Idle, Place};
+use super::copies::Copies;
+use super::filling::{self, Phase, UNSETTLED};
 use super::late::Late;
-use super::ledger::{self, Standing};
+use super::ledger::{self, Standing, WATCH_COMMANDS};
+use super::own_keys::OwnKeys;
+use crate::copy::own_log::OwnLog;
 use crate::metrics::LaneMetrics;
 use crate::mirror::Mirror;
 use crate::road::{Apply, ReadFrom, Road, Start, starting_offset};
@@ -33,10 +41,50 @@ const FETCH_BYTES: usize = 256 << 10;
 const CLOCKS_DIFFER_MS: u64 = 50;
 /// How much too early an expiry may come to be waited for; by more, and the key is looked at.
 const EARLY_MS: u64 = 100;
+/// Why a key is noted whose value came from others, or follows its own time.
+const SPREAD: &str = "written from what is not settled";
+/// Why one is noted that a command did not fit.
+const MISFIT: &str = "a command did not fit";
 /// The pause before a conflict is told again.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How often an idle connection shows that it is alive.
 const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// When a key expires, in ms since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expires {
+    At(u64),
+    Never,
+    /// There is no such key.
+    Gone,
+}
+
+/// The keys of a write, as records name them; of one that goes to another database that one's, too.
+fn names_of(write: &Write<'_>) -> Vec<String> {
+    let name = |db, key: &[u8]| {
+        let mut name = Vec::new();
+        write_key(&mut name, db, key);
+        String::from_utf8_lossy(&name).into_owned()
+    };
+    let mut names: Vec<String> = write.keys().map(|key| name(write.db, key)).collect();
+    if (write.is("MOVE") || write.is("COPY"))
+        && let Some(db) = database_of(write)
+    {
+        names.push(name(db, write.word(write.keys.last().copied().unwrap_or(1))));
+    }
+    names
+}
+
+/// The database that a MOVE or a COPY names.
+fn database_of(write: &Write<'_>) -> Option<u32> {
+    let place = match write.is("MOVE") {
+        true => Some(2),
+        false => (3..write.cmd.len())
+            .find(|place| write.word(*place).eq_ignore_ascii_case(b"DB"))
+            .map(|place| place + 1),
+    };
+    std::str::from_utf8(write.word(place?)).ok()?.parse().ok()
+}
 
 /// A flow's way into one unit's Redis store, the same for all its lanes.
 #[derive(Clone, Debug)]
@@ -45,6 +93,10 @@ pub struct Way {
     pub road: Road,
     /// The store it is applied to.
     pub store: Store,
+    /// The unit's own log of the same store, where one is captured: copied keys are judged by it.
+    pub own_log: Option<Arc<OwnLog<OwnKeys>>>,
+    /// The lanes of all logs that are applied to the store.
+    pub applied: Vec<(Log, i32)>,
 }
 
 impl Apply for Way {
@@ -76,7 +128,7 @@ async fn apply_all(way: &Way, lane: i32, start: Start) -> Result<(), Fault> {
     let mut pipeline = Pipeline::new();
     ledger::watch(&road.log, lane, &mut pipeline);
     let answers = client.answers(&pipeline).await?;
-    let standing = ledger::watched(&road.log, lane, &answers)?;
+    let (standing, filling) = ledger::watched(&road.log, lane, &answers)?;
     let entry = standing.entry(lane);
     road.ensure_same_topic(&entry)?;
     let (wanted, moved_to) = match starting_offset(&entry, committed, mirror.believed(lane)) {
@@ -99,8 +151,11 @@ async fn apply_all(way: &Way, lane: i32, start: Start) -> Result<(), Fault> {
         raised: begin > wanted,
         moved_to,
         batch: Batch::default(),
+        copies: Copies::default(),
         late: Late::known(&standing.late),
         watched: true,
+        filling,
+        noting: HashSet::new(),
         orders,
         mirror: &mirror,
         metrics,
@@ -112,12 +167,12 @@ async fn apply_all(way: &Way, lane: i32, start: Start) -> Result<(), Fault> {
     lane.run(&reader).await
 }
 
-struct Lane<'a> {
-    way: &'a Way,
-    lane: i32,
-    client: Client,
+pub(super) struct Lane<'a> {
+    pub(super) way: &'a Way,
+    pub(super) lane: i32,
+    pub(super) client: Client,
     /// Where the ledger stands.
-    at: Seq,
+    pub(super) at: Seq,
     /// Where it will stand once all that is gathered is applied, and the offset behind that.
     seen: Seq,
     offset: i64,
@@ -126,12 +181,17 @@ struct Lane<'a> {
     /// Up to where an operator moved the group's offset forwards; 0 if nobody did.
     moved_to: i64,
     batch: Batch,
-    late: Late,
+    pub(super) copies: Copies,
+    pub(super) late: Late,
     /// Whether the ledger key is watched, and stood where it was believed when it was read behind that.
-    watched: bool,
+    pub(super) watched: bool,
+    /// How far the store is filled: until it is, what does not fit is noted and read again.
+    filling: Phase,
+    /// Keys that are noted with what is gathered.
+    noting: HashSet<String>,
     orders: InForce,
-    mirror: &'a Mirror,
-    metrics: LaneMetrics,
+    pub(super) mirror: &'a Mirror,
+    pub(super) metrics: LaneMetrics,
 }
 
 impl Lane<'_> {
@@ -142,6 +202,10 @@ impl Lane<'_> {
                 // Nothing more is at hand: what is whole should not wait for what may come.
                 None if self.batch.is_whole() => {
                     self.apply().await?;
+                    continue;
+                }
+                None if self.copies.waits() => {
+                    self.apply_copies().await?;
                     continue;
                 }
                 None => match tokio::time::timeout(PING_EVERY, reader.next()).await {
@@ -158,7 +222,10 @@ impl Lane<'_> {
                     if self.batch.is_whole() {
                         self.apply().await?;
                     }
-                    if self.batch.is_empty() {
+                    if self.copies.waits() {
+                        self.apply_copies().await?;
+                    }
+                    if self.batch.is_empty() && self.copies.is_empty() {
                         self.mirror.applied(self.lane, offset, self.at);
                     }
                 }
@@ -184,9 +251,21 @@ impl Lane<'_> {
             Step::Next => {}
         }
         road.ensure_foreign(record.header(ORIGIN).unwrap_or_default())?;
+        if tag.kind == Kind::Copy && is_for(tag.to, road.to.as_str()) {
+            if !self.batch.is_empty() {
+                self.apply().await?;
+            }
+            (self.seen, self.offset) = (tag.seq, record.next_offset());
+            return self.gather_copy(record, &tag).await;
+        }
+        self.close_copies().await?;
         match tag.kind {
             Kind::Command => self.gather(record, &tag).await?,
-            Kind::Watermark | Kind::Barrier => {}
+            Kind::Watermark | Kind::Barrier | Kind::Copy => {}
+            Kind::Chunk => {
+                let chunk = Chunk::parse(record.value().unwrap_or_default())?;
+                self.copies.begin(chunk, &tag, road.to.as_str());
+            }
             kind => {
                 return Err(Fault::fatal(
                     Code::Record,
@@ -196,14 +275,15 @@ impl Lane<'_> {
         }
         self.seen = tag.seq;
         self.offset = record.next_offset();
-        self.batch.took(tag.last, tag.commit_us);
+        // A part of a key that is copied to others stands for itself.
+        self.batch.took(tag.last || tag.kind == Kind::Copy, tag.commit_us);
         if self.batch.is_full() { self.apply().await } else { Ok(()) }
     }
 
     async fn gather(&mut self, record: &Record<'_>, tag: &Tag<'_>) -> Result<(), Fault> {
-        let mut place = Place { seq: tag.seq, offset: record.offset(), idle: None };
+        let mut place = Place::at(tag.seq, record.offset());
         if self.orders.skips(self.lane, tag.seq) {
-            return self.skip(place, record.key().unwrap_or_default()).await;
+            return self.skip(&place, record.key().unwrap_or_default()).await;
         }
         let at = (place.seq, place.offset);
         self.way.road.ensure_not_passed_by(self.lane, at, self.moved_to)?;
@@ -213,10 +293,57 @@ impl Lane<'_> {
             return self.delete_what_is_due(place, &write, due).await;
         }
         place.idle = Idle::of(&write);
+        if self.filling > Phase::Filled {
+            self.note_what_may_follow(&mut place, &write).await?;
+        }
         let now_ms = self.client.now_us() / 1000;
         self.late.put_off(&mut write, tag.commit_us / 1000, now_ms);
         self.batch.push(place, &write);
         Ok(())
+    }
+
+    /// While the store is being filled a command may not fit what a key holds, or may take what is wrong from one key to
+    /// another: such keys are noted with it.
+    async fn note_what_may_follow(
+        &mut self,
+        place: &mut Place,
+        write: &Write<'_>,
+    ) -> Result<(), Fault> {
+        place.noted = names_of(write);
+        let is_each = write.is("DEL") || write.is("UNLINK") || write.is("MSET");
+        if place.noted.len() > 1
+            && !is_each
+            && (self.filling == Phase::Copying || self.is_noted(&place.noted).await?)
+        {
+            for key in &place.noted {
+                self.push_note(key, place.seq);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a key with what is gathered.
+    fn push_note(&mut self, key: &str, seq: Seq) {
+        let note = self.note(key, seq, SPREAD);
+        self.batch.push_note(note.put());
+        self.noting.insert(key.to_owned());
+    }
+
+    /// Whether one of these keys is noted. That none is is watched from here on.
+    async fn is_noted(&mut self, keys: &[String]) -> Result<bool, Fault> {
+        if keys.iter().any(|key| self.noting.contains(key)) {
+            return Ok(true);
+        }
+        let names: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("WATCH").arg(UNSETTLED);
+        filling::ask(&mut pipeline, &self.way.applied, &names);
+        let answers = self.client.answers(&pipeline).await?;
+        if let Some(fault) = answers.iter().find_map(refusal) {
+            return Err(fault.at(self.client.place()));
+        }
+        self.batch.hurry();
+        Ok(!filling::answered(&answers[1..], &self.way.applied, &names).is_empty())
     }
 
     /// Deletes a key that has expired at its source, unless somebody renewed it here.
@@ -230,7 +357,9 @@ impl Lane<'_> {
         // Once it is due here, too, the server takes it for gone, for whatever comes behind this.
         let now_ms = self.client.now_us() / 1000;
         let early_ms = (due.ms + CLOCKS_DIFFER_MS).saturating_sub(now_ms);
-        if due.sure && early_ms <= EARLY_MS && !self.late.holds(write.db, key, due.ms) {
+        let is_known =
+            self.filling < Phase::Copying && due.sure && !self.late.holds(write.db, key, due.ms);
+        if is_known && early_ms <= EARLY_MS {
             if early_ms > 0 {
                 if self.batch.is_whole() {
                     self.apply().await?;
@@ -249,18 +378,22 @@ impl Lane<'_> {
         }
         self.batch.hurry();
         let expires = self.expires_at(write.db, key).await?;
-        let goes = match expires.map(|at| self.late.told(write.db, key, at)) {
-            Some(at) => at <= due.ms,
-            None => !due.sure,
+        let goes = match expires {
+            Expires::At(ms) => self.late.told(write.db, key, ms) <= due.ms,
+            Expires::Never | Expires::Gone => !due.sure,
         };
         if goes {
             self.batch.push(place, write);
+        } else if self.filling == Phase::Copying && expires != Expires::Gone {
+            for key in names_of(write) {
+                self.push_note(&key, place.seq);
+            }
         }
         Ok(())
     }
 
-    /// When the target's key expires, in ms since 1970; `None` if it does not. It is watched from here on.
-    async fn expires_at(&mut self, db: u32, key: &[u8]) -> Result<Option<u64>, Fault> {
+    /// When the target's key expires. It is watched from here on.
+    async fn expires_at(&mut self, db: u32, key: &[u8]) -> Result<Expires, Fault> {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("SELECT").arg(db).cmd("WATCH").arg(key).cmd("PEXPIRETIME").arg(key);
         pipeline.cmd("SELECT").arg(0);
@@ -269,7 +402,8 @@ impl Lane<'_> {
             return Err(fault.at(self.client.place()));
         }
         match answers.get(2) {
-            Some(Value::Int(at)) => Ok(u64::try_from(*at).ok()),
+            Some(Value::Int(-2)) => Ok(Expires::Gone),
+            Some(Value::Int(at)) => Ok(u64::try_from(*at).map_or(Expires::Never, Expires::At)),
             _ => Err(Fault::fatal(
                 Code::StreamCorrupt,
                 "the server does not tell when a key expires",
@@ -278,7 +412,7 @@ impl Lane<'_> {
     }
 
     /// Passes over a record, as an order says; what it held goes to quarantine first.
-    async fn skip(&mut self, place: Place, key: &[u8]) -> Result<(), Fault> {
+    async fn skip(&mut self, place: &Place, key: &[u8]) -> Result<(), Fault> {
         let order = self.orders.order.clone();
         let (by, why) = order.map_or_else(Default::default, |order| (order.by, order.why));
         warn!(lane = self.lane, seq = place.seq.0, by, why, "passed over by order");
@@ -293,33 +427,41 @@ impl Lane<'_> {
         if !self.watched {
             self.watch().await?;
         }
-        let standing = Standing {
-            seq: self.seen,
-            topic_id: self.way.road.topic_id.clone(),
-            topic_offset: self.offset,
-            committed_us: self.batch.committed_us(),
-            applied_us: ledger::now_us(),
-            late: self.late.kept(self.client.now_us() / 1000),
-        };
+        let standing = self.standing((self.seen, self.offset), self.batch.committed_us());
         let (records, committed_us) = (self.batch.records(), self.batch.committed_us());
         let mark = ledger::set(log, self.lane, &standing)?;
         let places = self.batch.transaction(mark, &mut pipeline);
+        self.noting.clear();
         // Read ahead for the next one, with the answer to this.
         ledger::watch(log, self.lane, &mut pipeline);
         self.watched = false;
         inject::die_at("die_before_commit");
         let answers = self.client.answers(&pipeline).await?;
         inject::die_at("die_after_commit");
-        let executed = answers.len().checked_sub(3).and_then(|place| answers.get(place));
+        let executed = answers.len().checked_sub(WATCH_COMMANDS + 1);
+        let executed = executed.and_then(|place| answers.get(place));
+        self.watched = true;
         self.judge(&answers, executed, &places).await?;
-        (self.at, self.watched) = (self.seen, true);
+        self.at = self.seen;
         self.believe(&answers)?;
         self.mirror.applied(self.lane, self.offset, self.at);
         self.metrics.applied_records(records, committed_us, true);
         Ok(())
     }
 
-    async fn watch(&mut self) -> Result<(), Fault> {
+    /// What the ledger says once all up to this record is applied; `committed_us` is when the source committed it.
+    pub(super) fn standing(&self, (seq, topic_offset): (Seq, i64), committed_us: u64) -> Standing {
+        Standing {
+            seq,
+            topic_id: self.way.road.topic_id.clone(),
+            topic_offset,
+            committed_us,
+            applied_us: ledger::now_us(),
+            late: self.late.kept(self.client.now_us() / 1000),
+        }
+    }
+
+    pub(super) async fn watch(&mut self) -> Result<(), Fault> {
         let mut pipeline = Pipeline::new();
         ledger::watch(&self.way.road.log, self.lane, &mut pipeline);
         let answers = self.client.answers(&pipeline).await?;
@@ -329,8 +471,8 @@ impl Lane<'_> {
     }
 
     /// What came of a transaction.
-    async fn judge(
-        &self,
+    pub(super) async fn judge(
+        &mut self,
         answers: &[Value],
         executed: Option<&Value>,
         places: &[Option<Place>],
@@ -353,10 +495,21 @@ impl Lane<'_> {
     }
 
     /// The ledger has moved past commands that failed, or did nothing: the server takes none back. So they are told.
-    async fn find_misfits(&self, results: &[Value], places: &[Option<Place>]) -> Result<(), Fault> {
+    /// While the store is being filled their keys are noted.
+    async fn find_misfits(
+        &mut self,
+        results: &[Value],
+        places: &[Option<Place>],
+    ) -> Result<(), Fault> {
         let mut failed: Option<(Seq, String)> = None;
         for (result, place) in results.iter().zip(places) {
             let Some(place) = place else { continue };
+            let does_not_fit =
+                refusal(result).is_some() || place.idle.is_some_and(|idle| idle.is(result));
+            if does_not_fit && !place.noted.is_empty() {
+                self.note_misfit(place).await?;
+                continue;
+            }
             if let Some(fault) = refusal(result) {
                 self.tell(place, &fault.what).await?;
                 failed.get_or_insert((place.seq, fault.what));
@@ -369,6 +522,29 @@ impl Lane<'_> {
         let Some((seq, what)) = failed else { return Ok(()) };
         let fault = Fault::fatal(Code::Conflict, format!("record {seq} did not fit: {what}"));
         Err(fault.at(self.client.place()).hint("what the key holds here is of another kind than at the source: compare the key in both units and mend it; the record is passed (it stands in the quarantine topic), and the lane goes on behind it when the sink is started again"))
+    }
+
+    /// Notes the keys of a record that is passed already, however long that takes.
+    async fn note_misfit(&mut self, place: &Place) -> Result<(), Fault> {
+        let mut pipeline = Pipeline::new();
+        for key in &place.noted {
+            pipeline.add_command(self.note(key, place.seq, MISFIT).put());
+        }
+        loop {
+            let noted = match self.client.answers(&pipeline).await {
+                Ok(answers) => answers.iter().find_map(refusal).map_or(Ok(()), Err),
+                Err(fault) => Err(fault),
+            };
+            let Err(fault) = noted else { return Ok(()) };
+            if !fault.is_retry() {
+                return Err(fault);
+            }
+            warn!(code = %fault.code, "{}; a key is noted again", fault.what);
+            tokio::time::sleep(TELL_EVERY).await;
+            if let Ok(client) = Client::open(&self.way.store).await {
+                (self.client, self.watched) = (client, false);
+            }
+        }
     }
 
     /// Tells the quarantine of a record that is passed already, however long that takes.
@@ -387,9 +563,10 @@ impl Lane<'_> {
     }
 
     /// The ledger has to stand where it was left.
-    fn believe(&self, answers: &[Value]) -> Result<(), Fault> {
+    pub(super) fn believe(&mut self, answers: &[Value]) -> Result<(), Fault> {
         let (log, lane) = (&self.way.road.log, self.lane);
-        let standing = ledger::watched(log, lane, answers)?;
+        let (standing, filling) = ledger::watched(log, lane, answers)?;
+        self.filling = filling;
         if standing.seq == self.at || inject::on("no_cas") {
             return Ok(());
         }

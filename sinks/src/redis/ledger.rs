@@ -15,6 +15,7 @@ use unitflow_change::{Code, Fault};
 use unitflow_redis::Client;
 use unitflow_redis::client::refusal;
 
+use super::filling::{FILLING, Phase};
 use super::late::PutOff;
 use crate::ledger::Entry;
 
@@ -56,21 +57,27 @@ pub fn set(log: &Log, lane: i32, standing: &Standing) -> Result<Cmd, Fault> {
     Ok(command)
 }
 
-/// Adds what watches a lane's key and reads it: two commands, for [`watched`].
+/// Adds what watches a lane's key and what fills the store, and reads both: [`WATCH_COMMANDS`] commands, for
+/// [`watched`].
 pub fn watch(log: &Log, lane: i32, pipeline: &mut Pipeline) {
     let key = key(log, lane);
-    pipeline.cmd("WATCH").arg(&key).cmd("GET").arg(&key);
+    pipeline.cmd("WATCH").arg(&key).arg(FILLING);
+    pipeline.cmd("GET").arg(&key).cmd("HVALS").arg(FILLING);
 }
 
-/// Reads the answers of [`watch`], which are the last two. A key that is not watched is no fence.
+/// How many commands [`watch`] adds.
+pub const WATCH_COMMANDS: usize = 3;
+
+/// Reads the answers of [`watch`], which are the last ones: where the lane stands, and how far the store is filled. A key
+/// that is not watched is no fence.
 ///
 /// # Errors
 /// Those of [`read`], and what the server refuses.
-pub fn watched(log: &Log, lane: i32, answers: &[Value]) -> Result<Standing, Fault> {
+pub fn watched(log: &Log, lane: i32, answers: &[Value]) -> Result<(Standing, Phase), Fault> {
     match answers {
-        [.., watched, answer] => match refusal(watched) {
+        [.., watched, answer, filling] => match refusal(watched).or_else(|| refusal(filling)) {
             Some(fault) => Err(fault),
-            None => read(log, lane, answer),
+            None => Ok((read(log, lane, answer)?, Phase::of(filling))),
         },
         _ => Err(Fault::fatal(Code::Bug, "a ledger key was not asked for")),
     }
@@ -83,16 +90,25 @@ pub fn watched(log: &Log, lane: i32, answers: &[Value]) -> Result<Standing, Faul
 pub fn read(log: &Log, lane: i32, answer: &Value) -> Result<Standing, Fault> {
     let name = String::from_utf8_lossy(&key(log, lane)).into_owned();
     match answer {
-        Value::BulkString(value) => serde_json::from_slice(value).map_err(|error| {
-            Fault::fatal(Code::LedgerMissing, format!("the key {name} can't be read: {error}"))
-                .hint("a newer version may have written it: upgrade this worker; see the runbook")
-        }),
+        Value::BulkString(value) => parse(log, lane, value),
         Value::Nil => Err(Fault::fatal(Code::LedgerMissing, format!("there is no key {name}"))
             .hint("a flow that never ran: unitflow init; one that ran has lost its place: unitflow resync anew, see the runbook")),
         other => Err(refusal(other).unwrap_or_else(|| {
             Fault::fatal(Code::LedgerMissing, format!("the key {name} holds no text"))
         })),
     }
+}
+
+/// Reads a lane's value as it is written.
+///
+/// # Errors
+/// [`Code::LedgerMissing`].
+pub fn parse(log: &Log, lane: i32, value: &[u8]) -> Result<Standing, Fault> {
+    serde_json::from_slice(value).map_err(|error| {
+        let name = String::from_utf8_lossy(&key(log, lane)).into_owned();
+        Fault::fatal(Code::LedgerMissing, format!("the key {name} can't be read: {error}"))
+            .hint("a newer version may have written it: upgrade this worker; see the runbook")
+    })
 }
 
 /// Where all lanes of a log stand; those without a key are left out.

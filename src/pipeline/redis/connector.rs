@@ -3,7 +3,8 @@
 //! It decides nothing about the writes: it numbers them, says which is the last of its transaction, and stops before one
 //! that the flow can't carry and says nothing of. A position never stands inside a transaction, nor does a commit.
 //!
-//! Where the store can't go on behind the position any more, writes may be lost: then it stops.
+//! Where the store can't go on behind the position any more, writes may be lost: then it stops. What is to be copied beside
+//! it puts into the log where it belongs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,15 +12,21 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use unitflow_change::copy::{Chunk, Part};
 use unitflow_change::name::{Log, Stage};
 use unitflow_change::redis::{Keyspace, LEDGER_PREFIX, Policy, write as write_value, write_key};
 use unitflow_change::tag::{Afters, HEADER, Kind, Tag};
 use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::{Writer, positions};
+use unitflow_redis::chunk::{Found, Name};
 use unitflow_redis::commands::{self, Arrives};
+use unitflow_redis::rdb::Piece;
+use unitflow_redis::rebuild::Rebuild;
 use unitflow_redis::stream::{Event, Opened, Options, Stream};
 use unitflow_redis::{Command, Store};
 
+use super::copier::{Copier, Due, Over};
+use super::sink::lanes_into;
 use super::state::ConnectorState;
 use crate::config::Mesh;
 use crate::pipeline::grouping::Grouping;
@@ -66,6 +73,33 @@ struct Held {
     commit_us: u64,
 }
 
+/// The key of a chunk that is being put into the log.
+struct KeyCopy<'a> {
+    asked_us: u64,
+    to: &'a str,
+    /// As records name it.
+    key: Vec<u8>,
+    rebuild: Rebuild,
+    expires_ms: Option<u64>,
+    /// How many records of it are written, and the next one, which may be its last.
+    index: u64,
+    held: Option<Vec<u8>>,
+}
+
+impl<'a> KeyCopy<'a> {
+    fn new(asked_us: u64, to: &'a str) -> Self {
+        Self {
+            asked_us,
+            to,
+            key: Vec::new(),
+            rebuild: Rebuild::new(""),
+            expires_ms: None,
+            index: 0,
+            held: None,
+        }
+    }
+}
+
 struct Capture {
     writer: Writer,
     captured: String,
@@ -85,6 +119,7 @@ struct Capture {
     watermark_at: Instant,
     grouping: Grouping,
     header: Vec<u8>,
+    copier: Copier,
     /// Writes since the last commit, for metrics.
     rows: u64,
     meters: CaptureMeters,
@@ -100,7 +135,11 @@ impl Capture {
         let captured = mesh.topics.captured(log);
         ensure_same_topic(broker, &captured, Some(&state.captured_id)).await?;
         ensure_tail(broker, &captured, 0, state.seq).await?;
+        let control = (broker.clone(), mesh.topics.control(&log.unit));
+        let others = lanes_into(mesh, &log.unit, &log.store);
+        let store = mesh.cache(&log.unit, &log.store)?;
         Ok(Self {
+            copier: Copier::new(log, store, control, others),
             writer,
             captured,
             position_topic: mesh.topics.position(log),
@@ -131,7 +170,7 @@ impl Capture {
                 )
                 .at(&store.name)
                 .hint(format!(
-                    "unitflow resync anew --from {} --store {} --why … lets it go on from now, without what was missed: see the runbook; then raise repl-backlog-size",
+                    "unitflow resync full --from {} --store {} --why … lets it go on from now and brings what was missed; then raise repl-backlog-size",
                     log.unit, log.store
                 )));
             }
@@ -151,7 +190,9 @@ impl Capture {
     async fn run(&mut self, stream: &mut Stream) -> Result<(), Fault> {
         let mut tick = tokio::time::interval(WATERMARK_EVERY);
         loop {
-            if self.take_what_is_at_hand(stream)? {
+            let goes_on = self.take_what_is_at_hand(stream)?;
+            self.copy(stream).await?;
+            if goes_on {
                 // A backlog never pauses, and others have to run too.
                 tokio::task::yield_now().await;
                 continue;
@@ -164,11 +205,13 @@ impl Capture {
                     self.commit(stream)?;
                     false
                 }
+                () = self.copier.ready() => false,
                 _ = tick.tick() => false,
             };
             if waited {
                 self.take(stream)?;
             }
+            self.copy(stream).await?;
             self.look_at_the_clock(stream)?;
         }
     }
@@ -183,7 +226,8 @@ impl Capture {
             };
             event?;
             self.take(stream)?;
-            if self.grouping.is_full(&self.writer) {
+            if self.grouping.is_full(&self.writer) || self.copier.is_due() && self.is_whole(stream)
+            {
                 break;
             }
         }
@@ -234,6 +278,7 @@ impl Capture {
             let position = stream.position();
             self.transaction = format!("{}:{}", position.history, position.offset);
         }
+        self.copier.meets(db, command);
         let form = commands::form(command)?;
         if form.arrives == Arrives::Policy && !self.stays(command)? {
             return Ok(());
@@ -357,24 +402,178 @@ impl Capture {
 
     /// Writes a record that is no write and stands alone.
     fn lone_record(&mut self, kind: Kind, commit_us: u64, value: &[u8]) -> Result<(), Fault> {
+        self.copied_record((kind, (0, true), ""), commit_us, None, value)
+    }
+
+    /// Writes a record that is no write; `index` and `last` are its place in what belongs together.
+    fn copied_record(
+        &mut self,
+        (kind, (index, last), to): (Kind, (u64, bool), &str),
+        commit_us: u64,
+        key: Option<&[u8]>,
+        value: &[u8],
+    ) -> Result<(), Fault> {
         let seq = self.state.seq.next_captured();
         let tag = Tag {
             kind,
             seq,
             prev: self.state.seq,
             transaction: "",
-            index: 0,
-            last: true,
+            index,
+            last,
             commit_us,
             after: Afters::default(),
-            to: "",
+            to,
         };
         self.header.clear();
         tag.write(&mut self.header);
         let headers = [(HEADER, self.header.as_slice())];
-        self.writer.send(&self.captured, 0, None, Some(value), &headers, millis(commit_us))?;
+        self.writer.send(&self.captured, 0, key, Some(value), &headers, millis(commit_us))?;
         self.state.seq = seq;
         self.grouping.pending();
+        Ok(())
+    }
+
+    /// Puts into the log what is copied and has its place here; begins what comes next.
+    async fn copy(&mut self, stream: &Stream) -> Result<(), Fault> {
+        if !self.is_whole(stream) {
+            return Ok(());
+        }
+        if self.copier.is_due()
+            && let Some(due) = self.copier.due().await
+        {
+            self.put_chunk(due, stream).await?;
+        } else {
+            // Beside a stream that never pauses nobody waits for it.
+            let _ = self.copier.ready().now_or_never();
+        }
+        let (progress, keyspace) = (&mut self.state.copy, &self.state.keyspace);
+        if let Some(over) = self.copier.next(progress, keyspace, stream.now_us()) {
+            self.put_over(over, stream)?;
+        }
+        Ok(())
+    }
+
+    /// A job is over once this record has passed.
+    fn put_over(&mut self, Over { head, to }: Over, stream: &Stream) -> Result<(), Fault> {
+        let value = json(&head)?;
+        self.copied_record((Kind::Chunk, (0, true), &to), stream.now_us(), None, &value)?;
+        self.state.copy.done.insert(head.job, self.state.seq);
+        self.commit(stream)
+    }
+
+    /// Puts a chunk into the log as it comes from the server. Where it breaks off, what was put before is passed over.
+    async fn put_chunk(&mut self, due: Due, stream: &Stream) -> Result<(), Fault> {
+        let Due { job, to, asked_us, mut answer, after } = due;
+        let head = async {
+            let ledger = self.copier.standing(&answer.texts().await?)?;
+            Ok(Chunk { job: job.clone(), part: Part::Rows, tables: Vec::new(), ledger })
+        };
+        let head: Chunk = match head.await {
+            Ok(head) => head,
+            Err(fault) => return self.chunk_broke(&job, &fault),
+        };
+        let value = json(&head)?;
+        self.copied_record((Kind::Chunk, (0, true), &to), asked_us, None, &value)?;
+        let keys = answer.wanted().keys.len();
+        let mut copy = KeyCopy::new(asked_us, &to);
+        // What Kafka does not take is no fault of the chunk's.
+        let mut refused = None;
+        let read = answer.values(|name, found| {
+            let put = self.put_found(&mut copy, name, found);
+            let put = put.and_then(|()| match self.grouping.is_full(&self.writer) {
+                true => self.commit(stream),
+                false => Ok(()),
+            });
+            put.inspect_err(|fault| refused = Some(fault.clone()))
+        });
+        match (read.await, refused) {
+            (Ok(reader), _) => self.copier.written(reader, keys),
+            (Err(_), Some(fault)) => return Err(fault),
+            (Err(fault), None) => return self.chunk_broke(&job, &fault),
+        }
+        if after.is_none() {
+            let over = self.copier.over(&mut self.state.copy, &job, to);
+            return self.put_over(over, stream);
+        }
+        self.state.copy.scan = after;
+        Ok(())
+    }
+
+    fn chunk_broke(&mut self, job: &str, fault: &Fault) -> Result<(), Fault> {
+        match fault.is_retry() {
+            true => self.copier.begin_again(fault),
+            false => self.copier.fail(&mut self.state.copy, job, fault),
+        }
+        self.grouping.pending();
+        Ok(())
+    }
+
+    /// Puts what is found of a key into the log: the commands that make it, one held back to know the last; of a key that is
+    /// gone an empty word.
+    fn put_found(
+        &mut self,
+        copy: &mut KeyCopy<'_>,
+        (db, key): &Name,
+        found: Found,
+    ) -> Result<(), Fault> {
+        match found {
+            Found::Key { expires_ms } => {
+                (copy.index, copy.expires_ms, copy.held) = (0, expires_ms, None);
+                copy.rebuild = Rebuild::new(key.clone());
+                copy.key.clear();
+                write_key(&mut copy.key, *db, key);
+            }
+            Found::Piece(Piece::Field { expires_ms: Some(_), .. }) => {
+                let key = key.escape_ascii();
+                return Err(Fault::fatal(
+                    Code::Command,
+                    format!("the hash {key} has fields that expire, which are not carried yet"),
+                )
+                .hint("leave such keys out, under exclude of the flow"));
+            }
+            Found::Piece(piece) => {
+                for command in copy.rebuild.add(&piece) {
+                    self.put_made(copy, *db, command)?;
+                }
+            }
+            Found::End => {
+                if let Some(command) = copy.rebuild.end() {
+                    self.put_made(copy, *db, command)?;
+                }
+                if let Some(ms) = copy.expires_ms {
+                    let ms = ms.to_string();
+                    let made = Command::of([b"PEXPIREAT", &key[..], ms.as_bytes()]);
+                    self.put_made(copy, *db, made)?;
+                }
+                if let Some(value) = copy.held.take() {
+                    self.put_copy(copy, true, &value)?;
+                }
+            }
+            Found::Gone => {
+                copy.index = 0;
+                copy.key.clear();
+                write_key(&mut copy.key, *db, key);
+                self.put_copy(copy, true, b"")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put_made(&mut self, copy: &mut KeyCopy<'_>, db: u32, made: Command) -> Result<(), Fault> {
+        let mut value = Vec::new();
+        let keys = commands::form(&made)?.keys(&made)?;
+        write_value(&mut value, db, made.words(), &keys);
+        match copy.held.replace(value) {
+            Some(before) => self.put_copy(copy, false, &before),
+            None => Ok(()),
+        }
+    }
+
+    fn put_copy(&mut self, copy: &mut KeyCopy<'_>, last: bool, value: &[u8]) -> Result<(), Fault> {
+        let place = (Kind::Copy, (copy.index, last), copy.to);
+        self.copied_record(place, copy.asked_us, Some(&copy.key), value)?;
+        copy.index += 1;
         Ok(())
     }
 

@@ -6,6 +6,8 @@ use unitflow_change::seq::Seq;
 use unitflow_redis::Position;
 use unitflow_transformer::redis::State;
 
+use super::copier::Progress;
+
 /// The connector's state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,6 +20,9 @@ pub struct ConnectorState {
     pub keyspace: Keyspace,
     /// The captured topic's id.
     pub captured_id: String,
+    /// What is copied beside.
+    #[serde(default, skip_serializing_if = "Progress::is_empty")]
+    pub copy: Progress,
 }
 
 /// The transformer's state.

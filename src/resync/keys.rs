@@ -1,0 +1,548 @@
+//! Brings the keys of one unit's Redis store to others while all of them are written.
+//!
+//! What a target holds and the authority lacks is asked for first: so no command of the log meets what should not be there
+//! once all keys were read. Then the store is read by a scan, and what could not be settled is read again until nothing is
+//! left.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use redis::Value;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+use unitflow_change::name::{Log, Name, Stage, Topics};
+use unitflow_change::redis::{Keyspace, parse_key, write_key};
+use unitflow_change::seq::Seq;
+use unitflow_change::{Code, Fault};
+use unitflow_kafka::control::{self, Action, Order};
+use unitflow_kafka::jobs::{self, Job, KEYS_MAX};
+use unitflow_redis::chunk::Reader;
+use unitflow_redis::client::refusal;
+use unitflow_redis::{Client, Opened, Options, Stream};
+use unitflow_sinks::redis::filling::{self, Phase};
+use unitflow_sinks::redis::ledger;
+
+use super::anew;
+use crate::Outcome;
+use crate::cli::{ResyncFullArgs, ResyncKeysArgs, ResyncStopArgs, ResyncWays};
+use crate::config::Mesh;
+use crate::order::whoever;
+use crate::output::say;
+use crate::pipeline::redis::{ConnectorState, Scan};
+use crate::pipeline::{is_worked_on, load_state};
+
+/// How often a position is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The pause between two readings of what is not settled.
+const SETTLE_EVERY: Duration = Duration::from_millis(300);
+/// After how long without less to settle the command gives up.
+const SETTLE_FOR: Duration = Duration::from_secs(60);
+/// How often it is said how far the copy is, where there is no terminal to show it.
+const SAY_EVERY: Duration = Duration::from_secs(20);
+/// After how long without progress the likely cause is told.
+const SILENT_FOR: Duration = Duration::from_secs(20);
+/// About the keys of a scan's answer.
+const SCANNED_AT_ONCE: usize = 1_000;
+/// Jobs that are under way at once.
+const JOBS_AT_ONCE: usize = 20;
+/// Notes that are read at once.
+const NOTES_AT_ONCE: usize = KEYS_MAX * JOBS_AT_ONCE;
+
+/// The log of a unit's Redis store, if it is one that is meant.
+pub fn log_of(mesh: &Mesh, unit: &Name, store: Option<&Name>) -> Option<Log> {
+    let mut of_unit = mesh.cache_logs().map(|(log, _)| log).filter(|log| log.unit == *unit);
+    match store {
+        Some(store) => of_unit.find(|log| log.store == *store),
+        // It has to be named where the unit has others.
+        None if mesh.logs().any(|(log, _)| log.unit == *unit) => None,
+        None => of_unit.next().filter(|_| of_unit.next().is_none()),
+    }
+}
+
+/// What is brought, and where.
+struct Plan<'m> {
+    mesh: &'m Mesh,
+    log: Log,
+    to: Vec<Name>,
+    keyspace: Keyspace,
+    by: String,
+    why: String,
+}
+
+/// Brings all keys that travel.
+pub async fn full(mesh: &Mesh, log: Log, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
+    ensure_none(&log, "--table", !args.table.is_empty())?;
+    ensure_none(&log, "--dry-run", args.dry_run)?;
+    let plan = Plan::of(mesh, log, &args.ways)?;
+    plan.begin(Phase::Copying).await?;
+    plan.mend_log().await?;
+    plan.wait_until_carried().await?;
+    let mut removed = plan.extras().await?;
+    plan.copy(args.rows_per_second).await?;
+    plan.mark(Phase::Settling).await?;
+    let mut left = plan.settle().await?;
+    if left == 0 {
+        removed += plan.extras().await?;
+        left = plan.settle().await?;
+    }
+    plan.end(left, removed).await
+}
+
+/// Brings single keys.
+pub async fn keys(
+    mesh: &Mesh,
+    log: Log,
+    args: &ResyncKeysArgs,
+    keys: BTreeSet<String>,
+) -> Result<Outcome, Fault> {
+    ensure_none(&log, "--dry-run", args.dry_run)?;
+    let plan = Plan::of(mesh, log, &args.ways)?;
+    let mut named = BTreeSet::new();
+    for text in &keys {
+        let (db, key) = parse_key(text.as_bytes()).map_err(|fault| {
+            Fault { code: Code::Config, ..fault }
+                .hint("a key is given as the topics have it: the number of its database and its name, [0,\"user:7\"]")
+        })?;
+        if !plan.keyspace.carries(&key) {
+            return Err(Fault::fatal(Code::Config, format!("{text} does not travel"))
+                .hint("see keys and exclude of the flow"));
+        }
+        let mut name = Vec::new();
+        write_key(&mut name, db, &key);
+        named.insert(String::from_utf8_lossy(&name).into_owned());
+    }
+    plan.begin(Phase::Settling).await?;
+    plan.wait_until_carried().await?;
+    plan.ask(named.into_iter().collect()).await?;
+    let left = plan.settle().await?;
+    plan.end(left, 0).await
+}
+
+/// Ends copies that are under way; what they have brought stays.
+pub async fn stop(mesh: &Mesh, log: &Log, args: &ResyncStopArgs) -> Result<Outcome, Fault> {
+    let by = whoever(args.by.as_ref())?;
+    let (broker, topic) = (&mesh.unit(&log.unit)?.broker, mesh.topics.control(&log.unit));
+    let known = jobs::read(broker, &topic, log).await?;
+    if known.is_empty() {
+        say(&format!("nothing is copied from {log}"));
+        return Ok(Outcome::Fine);
+    }
+    for (name, (_, job)) in &known {
+        jobs::take_back(broker, &topic, log, name, (&by, &args.why)).await?;
+        let what = if job.store { "all keys" } else { "single keys" };
+        say(&format!("stopped  {name}: {what} to {}, ordered by {}", job.to.join(", "), job.by));
+    }
+    say(&format!(
+        "the targets stay half filled; to go on: unitflow resync full --from {} --store {} --why …",
+        log.unit, log.store
+    ));
+    Ok(Outcome::Fine)
+}
+
+fn ensure_none(log: &Log, what: &str, given: bool) -> Result<(), Fault> {
+    match given {
+        true => Err(Fault::fatal(
+            Code::Config,
+            format!("{what} is for MySQL stores; {} is a Redis store", log.store),
+        )),
+        false => Ok(()),
+    }
+}
+
+impl<'m> Plan<'m> {
+    fn of(mesh: &'m Mesh, log: Log, ways: &ResyncWays) -> Result<Self, Fault> {
+        let known: Vec<Name> =
+            mesh.cache_ways().filter(|(way, _)| *way == log).map(|(_, to)| to).collect();
+        if let Some(odd) = ways.to.iter().find(|to| !known.contains(to)) {
+            let what = format!("nothing flows from {log} to {odd}");
+            return Err(Fault::fatal(Code::Config, what).hint("see the flows in the configuration"));
+        }
+        let to = if ways.to.is_empty() { known } else { ways.to.clone() };
+        let flow = &mesh.cache_flows[&log.store];
+        if let Some(deaf) = to.iter().find(|to| flow.from.contains(to))
+            && !flow.to.contains(&log.unit)
+        {
+            return Err(Fault::fatal(
+                Code::Config,
+                format!("what {deaf} writes does not come to {}, so nobody can tell what of it is newer than a copy", log.unit),
+            )
+            .hint(format!("let the store flow to {} as well, or copy from a unit that has all", log.unit)));
+        }
+        let by = whoever(ways.by.as_ref())?;
+        let keyspace = flow.keyspace.clone();
+        Ok(Self { mesh, log, to, keyspace, by, why: ways.why.clone() })
+    }
+
+    async fn client(&self, unit: &Name) -> Result<Client, Fault> {
+        Client::open(self.mesh.cache(unit, &self.log.store)?).await
+    }
+
+    fn to_text(&self) -> String {
+        self.to.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Notes in the targets that they are being filled, and lets lanes that a conflict stopped try again.
+    async fn begin(&self, phase: Phase) -> Result<(), Fault> {
+        for (log, to) in self.ways() {
+            let flow = Topics::flow(&log, &to);
+            let (broker, topic) = self.control(&to)?;
+            if control::last(broker, &topic, &flow).await?.pauses() {
+                return Err(Fault::fatal(Code::Control, format!("the flow {flow} is paused"))
+                    .hint(format!("unitflow resume {flow} --why …, then this again")));
+            }
+        }
+        for unit in &self.to {
+            let mut client = self.client(unit).await?;
+            let fillers = filling::fillers(&mut client).await?;
+            let other = fillers.iter().find(|(log, _)| *log != self.log.to_string());
+            if let Some((log, filler)) = other {
+                return Err(Fault::fatal(
+                    Code::Copy,
+                    format!("unit {unit} is being filled from {log} ({filler})"),
+                )
+                .hint("let that come to its end first: the same command again"));
+            }
+            // Half of a store is more than some of its keys.
+            let begun = fillers.iter().any(|(_, filler)| filler.starts_with("copying"));
+            if begun && phase == Phase::Settling {
+                return Err(Fault::fatal(
+                    Code::Copy,
+                    format!("unit {unit} is being filled from {} as a whole", self.log),
+                )
+                .hint("unitflow resync full … goes on with it"));
+            }
+        }
+        self.mark(phase).await?;
+        for (log, to) in self.ways() {
+            let (broker, topic) = self.control(&to)?;
+            let flow = Topics::flow(&log, &to);
+            let wake = match control::last(broker, &topic, &flow).await?.order {
+                Some(Order { action: skip @ Action::Skip { .. }, .. }) => skip,
+                _ => Action::Resume { tables: vec!["unitflow.none".to_owned()] },
+            };
+            control::send(broker, &topic, &flow, &Order::new(wake, &self.by, &self.why)).await?;
+        }
+        Ok(())
+    }
+
+    async fn mark(&self, phase: Phase) -> Result<(), Fault> {
+        for unit in &self.to {
+            let mut client = self.client(unit).await?;
+            filling::set(&mut client, &self.log, phase, (&self.by, &self.why)).await?;
+        }
+        Ok(())
+    }
+
+    /// The ways of the store's logs into the targets.
+    fn ways(&self) -> Vec<(Log, Name)> {
+        let ways = self.mesh.cache_ways();
+        ways.filter(|(log, to)| log.store == self.log.store && self.to.contains(to)).collect()
+    }
+
+    fn control(&self, unit: &Name) -> Result<(&unitflow_kafka::Broker, String), Fault> {
+        Ok((&self.mesh.unit(unit)?.broker, self.mesh.topics.control(unit)))
+    }
+
+    /// Lets the log go on behind a gap, where its connector can't: what the gap held comes with the copy.
+    async fn mend_log(&self) -> Result<(), Fault> {
+        if is_worked_on(self.mesh, &self.log.unit, &self.log, Stage::Connector).await? {
+            return Ok(());
+        }
+        let store = self.mesh.cache(&self.log.unit, &self.log.store)?;
+        let position = self.state().await?.position;
+        let opened = Stream::open(store, Some(&position), Options::default()).await?;
+        if matches!(opened, Opened::Full(_)) {
+            warn!(log = %self.log, "what is to be captured next is gone; the copy brings what it held");
+            drop(opened);
+            anew::go_on(self.mesh, &self.log, &self.why).await?;
+        }
+        Ok(())
+    }
+
+    async fn state(&self) -> Result<ConnectorState, Fault> {
+        let broker = &self.mesh.unit(&self.log.unit)?.broker;
+        let state = load_state(broker, &self.mesh.topics, &self.log, Stage::Connector).await?;
+        state.ok_or_else(|| {
+            Fault::fatal(Code::PositionMissing, format!("log {} has no position", self.log))
+                .hint("unitflow init first")
+        })
+    }
+
+    /// Waits until the log carries what the configuration says.
+    async fn wait_until_carried(&self) -> Result<(), Fault> {
+        let mut said: Option<Instant> = None;
+        while self.state().await?.keyspace != self.keyspace {
+            if said.is_none_or(|said| said.elapsed() > SAY_EVERY) {
+                warn!(
+                    "waiting: log {} does not carry what the configuration says; start the connector of unit {} with it",
+                    self.log, self.log.unit
+                );
+                said = Some(Instant::now());
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Asks for what the targets hold and the authority lacks; gives how many keys that were.
+    async fn extras(&self) -> Result<usize, Fault> {
+        let mut count = 0;
+        let mut source = self.client(&self.log.unit).await?;
+        for unit in &self.to {
+            let mut reader = Reader::open(self.mesh.cache(unit, &self.log.store)?).await?;
+            let (_, databases) = reader.sizes().await?;
+            let mut asked = Vec::new();
+            for (db, _) in databases {
+                let mut cursor = 0;
+                loop {
+                    let (next, found) = reader.scan(db, cursor, SCANNED_AT_ONCE).await?;
+                    let found: Vec<Vec<u8>> =
+                        found.into_iter().filter(|key| self.keyspace.carries(key)).collect();
+                    asked.extend(lacking(&mut source, db, &found).await?);
+                    if asked.len() >= NOTES_AT_ONCE || next == 0 {
+                        count += asked.len();
+                        self.ask(std::mem::take(&mut asked)).await?;
+                    }
+                    if next == 0 {
+                        break;
+                    }
+                    cursor = next;
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    /// Copies all keys, or goes on with a copy that was ordered before.
+    async fn copy(&self, rows_per_second: Option<u32>) -> Result<(), Fault> {
+        let (broker, topic) = self.control(&self.log.unit)?;
+        let state = self.state().await?;
+        let mut job = self.job();
+        (job.store, job.rows_per_second) = (true, rows_per_second);
+        let mut under_way = None;
+        for (name, (_, known)) in jobs::read(broker, &topic, &self.log).await? {
+            if !known.store {
+                continue;
+            }
+            let open =
+                !state.copy.done.contains_key(&name) && !state.copy.failed.contains_key(&name);
+            if known.to == job.to && open && under_way.is_none() {
+                info!(job = name, "going on with the copy that was ordered before");
+                if rows_per_second.is_some() && known.rows_per_second != rows_per_second {
+                    jobs::send(broker, &topic, &self.log, &name, &job).await?;
+                }
+                under_way = Some(name);
+            } else if known.to == job.to {
+                jobs::remove(broker, &topic, &self.log, &name).await?;
+            }
+        }
+        let name = match under_way {
+            Some(name) => name,
+            None => self.order("full", &job).await?,
+        };
+        let mut bar = Bar::new(&format!("{} to {}", self.log, self.to_text()));
+        self.follow(&name, Some(&mut bar)).await?;
+        bar.close();
+        jobs::remove(broker, &topic, &self.log, &name).await
+    }
+
+    /// Has keys read, and waits until the targets have taken them.
+    async fn ask(&self, keys: Vec<String>) -> Result<(), Fault> {
+        let (broker, topic) = self.control(&self.log.unit)?;
+        for wave in keys.chunks(KEYS_MAX * JOBS_AT_ONCE) {
+            let mut names = Vec::new();
+            for keys in wave.chunks(KEYS_MAX) {
+                let mut job = self.job();
+                job.keys = keys.to_vec();
+                names.push(self.order("keys", &job).await?);
+            }
+            for name in &names {
+                self.follow(name, None).await?;
+                jobs::remove(broker, &topic, &self.log, name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn job(&self) -> Job {
+        let to: Vec<String> = self.to.iter().map(ToString::to_string).collect();
+        Job::new(&to, &self.by, &self.why)
+    }
+
+    async fn order(&self, kind: &str, job: &Job) -> Result<String, Fault> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let name = format!("{kind}-{:x}", now.as_nanos());
+        let (broker, topic) = self.control(&self.log.unit)?;
+        jobs::send(broker, &topic, &self.log, &name, job).await?;
+        Ok(name)
+    }
+
+    /// Waits until a job is done and the targets have applied its last record.
+    async fn follow(&self, name: &str, mut bar: Option<&mut Bar>) -> Result<(), Fault> {
+        let (broker, topic) = self.control(&self.log.unit)?;
+        let (mut moved, mut last, mut looked) = (Instant::now(), None, Instant::now());
+        let end = loop {
+            let state = self.state().await?;
+            if let Some(why) = state.copy.failed.get(name) {
+                jobs::remove(broker, &topic, &self.log, name).await?;
+                return Err(Fault::fatal(Code::Copy, format!("the copy {name} failed: {why}")));
+            }
+            if let Some(end) = state.copy.done.get(name) {
+                break *end;
+            }
+            if let (Some(bar), Some(scan)) = (&mut bar, &state.copy.scan) {
+                bar.show(scan);
+            }
+            if last.replace(state.seq) != Some(state.seq) {
+                moved = Instant::now();
+            }
+            if moved.elapsed() > SILENT_FOR {
+                warn!("nothing is captured in unit {}: does its connector run?", self.log.unit);
+                moved = Instant::now();
+            }
+            if looked.elapsed() > Duration::from_secs(2) {
+                looked = Instant::now();
+                let known = jobs::read(broker, &topic, &self.log).await?;
+                if !known.contains_key(name) && !self.state().await?.copy.done.contains_key(name) {
+                    return Err(Fault::fatal(Code::Copy, format!("the copy {name} was stopped"))
+                        .hint("unitflow status shows what stays half filled, and how to go on"));
+                }
+            }
+            sleep(LOOK_EVERY).await;
+        };
+        self.arrived(end).await
+    }
+
+    async fn arrived(&self, end: Seq) -> Result<(), Fault> {
+        for unit in &self.to {
+            let mut client = self.client(unit).await?;
+            let mut begun = Instant::now();
+            loop {
+                let lanes = self.mesh.lanes(&self.log);
+                let known = ledger::read_all(&mut client, &self.log, lanes).await?;
+                if !known.is_empty() && known.iter().all(|(_, standing)| standing.seq >= end) {
+                    break;
+                }
+                if begun.elapsed() > SILENT_FOR {
+                    warn!(
+                        "unit {unit} has not applied all yet: does its sink run? unitflow status shows more"
+                    );
+                    begun = Instant::now();
+                }
+                sleep(LOOK_EVERY).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has keys read again until none is in doubt; gives how many are left where that does not come to an end.
+    async fn settle(&self) -> Result<u64, Fault> {
+        let (mut least, mut since) = (u64::MAX, Instant::now());
+        loop {
+            let (mut keys, mut left) = (BTreeSet::new(), 0);
+            for unit in &self.to {
+                let mut client = self.client(unit).await?;
+                left += filling::count(&mut client).await?;
+                let notes = filling::notes(&mut client, NOTES_AT_ONCE).await?;
+                keys.extend(notes.into_iter().map(|note| note.key));
+            }
+            if left == 0 {
+                return Ok(0);
+            }
+            if left < least {
+                (least, since) = (left, Instant::now());
+            }
+            if since.elapsed() > SETTLE_FOR {
+                return Ok(left);
+            }
+            info!(keys = keys.len(), "read again");
+            self.ask(keys.into_iter().collect()).await?;
+            sleep(SETTLE_EVERY).await;
+        }
+    }
+
+    async fn end(&self, mut left: u64, removed: usize) -> Result<Outcome, Fault> {
+        if left == 0 {
+            for unit in &self.to {
+                let mut client = self.client(unit).await?;
+                if !filling::end(&mut client, &self.log).await? {
+                    left = filling::count(&mut client).await?.max(1);
+                }
+            }
+        }
+        let (to, from) = (self.to_text(), &self.log.unit);
+        if left > 0 {
+            say(&format!(
+                "{left} keys are not settled: they are written in several units faster than they are read; run this again once that is over"
+            ));
+            return Ok(Outcome::Findings);
+        }
+        let keys = self.keyspace.keys.join(", ");
+        say(&match removed {
+            0 => format!("{to} holds what {from} holds: {keys}"),
+            _ => format!(
+                "{to} holds what {from} holds: {keys}; {removed} keys that {from} lacked were asked for"
+            ),
+        });
+        Ok(Outcome::Fine)
+    }
+}
+
+/// Those of some keys that a store lacks, as records name them.
+async fn lacking(client: &mut Client, db: u32, keys: &[Vec<u8>]) -> Result<Vec<String>, Fault> {
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut pipeline = redis::Pipeline::new();
+    pipeline.cmd("SELECT").arg(db);
+    for key in keys {
+        pipeline.cmd("EXISTS").arg(key);
+    }
+    let answers = client.answers(&pipeline).await?;
+    if let Some(fault) = answers.iter().find_map(refusal) {
+        return Err(fault.at(client.place()));
+    }
+    let found = keys.iter().zip(&answers[1..]).filter(|(_, answer)| **answer == Value::Int(0));
+    let name = |key: &[u8]| {
+        let mut name = Vec::new();
+        write_key(&mut name, db, key);
+        String::from_utf8_lossy(&name).into_owned()
+    };
+    Ok(found.map(|(key, _)| name(key)).collect())
+}
+
+/// Progress on stderr; a line now and then where that is no terminal.
+struct Bar {
+    bar: ProgressBar,
+    said: Instant,
+}
+
+impl Bar {
+    fn new(what: &str) -> Self {
+        let bar = ProgressBar::new(1);
+        let style =
+            "  {bar:30} {human_pos} of about {human_len} keys  {per_sec}  {eta} left  {wide_msg}";
+        bar.set_style(
+            ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
+        bar.set_message(what.to_owned());
+        Self { bar, said: Instant::now() }
+    }
+
+    fn show(&mut self, scan: &Scan) {
+        self.bar.set_length(scan.of.max(scan.keys).max(1));
+        self.bar.set_position(scan.keys);
+        if self.bar.is_hidden() && self.said.elapsed() > SAY_EVERY {
+            self.said = Instant::now();
+            let (keys, of) = (HumanCount(scan.keys), HumanCount(scan.of));
+            let rest = HumanDuration(self.bar.eta());
+            info!(%keys, %of, %rest, "copying {}", self.bar.message());
+        }
+    }
+
+    fn close(&self) {
+        info!(keys = %HumanCount(self.bar.position()), "copied");
+        self.bar.finish_and_clear();
+    }
+}
