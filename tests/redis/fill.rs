@@ -148,6 +148,39 @@ fn a_backlog_that_ran_over_is_made_good() {
     });
 }
 
+/// Neither a large store nor a large key has to fit in a worker's memory.
+#[test]
+fn a_large_key_is_copied_in_pieces() {
+    alone("a large Redis key is copied", limit(), async {
+        // In MiB: a list and a text of so much each, and ten times as much in single keys.
+        let (size, peak) = if is_full() { (250, 256) } else { (25, 128) };
+        let held = format!(
+            "for n = 1, {size} do
+                 for m = 1, 64 do redis.call('RPUSH', 'long', string.rep(n * m, 16384):sub(1, 16384)) end
+                 redis.call('APPEND', 'large', string.rep('x' .. n, 1048576):sub(1, 1048576))
+                 for m = 1, 640 do
+                     redis.call('SET', 'single:' .. n .. ':' .. m, string.rep(m, 16384):sub(1, 16384))
+                 end
+             end"
+        );
+        let mut mesh = RedisMesh::of(&[Redis8, Valkey]).holding("A", &held).start().await?;
+        let begin = Instant::now();
+        let command = [&FULL[..], &["--rows-per-second=1000000"]].concat();
+        let told = mesh.run(&command).await?;
+        ensure!(told.contains("B holds what A holds"), "{told}");
+        println!("  {} MiB copied in {:.1?}", 12 * size, begin.elapsed());
+        mesh.quiesce(QUIET).await?;
+        mesh.ensure_equal().await?;
+        for (unit, role) in [("A", "connector"), ("A", "transformer"), ("B", "sink")] {
+            let kib = mesh.worker(unit, role)?.peak_kib();
+            println!("  {role} of {unit}: {} MiB", kib / 1024);
+            ensure!(kib < peak * 1024, "{role} of {unit} took {} MiB", kib / 1024);
+        }
+        mesh.finish();
+        Ok(())
+    });
+}
+
 /// A copy knows less than its target: what the target wrote since, and what a third unit did.
 #[test]
 fn nothing_newer_is_overwritten() {

@@ -159,6 +159,14 @@ impl Redis {
         self.service.log()
     }
 
+    /// The server's program: run with a configuration and `--sentinel` it is a Sentinel.
+    ///
+    /// # Errors
+    /// [`Fault::Install`] where it is not here any more.
+    pub fn program(&self) -> Result<PathBuf, Fault> {
+        self.home.program(&self.flavor.program("server"))
+    }
+
     /// One command by `redis-cli`, over TCP; the answer as it prints it into a pipe, without the last line end.
     ///
     /// # Errors
