@@ -143,6 +143,17 @@ enum TlsFile {
     Off,
 }
 
+/// What happens with keys that a Redis server throws out for want of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Eviction {
+    /// `check` refuses a server that does so.
+    #[default]
+    Refused,
+    /// They go in every unit: nobody can tell an eviction from a client's deletion.
+    Travels,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FlowFile {
@@ -157,6 +168,8 @@ struct FlowFile {
     keys: Vec<String>,
     #[serde(default)]
     commands: BTreeMap<String, Policy>,
+    #[serde(default)]
+    eviction: Eviction,
     #[serde(default)]
     exclude: Vec<String>,
     #[serde(default)]
@@ -558,9 +571,10 @@ fn with_store(
 fn read_flow(name: &Name, flow: FlowFile, units: &BTreeMap<Name, Unit>) -> Result<Flow, Fault> {
     let place = format!("flows.{name}");
     let with_store = with_store(&place, &flow, units, |unit| unit.stores.contains_key(name))?;
-    if !flow.keys.is_empty() || !flow.commands.is_empty() {
+    let of_redis = flow.eviction != Eviction::default();
+    if !flow.keys.is_empty() || !flow.commands.is_empty() || of_redis {
         return Err(bad(format!(
-            "{place}: keys and commands are settings of Redis flows; this one has MySQL stores"
+            "{place}: keys, commands and eviction are settings of Redis flows; this one has MySQL stores"
         )));
     }
     if let Ddl::Apply(owner) = &flow.ddl {

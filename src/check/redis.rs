@@ -7,7 +7,7 @@ use unitflow_redis::{Client, Store, Tls};
 use unitflow_sinks::redis::ledger;
 
 use super::finding::Finding;
-use crate::config::{CacheFlow, Mesh};
+use crate::config::{CacheFlow, Eviction, Mesh};
 use crate::pipeline::load_state;
 use crate::pipeline::redis::ConnectorState;
 
@@ -41,7 +41,7 @@ async fn check_cache(
     let info = Info::read(&mut client).await?;
     findings.extend(check_version(&place, &info));
     if flow.from.contains(&log.unit) {
-        findings.extend(check_source(&place, &info));
+        findings.extend(check_source(&place, &info, flow.eviction));
         findings.extend(check_log(mesh, log).await?);
     }
     for (from, to) in
@@ -92,17 +92,17 @@ fn check_version(place: &str, info: &Info) -> Option<Finding> {
 }
 
 /// What a store that is captured has to be like.
-fn check_source(place: &str, info: &Info) -> Vec<Finding> {
+fn check_source(place: &str, info: &Info, eviction: Eviction) -> Vec<Finding> {
     let mut findings = Vec::new();
     let policy = info.get("maxmemory_policy");
-    if policy != "noeviction" {
+    if policy != "noeviction" && eviction == Eviction::Refused {
         findings.push(
             Finding::new(place, Code::Setting, "maxmemory-policy")
                 .expected(
                     "noeviction: an eviction looks like a client's DEL, and would travel",
                     policy,
                 )
-                .remedy("CONFIG SET maxmemory-policy noeviction, in the configuration file too"),
+                .remedy("CONFIG SET maxmemory-policy noeviction, in the configuration file too; or eviction = \"travels\" in the flow: what one unit throws out goes in all"),
         );
     }
     let backlog = info.get("repl_backlog_size").parse().unwrap_or(0);

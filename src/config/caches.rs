@@ -9,13 +9,15 @@ use unitflow_change::{Fault, Form};
 use unitflow_redis::Store as Cache;
 use unitflow_redis::commands::{self, Arrives};
 
-use super::{Ddl, FlowFile, Mesh, Unit, bad, with_store};
+use super::{Ddl, Eviction, FlowFile, Mesh, Unit, bad, with_store};
 
 /// The Redis stores of one name in all units, and what travels between them.
 #[derive(Clone, Debug)]
 pub struct CacheFlow {
     /// Which keys travel.
     pub keyspace: Keyspace,
+    /// What happens with keys that are thrown out.
+    pub eviction: Eviction,
     /// The units whose writes travel.
     pub from: Vec<Name>,
     /// The units they travel to.
@@ -101,6 +103,7 @@ pub fn read_flow(
     }
     Ok(CacheFlow {
         keyspace: Keyspace { partitions: 1, keys: flow.keys, exclude: flow.exclude, commands },
+        eviction: flow.eviction,
         from: flow.from.unwrap_or_else(|| with_store.clone()),
         to: flow.to.unwrap_or(with_store),
     })

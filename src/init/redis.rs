@@ -259,7 +259,7 @@ async fn create_lanes(mesh: &Mesh, log: &Log, to: &Name) -> Result<usize, Fault>
             Code::LedgerMissing,
             format!("the store of unit {to} lacks the ledger keys of lanes {missing:?} of log {log}, which has run before"),
         )
-        .hint("see the runbook for how a log begins anew; init never does that by itself"));
+        .hint(format!("unitflow resync full --from {} --store {} --to {to} --why … brings what it has lost; init never does that by itself", log.unit, log.store)));
     }
     for lane in &missing {
         let (low, _) = topics::bounds(broker, &topic, *lane).await?;
@@ -268,7 +268,7 @@ async fn create_lanes(mesh: &Mesh, log: &Log, to: &Name) -> Result<usize, Fault>
                 Code::OffsetGone,
                 format!("{topic}[{lane}] no longer begins at its first record, so unit {to} can't begin there"),
             )
-            .hint("see the runbook for how a log begins anew"));
+            .hint(format!("unitflow resync full --from {} --store {} --to {to} --why … lets it begin with what that unit holds", log.unit, log.store)));
         }
     }
     let id = topic_id(broker, &topic).await?;

@@ -14,9 +14,11 @@ use tracing::{info, warn};
 use unitflow_change::name::{Log, Name, Stage, Topics};
 use unitflow_change::redis::{Keyspace, parse_key, write_key};
 use unitflow_change::seq::Seq;
+use unitflow_change::tag::{HEADER, Tag};
 use unitflow_change::{Code, Fault};
 use unitflow_kafka::control::{self, Action, Order};
 use unitflow_kafka::jobs::{self, Job, KEYS_MAX};
+use unitflow_kafka::last_committed;
 use unitflow_redis::chunk::Reader;
 use unitflow_redis::client::refusal;
 use unitflow_redis::{Client, Opened, Options, Stream};
@@ -30,7 +32,7 @@ use crate::config::Mesh;
 use crate::order::whoever;
 use crate::output::say;
 use crate::pipeline::redis::{ConnectorState, Scan};
-use crate::pipeline::{is_worked_on, load_state};
+use crate::pipeline::{ensure_same_topic, is_worked_on, load_state};
 
 /// How often a position is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -77,6 +79,7 @@ pub async fn full(mesh: &Mesh, log: Log, args: &ResyncFullArgs) -> Result<Outcom
     let plan = Plan::of(mesh, log, &args.ways)?;
     plan.begin(Phase::Copying).await?;
     plan.mend_log().await?;
+    plan.make_lanes().await?;
     plan.wait_until_carried().await?;
     let mut removed = plan.extras().await?;
     plan.copy(args.rows_per_second).await?;
@@ -258,6 +261,55 @@ impl<'m> Plan<'m> {
             anew::go_on(self.mesh, &self.log, &self.why).await?;
         }
         Ok(())
+    }
+
+    /// Makes the ledger keys that a target lacks: it is new, or has lost all. The authority's lanes go on from here, those of third
+    /// units from where the authority stands: what came before is in the copy, and what it holds already of what comes
+    /// is written over by it.
+    async fn make_lanes(&self) -> Result<(), Fault> {
+        let mut source = self.client(&self.log.unit).await?;
+        for (log, to) in self.ways() {
+            let mut client = self.client(&to).await?;
+            let lanes = self.mesh.lanes(&log);
+            let known = ledger::read_all(&mut client, &log, lanes).await?;
+            let is_missing = |lane: &i32| known.iter().all(|(known, _)| known != lane);
+            let missing: Vec<i32> = (0..lanes).filter(is_missing).collect();
+            if missing.is_empty() {
+                continue;
+            }
+            let of_source = ledger::read_all(&mut source, &log, lanes).await?;
+            for lane in &missing {
+                let (seq, id, offset) = match log == self.log {
+                    true => self.end_of(*lane).await?,
+                    false => of_source
+                        .iter()
+                        .find(|(known, _)| known == lane)
+                        .map(|(_, known)| (known.seq, known.topic_id.clone(), known.topic_offset))
+                        .ok_or_else(|| {
+                            Fault::fatal(
+                                Code::LedgerMissing,
+                                format!("{} lacks the ledger keys of {log} as well, so what it holds of that nobody knows", self.log.unit),
+                            )
+                            .hint("copy from a unit that has them")
+                        })?,
+                };
+                ledger::create(&mut client, &log, *lane, (seq, &id, offset)).await?;
+            }
+            say(&format!("{log} to {to}: {} lanes in the ledger, which it lacked", missing.len()));
+        }
+        Ok(())
+    }
+
+    /// The last record of a lane of the log, with its topic's id, and the offset behind it.
+    async fn end_of(&self, lane: i32) -> Result<(Seq, String, i64), Fault> {
+        let broker = &self.mesh.unit(self.mesh.read_at(&self.log))?.broker;
+        let topic = self.mesh.topics.tagged(&self.log);
+        let id = ensure_same_topic(broker, &topic, None).await?;
+        let last = last_committed(broker, &topic, lane).await?.ok_or_else(|| {
+            Fault::retry(Code::TopicMissing, format!("{topic}[{lane}] has no record yet"))
+        })?;
+        let seq = Tag::parse(last.header(HEADER).unwrap_or_default())?.seq;
+        Ok((seq, id, last.offset + 1))
     }
 
     async fn state(&self) -> Result<ConnectorState, Fault> {

@@ -8,6 +8,7 @@ use unitflow_harness::random::{Random, is_full, seed};
 use unitflow_harness::{alone, beside};
 use unitflow_local::RedisFlavor::{Redis7, Redis8, Valkey};
 
+use crate::load::Load;
 use crate::mesh::{QUIET, RedisMesh};
 use crate::{ROLES, STOPS_WITHIN, come_up, ensure_done, limit, write_everywhere};
 
@@ -143,6 +144,44 @@ fn a_backlog_that_ran_over_is_made_good() {
         mesh.shows("B", &["EXISTS", "deleted", "moved", "short-lived"], "0").await?;
         mesh.shows("B", &["LRANGE", "another type", "0", "-1"], "in the gap").await?;
         mesh.ensure_still().await?;
+        mesh.finish();
+        Ok(())
+    });
+}
+
+/// Nothing is left of what a unit held, its place in the others' logs neither. It gets all from one of them.
+#[test]
+fn a_unit_that_lost_everything_is_filled() {
+    beside("a Redis unit that lost everything", limit(), async {
+        let random = Random::new(seed("redis fill"));
+        let setup = RedisMesh::of(&[Redis7, Redis8, Valkey]).holding("A", HELD);
+        let mut mesh = setup.start().await?;
+        mesh.change_flow("commands = { FLUSHALL = \"stay\" }")?;
+        for unit in mesh.units() {
+            mesh.restart(&unit, "connector")?;
+        }
+        come_up(&mesh).await?;
+        let mut load = Load::none();
+        for unit in ["A", "C"] {
+            load.on(unit, mesh.server(unit), 1, &random);
+        }
+        sleep(Duration::from_secs(1)).await;
+        mesh.server("B").cli(["FLUSHALL"]).await?;
+        mesh.worker("B", "sink")?.says("code=ledger_missing", STOPS_WITHIN).await?;
+        let copying = mesh.begin(&[&FULL[..], &["--to=B"]].concat());
+        let keys = ["EXISTS", "unitflow:ledger:A.cache:0", "unitflow:ledger:C.cache:0"];
+        mesh.shows("B", &keys, "2").await?;
+        mesh.restart("B", "sink")?;
+        sleep(Duration::from_secs(4)).await;
+        let written = load.stop().await?;
+        let told = copying.await.context("the command panicked")??;
+        for log in ["A.cache", "C.cache"] {
+            let made = format!("{log} to B: 1 lanes in the ledger, which it lacked");
+            ensure!(told.contains(&made), "{told}");
+        }
+        // What A held before is not in C.
+        mesh.run(&[&FULL[..], &["--to=C"]].concat()).await?;
+        ensure_done(&mut mesh, &written).await?;
         mesh.finish();
         Ok(())
     });

@@ -309,6 +309,9 @@ fn a_flow_is_held_and_looked_into() {
         let told = mesh.run(&["check"]).await.err().context("all is well")?.to_string();
         ensure!(told.contains("error [setting] A.cache: maxmemory-policy"), "{told}");
         ensure!(!told.contains("error [setting] B.cache"), "{told}");
+        mesh.change_flow("eviction = \"travels\"")?;
+        let told = mesh.run(&["check"]).await?;
+        ensure!(told.contains("0 errors"), "{told}");
         mesh.finish();
         Ok(())
     });
