@@ -229,8 +229,11 @@ pub struct SkipArgs {
 #[derive(Debug, Subcommand)]
 pub enum ResyncCommand {
     /// Whole tables: every row is compared, what differs is written, what the authority lacks is removed.
+    ///
+    /// Of a Redis store all keys that travel. Where the log can't go on (position_purged), or a unit has lost its ledger keys,
+    /// that is mended first.
     Full(ResyncFullArgs),
-    /// Single rows by their keys.
+    /// Single rows, or Redis keys, by their keys.
     Keys(ResyncKeysArgs),
     /// Fill a new, empty unit and let it take part.
     ///
@@ -246,8 +249,8 @@ pub enum ResyncCommand {
     Lost(ResyncLostArgs),
     /// Let the log of a Redis store go on behind what the store holds now.
     ///
-    /// For a connector that stopped with position_purged: what the store wrote since it was captured last, and what expired
-    /// or was deleted there, is not carried. Bring the units to the same data before, or by writing it again after.
+    /// For a connector that stopped with position_purged: what the store wrote since it was captured last is not carried;
+    /// resync full brings that, and does this too where it has to.
     Anew(ResyncAnewArgs),
     /// End copies that are under way from a unit; what they have brought stays.
     ///
@@ -295,7 +298,7 @@ pub struct ResyncFullArgs {
 pub struct ResyncKeysArgs {
     #[command(flatten)]
     pub ways: ResyncWays,
-    /// A row's key as it stands in the topics: ["shop","orders",{"id":7}]. May be given several times.
+    /// A row's key as it stands in the topics, ["shop","orders",{"id":7}], or a Redis key, [0,"user:7"]. May be given several times.
     #[arg(long, value_name = "KEY")]
     pub key: Vec<String>,
     /// A file with one such key a line.

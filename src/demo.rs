@@ -8,7 +8,8 @@
 //! | file | subject |
 //! |---|---|
 //! | `scene` | all that has to be taken down: servers, workers, their folder |
-//! | `unit` | a unit: its MySQL, its Kafka, the shop in it |
+//! | `unit` | a unit: its MySQL, its Redis, its Kafka, the shop in it |
+//! | `cache` | what the shop keeps in Redis: users of it, and the comparison |
 //! | `workers` | worker processes, their metrics, other commands of this binary |
 //! | `load` | writers in one unit |
 //! | `watch` | lag, as it is seen at the target |
@@ -18,6 +19,7 @@
 //! | `report` | the result on stdout |
 //! | `keep` | how to look around when all is left running |
 
+mod cache;
 mod compare;
 mod crash;
 mod keep;
@@ -37,6 +39,7 @@ use unitflow_local::Component;
 
 use crate::Outcome;
 use crate::cli::DemoArgs;
+use crate::demo::cache::Users;
 use crate::demo::load::Writers;
 use crate::demo::report::Story;
 use crate::demo::scene::Scene;
@@ -98,6 +101,7 @@ async fn play(scene: &mut Scene, screen: &Screen, args: &DemoArgs) -> Result<Sto
 
     let writers = Writers::start(scene.units(), args.rows).await?;
     let tally = writers.tally();
+    let users = Users::start(&scene.caches()).await?;
     let watch = Watch::start(scene.units(), tally.clone()).await?;
     let bars = screen.load(args.rows);
     let (written, crash) = tokio::select! {
@@ -105,6 +109,7 @@ async fn play(scene: &mut Scene, screen: &Screen, args: &DemoArgs) -> Result<Sto
         gone = scene.worker_gone() => return Err(gone),
         never = bars.follow(&tally, &watch) => match never {},
     };
+    let used = users.stop().await?;
     bars.done(&written);
     let ages = watch.stop().await?;
 
@@ -112,27 +117,44 @@ async fn play(scene: &mut Scene, screen: &Screen, args: &DemoArgs) -> Result<Sto
     let step = screen.step("reading both databases with the servers' own clients");
     let compared = compare::all(scene.units()).await?;
     step.done(compare::summary(&compared));
+    let step = screen.step("comparing both caches by the servers' own digests");
+    let caches = scene.compare_caches().await?;
+    step.done(match &caches.difference {
+        None => format!(
+            "both caches have the same {} keys, by the servers' own digests",
+            caches.keys[0]
+        ),
+        Some(key) => format!("the caches differ in {key}"),
+    });
     Ok(Story {
         units: scene.describe(),
         written,
+        used,
         crossed: scene.crossed().await?,
         echoes: scene.echoes().await?,
         ages,
         crash,
         waited,
         compared,
+        caches,
         took: begun.elapsed(),
     })
 }
 
 async fn install(screen: &Screen) -> Result<(), Fault> {
-    let needed = [Component::Mysql, Component::Mariadb, Component::Kafka];
+    let needed = [
+        Component::Mysql,
+        Component::Mariadb,
+        Component::Redis,
+        Component::Valkey,
+        Component::Kafka,
+    ];
     if needed.iter().all(|component| component.home().is_ok()) {
         return Ok(());
     }
-    let step = screen.step("bringing MySQL, MariaDB and Kafka; only the first time");
+    let step = screen.step("bringing MySQL, MariaDB, Redis, Valkey and Kafka; only the first time");
     unitflow_local::ensure(&needed, |line| step.note(line)).await.map_err(local)?;
-    step.done("MySQL, MariaDB and Kafka are installed in your cache folder");
+    step.done("MySQL, MariaDB, Redis, Valkey and Kafka are installed in your cache folder");
     Ok(())
 }
 

@@ -115,8 +115,8 @@ struct FlowStatus {
     unknown: Option<String>,
 }
 
-/// A table that is being filled, by a command that runs or was given up: meanwhile changes that do not
-/// fit stop nobody.
+/// A table, or a Redis store, that is being filled, by a command that runs or was given up: meanwhile changes that
+/// do not fit stop nobody.
 #[derive(Debug, Serialize)]
 struct FillingStatus {
     table: String,
@@ -437,6 +437,7 @@ async fn read_flow(mesh: &Mesh, log: &Log, to: &Name) -> FlowStatus {
         Err(why) => flow.unknown = Some(why),
     }
     if is_redis(mesh, log) {
+        flow.filling = answer(&whose, redis::filling(mesh, log, to)).await.unwrap_or_default();
         return flow;
     }
     // Where these can't be had the lanes say why.

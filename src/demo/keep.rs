@@ -27,11 +27,14 @@ pub fn look_around(units: &[Unit], config: &Path, prefix: &str) -> Result<String
         text += &format!(
             "\n  unit {name}, {}\n\
              \x20   client        {}\n\
+             \x20   cache         {} -p {}\n\
              \x20   true lag      {groups} {bootstrap} --describe --group {prefix}.{name}-to-{to}.shop\n\
              \x20   what travels  {consumer} {bootstrap} --topic {prefix}.{name}.shop.tagged --from-beginning \
              --max-messages 3 --property print.headers=true\n",
             unit.version,
-            client(unit)?
+            client(unit)?,
+            unit.cache.server.client().map_err(local)?.display(),
+            unit.cache.server.port()
         );
     }
     let [first, second] = units else { return Ok(text) };

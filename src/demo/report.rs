@@ -5,6 +5,7 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use indicatif::{HumanBytes, HumanCount};
 
+use crate::demo::cache::{CachesCompared, Used};
 use crate::demo::compare::Compared;
 use crate::demo::crash::Crash;
 use crate::demo::load::Written;
@@ -21,6 +22,8 @@ pub struct Story {
     pub units: Vec<(&'static str, String)>,
     /// By unit.
     pub written: [Written; 2],
+    /// What was written to the caches, by unit.
+    pub used: [Used; 2],
     /// Rows of the other unit that arrived, by way.
     pub crossed: [u64; 2],
     /// Changes that were not sent back, by unit.
@@ -33,6 +36,8 @@ pub struct Story {
     pub waited: Duration,
     /// By table.
     pub compared: Vec<Compared>,
+    /// Both caches.
+    pub caches: CachesCompared,
     /// From the start of the servers.
     pub took: Duration,
 }
@@ -40,7 +45,14 @@ pub struct Story {
 impl Story {
     /// Whether both units hold the same.
     pub fn is_equal(&self) -> bool {
-        self.compared.iter().all(|compared| compared.difference.is_none())
+        let tables_are = self.compared.iter().all(|compared| compared.difference.is_none());
+        tables_are && self.caches.difference.is_none() && self.counter_is_exact()
+    }
+
+    /// Whether the counter to which both units added shows all of it, once.
+    fn counter_is_exact(&self) -> bool {
+        let added = self.used.iter().map(|used| used.visits).sum::<i64>();
+        self.caches.visits.iter().all(|visits| *visits == added)
     }
 
     fn rows(&self) -> u64 {
@@ -87,6 +99,17 @@ fn legend(story: &Story) -> Table {
         ),
     );
     row(
+        "counter",
+        format!(
+            "Both units added to one Redis counter, visits, at the same time: {} in A and {} in B. It shows {} in A and {} in B{}",
+            story.used[0].visits,
+            story.used[1].visits,
+            story.caches.visits[0],
+            story.caches.visits[1],
+            if story.counter_is_exact() { ": each addition once." } else { ", WHICH MUST NOT BE." }
+        ),
+    );
+    row(
         "crash",
         format!(
             "Unit B's sink was killed (kill -9) while {} rows of A were on their way{}, and started again. It went on from \
@@ -111,6 +134,7 @@ fn numbers(story: &Story) -> Table {
     row("later updated", story.written.map(|written| count(written.updated)));
     row("later deleted", story.written.map(|written| count(written.deleted)));
     row("in transactions", story.written.map(|written| count(written.transactions)));
+    row("Redis commands written here", story.used.map(|used| count(used.commands)));
     // The way to a unit has the number of the other one.
     row("rows arrived from the other unit", [count(story.crossed[1]), count(story.crossed[0])]);
     row("echoes stopped", story.echoes.map(count));
@@ -136,17 +160,32 @@ fn tables(story: &Story) -> Table {
             result.to_owned(),
         ]);
     }
+    let [first, second] = story.caches.keys.map(|keys| HumanCount(keys).to_string());
+    let result = if story.caches.difference.is_none() { "equal" } else { "DIFFERENT" };
+    let digests = "by digest".to_owned();
+    table.add_row(["cache (keys)".to_owned(), first, second, digests, result.to_owned()]);
     table
 }
 
 fn verdict(story: &Story) -> String {
     let took = seconds(story.took);
+    if let Some(key) = &story.caches.difference {
+        return format!(
+            "DIFFERENT, which must not be. The first key of the caches that differs: {key}\nTook {took}.\n"
+        );
+    }
+    if !story.counter_is_exact() {
+        return format!(
+            "DIFFERENT, which must not be: the counter lost or doubled additions.\nTook {took}.\n"
+        );
+    }
     let Some((compared, [first, second])) =
         story.compared.iter().find_map(|compared| Some((compared, compared.difference.as_ref()?)))
     else {
         return format!(
-            "EQUAL: the same {} rows in both units. Took {took}.\n",
-            HumanCount(story.rows())
+            "EQUAL: the same {} rows and {} keys in both units. Took {took}.\n",
+            HumanCount(story.rows()),
+            HumanCount(story.caches.keys[0])
         );
     };
     format!(

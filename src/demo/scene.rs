@@ -9,6 +9,7 @@ use tokio::time::{sleep, timeout};
 use unitflow_change::{Code, Fault};
 use unitflow_local::{TempDir, new_folder};
 
+use crate::demo::cache::{self, Cache, CachesCompared};
 use crate::demo::keep;
 use crate::demo::screen::Screen;
 use crate::demo::unit::{self, Unit};
@@ -42,12 +43,13 @@ impl Scene {
 
     /// Servers, and the empty shop in each.
     pub async fn start_servers(&mut self, screen: &Screen) -> Result<(), Fault> {
-        let step = screen.step("starting MySQL, MariaDB and a Kafka for each");
+        let step =
+            screen.step("starting MySQL and MariaDB, Redis and Valkey, and a Kafka for each unit");
         self.units = unit::start_both().await?.into();
         let [a, b] = self.units() else { return Err(unstarted()) };
         step.done(format!(
-            "unit {} is {} with a Kafka, unit {} is {} with another; the same empty shop in both",
-            a.name, a.version, b.name, b.version
+            "unit {} is {} and {} with a Kafka, unit {} is {} and {} with another; the same empty shop in both",
+            a.name, a.version, a.cache.version, b.name, b.version, b.cache.version
         ));
         Ok(())
     }
@@ -153,9 +155,21 @@ impl Scene {
         &self.units
     }
 
-    /// Unit and server of each: `A`, `MySQL 9.7.0`.
+    /// Both units' caches, with the units' names.
+    pub fn caches(&self) -> Vec<(&'static str, &Cache)> {
+        self.units.iter().map(|unit| (unit.name, &unit.cache)).collect()
+    }
+
+    /// Whether both caches hold the same.
+    pub async fn compare_caches(&self) -> Result<CachesCompared, Fault> {
+        let [first, second] = self.units() else { return Err(unstarted()) };
+        cache::compare(&first.cache, &second.cache).await
+    }
+
+    /// Unit and servers of each: `A`, `MySQL 9.7.0, Redis 7.0.15`.
     pub fn describe(&self) -> Vec<(&'static str, String)> {
-        self.units.iter().map(|unit| (unit.name, unit.version.clone())).collect()
+        let named = |unit: &Unit| (unit.name, format!("{}, {}", unit.version, unit.cache.version));
+        self.units.iter().map(named).collect()
     }
 
     /// A worker by its name.
@@ -198,7 +212,11 @@ impl Scene {
         drop(workers);
         let folder = folder.keep();
         for unit in &units {
-            let servers = [("database", Ok(unit.server.log())), ("kafka", unit.kafka.log())];
+            let servers = [
+                ("database", Ok(unit.server.log())),
+                ("cache", Ok(unit.cache.server.log())),
+                ("kafka", unit.kafka.log()),
+            ];
             for (server, log) in servers {
                 if let Ok(log) = log {
                     // What cannot be copied is no reason to hide what went wrong before.
@@ -218,8 +236,9 @@ impl Scene {
         for worker in workers {
             stops.push(worker.program.keep().map_err(local)?.stop);
         }
-        for Unit { server, kafka, .. } in units {
+        for Unit { server, cache, kafka, .. } in units {
             stops.push(server.keep().map_err(local)?.stop);
+            stops.push(cache.server.keep().map_err(local)?.stop);
             if kafka.is_ours() {
                 stops.push(kafka.keep().map_err(local)?.stop);
             }
@@ -247,8 +266,9 @@ impl Scene {
              outage_longest_hours = 1\n",
             self.prefix()
         );
-        for Unit { name, server, kafka, .. } in &self.units {
+        for Unit { name, server, cache, kafka, .. } in &self.units {
             let (bootstrap, port) = (kafka.bootstrap(), server.port());
+            let cache = cache.server.port();
             text += &format!(
                 "\n[units.{name}]\n\
                  kafka = {{ bootstrap = \"{bootstrap}\", replication = 1 }}\n\
@@ -256,10 +276,14 @@ impl Scene {
                  kind = \"mysql\"\n\
                  endpoints = [\"127.0.0.1:{port}\"]\n\
                  user = \"root\"\n\
+                 tls = \"off\"\n\
+                 [units.{name}.stores.cache]\n\
+                 kind = \"redis\"\n\
+                 endpoints = [\"127.0.0.1:{cache}\"]\n\
                  tls = \"off\"\n"
             );
         }
-        text + "\n[flows.shop]\ntables = [\"shop.*\"]\n"
+        text + "\n[flows.shop]\ntables = [\"shop.*\"]\n\n[flows.cache]\nkeys = [\"*\"]\n"
     }
 }
 

@@ -1,13 +1,14 @@
-//! A unit: its MySQL, its Kafka, and the shop in it.
+//! A unit: its MySQL, its Redis, its Kafka, and the shop in it.
 
 use std::fmt;
 
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, OptsBuilder};
 use unitflow_change::Fault;
-use unitflow_local::{Flavor, Kafka, Mysql};
+use unitflow_local::{Flavor, Kafka, Mysql, RedisFlavor};
 use unitflow_mysql::connect;
 
+use crate::demo::cache::Cache;
 use crate::demo::local;
 
 /// One of the shop's tables.
@@ -110,30 +111,47 @@ pub struct Unit {
     pub name: &'static str,
     /// Its database.
     pub server: Mysql,
+    /// Its cache.
+    pub cache: Cache,
     /// Its road to the others.
     pub kafka: Kafka,
     /// What the server calls itself: `MySQL 9.7.0`.
     pub version: String,
 }
 
-/// Both units with the empty shop in each. Four servers come up at once.
+/// Both units with the empty shop in each. Six servers come up at once.
 pub async fn start_both() -> Result<[Unit; 2], Fault> {
     // Keys that the servers generate step by two, from one and from two.
     let first = Mysql::setup(Flavor::Mysql9).auto_increment(2, 1);
     let second = Mysql::setup(Flavor::Mariadb).auto_increment(2, 2);
-    let (first, second, kafka, other_kafka) = tokio::try_join!(
-        first.start(),
-        second.start(),
-        Kafka::setup().start(),
-        Kafka::setup().start()
+    let servers = async {
+        tokio::try_join!(
+            first.start(),
+            second.start(),
+            Kafka::setup().start(),
+            Kafka::setup().start()
+        )
+        .map_err(local)
+    };
+    let ((first, second, kafka, other_kafka), cache, other_cache) = tokio::try_join!(
+        servers,
+        Cache::start(RedisFlavor::Redis7),
+        Cache::start(RedisFlavor::Valkey)
+    )?;
+    tokio::try_join!(
+        Unit::new("A", first, cache, kafka),
+        Unit::new("B", second, other_cache, other_kafka)
     )
-    .map_err(local)?;
-    tokio::try_join!(Unit::new("A", first, kafka), Unit::new("B", second, other_kafka))
-        .map(Into::into)
+    .map(Into::into)
 }
 
 impl Unit {
-    async fn new(name: &'static str, server: Mysql, kafka: Kafka) -> Result<Self, Fault> {
+    async fn new(
+        name: &'static str,
+        server: Mysql,
+        cache: Cache,
+        kafka: Kafka,
+    ) -> Result<Self, Fault> {
         server.sql(SHOP).await.map_err(local)?;
         let version = server.sql("SELECT VERSION()").await.map_err(local)?;
         let number = version.split('-').next().unwrap_or_default();
@@ -141,7 +159,7 @@ impl Unit {
             Flavor::Mysql9 => "MySQL",
             Flavor::Mariadb => "MariaDB",
         };
-        Ok(Self { name, version: format!("{product} {number}"), server, kafka })
+        Ok(Self { name, version: format!("{product} {number}"), server, cache, kafka })
     }
 
     /// A connection as the shop's application has it.

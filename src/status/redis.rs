@@ -5,9 +5,9 @@ use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::seq::Seq;
 use unitflow_redis::Client;
 use unitflow_sinks::ledger::Entry;
-use unitflow_sinks::redis::ledger;
+use unitflow_sinks::redis::{filling, ledger};
 
-use super::{LogStatus, captured_behind, relay_lag};
+use super::{FillingStatus, LogStatus, captured_behind, relay_lag};
 use crate::bridge;
 use crate::config::Mesh;
 use crate::pipeline::load_state;
@@ -53,4 +53,17 @@ pub async fn entries(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<Entry>, Fa
     let mut client = Client::open(mesh.cache(to, &log.store)?).await?;
     let known = ledger::read_all(&mut client, log, mesh.lanes(log)).await?;
     Ok(known.iter().map(|(lane, standing)| standing.entry(*lane)).collect())
+}
+
+/// Whether a unit's store is being filled with the keys of a log's unit, and how that goes on.
+pub async fn filling(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<FillingStatus>, Fault> {
+    let mut client = Client::open(mesh.cache(to, &log.store)?).await?;
+    let fillers = filling::fillers(&mut client).await?;
+    if fillers.iter().all(|(known, _)| *known != log.to_string()) {
+        return Ok(Vec::new());
+    }
+    let command =
+        format!("unitflow resync full --from {} --store {} --to {to} --why …", log.unit, log.store);
+    let unsettled = filling::count(&mut client).await?;
+    Ok(vec![FillingStatus { table: log.store.to_string(), unsettled, command }])
 }

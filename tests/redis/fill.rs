@@ -190,24 +190,29 @@ fn a_unit_that_lost_everything_is_filled() {
 /// Neither a large store nor a large key has to fit in a worker's memory.
 #[test]
 fn a_large_key_is_copied_in_pieces() {
-    alone("a large Redis key is copied", limit(), async {
-        // In MiB: a list and a text of so much each, and ten times as much in single keys.
-        let (size, peak) = if is_full() { (250, 256) } else { (25, 128) };
-        let held = format!(
-            "for n = 1, {size} do
-                 for m = 1, 64 do redis.call('RPUSH', 'long', string.rep(n * m, 16384):sub(1, 16384)) end
-                 redis.call('APPEND', 'large', string.rep('x' .. n, 1048576):sub(1, 1048576))
-                 for m = 1, 640 do
-                     redis.call('SET', 'single:' .. n .. ':' .. m, string.rep(m, 16384):sub(1, 16384))
-                 end
-             end"
-        );
-        let mut mesh = RedisMesh::of(&[Redis8, Valkey]).holding("A", &held).start().await?;
+    let limit = Duration::from_secs(if is_full() { 1_200 } else { 180 });
+    alone("a large Redis key is copied", limit, async {
+        // Twelve MiB each: three of a list, one of a text, and eight of single keys.
+        let (parts, peak) = if is_full() { (170, 256) } else { (17, 128) };
+        let mut setup = RedisMesh::of(&[Redis8, Valkey]);
+        for part in 1..=parts {
+            setup = setup.holding(
+                "A",
+                &format!(
+                    "local n = {part}
+                     local function text(seed, size) return string.rep(seed .. ' ', size):sub(1, size) end
+                     for m = 1, 192 do redis.call('RPUSH', 'long', text(n * m, 16384)) end
+                     redis.call('APPEND', 'large', text('x' .. n, 1048576))
+                     for m = 1, 512 do redis.call('SET', 'single:' .. n .. ':' .. m, text(m, 16384)) end"
+                ),
+            );
+        }
+        let mut mesh = setup.start().await?;
         let begin = Instant::now();
         let command = [&FULL[..], &["--rows-per-second=1000000"]].concat();
         let told = mesh.run(&command).await?;
         ensure!(told.contains("B holds what A holds"), "{told}");
-        println!("  {} MiB copied in {:.1?}", 12 * size, begin.elapsed());
+        println!("  {} MiB copied in {:.1?}", 12 * parts, begin.elapsed());
         mesh.quiesce(QUIET).await?;
         mesh.ensure_equal().await?;
         for (unit, role) in [("A", "connector"), ("A", "transformer"), ("B", "sink")] {
@@ -244,6 +249,8 @@ fn nothing_newer_is_overwritten() {
         let copying = mesh.begin(&command);
         sleep(Duration::from_secs(4)).await;
         ensure!(!copying.is_finished(), "it settled what A can't know of");
+        let status = mesh.run(&["status"]).await.err().context("all is well")?.to_string();
+        ensure!(status.contains("FILLING cache in B from A.cache: "), "{status}");
         for (key, value) in
             [("written", "2"), ("deleted", ""), ("by a third", "2"), ("counted", "2")]
         {

@@ -17,6 +17,7 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
+use unitflow_harness::random::is_full;
 use unitflow_harness::worker::{Launch, Worker, log_end};
 use unitflow_kafka::{Broker, topics};
 use unitflow_local::{Kafka, Redis, RedisFlavor};
@@ -27,8 +28,6 @@ const PASSWORD: &str = "none-of-your-business";
 const BINARY: &str = env!("CARGO_BIN_EXE_unitflow");
 /// Nor does what was written take longer to arrive.
 pub const QUIET: Duration = Duration::from_secs(60);
-/// A command of the binary takes no longer.
-const COMMAND: Duration = Duration::from_secs(120);
 /// A server answers a client within this. The client's own default is half a second, which a killed
 /// and restarted process beside it on two cores may use up.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -645,6 +644,11 @@ impl Drop for RedisMesh {
     }
 }
 
+/// A command of the binary takes no longer.
+fn command_within() -> Duration {
+    Duration::from_secs(if is_full() { 600 } else { 120 })
+}
+
 async fn run(config: PathBuf, arguments: Vec<String>) -> anyhow::Result<String> {
     let output = Command::new(BINARY)
         .arg("--config")
@@ -655,7 +659,7 @@ async fn run(config: PathBuf, arguments: Vec<String>) -> anyhow::Result<String> 
         .kill_on_drop(true)
         .output();
     let said = arguments.join(" ");
-    let output = timeout(COMMAND, output).await;
+    let output = timeout(command_within(), output).await;
     let output = output.with_context(|| format!("unitflow {said} hangs"))??;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));

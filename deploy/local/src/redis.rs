@@ -167,6 +167,14 @@ impl Redis {
         self.home.program(&self.flavor.program("server"))
     }
 
+    /// The server's own client, `redis-cli`.
+    ///
+    /// # Errors
+    /// [`Fault::Install`] where it is not here any more.
+    pub fn client(&self) -> Result<PathBuf, Fault> {
+        self.home.program(&self.flavor.program("cli"))
+    }
+
     /// One command by `redis-cli`, over TCP; the answer as it prints it into a pipe, without the last line end.
     ///
     /// # Errors
@@ -175,7 +183,7 @@ impl Redis {
         &self,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Result<String, Fault> {
-        let mut client = Command::new(self.home.program(&self.flavor.program("cli"))?);
+        let mut client = Command::new(self.client()?);
         client.args(["-e", "-p"]).arg(self.port.to_string()).args(arguments);
         let answer = output(client, b"").await?;
         Ok(answer.strip_suffix('\n').unwrap_or(&answer).to_owned())
