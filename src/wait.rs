@@ -5,7 +5,7 @@
 //! has passed the connector's last record, the ledger rows that have reached every lane's end, and no
 //! change that came to its lane's end and was not applied, as those of parked tables.
 
-mod redis;
+pub mod redis;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

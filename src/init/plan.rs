@@ -137,7 +137,7 @@ fn redis(text: &mut String, flow: &CacheFlow, unit: &Name, store: &Cache) {
     }
     let mut rights = vec!["+time"];
     if captures {
-        rights.extend(["+psync", "+replconf", "+scan", "+exists", "+dump"]);
+        rights.extend(["+psync", "+replconf", "+scan", "+exists", "+dump", "+memory|usage"]);
     }
     rights.extend(["+role", "+info", "+get", "+set", "+multi", "+exec", "+select", "+pexpiretime"]);
     if flow.to.contains(unit) {

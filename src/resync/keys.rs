@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use redis::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 use unitflow_change::name::{Log, Name, Stage, Topics};
 use unitflow_change::redis::{Keyspace, parse_key, write_key};
@@ -22,7 +22,8 @@ use unitflow_kafka::last_committed;
 use unitflow_redis::chunk::Reader;
 use unitflow_redis::client::refusal;
 use unitflow_redis::{Client, Opened, Options, Stream};
-use unitflow_sinks::redis::filling::{self, Phase};
+use unitflow_sinks::redis::copies::aside_key;
+use unitflow_sinks::redis::filling::{self, Ended, Filler, Note, Phase, Written};
 use unitflow_sinks::redis::ledger;
 
 use super::anew;
@@ -33,6 +34,7 @@ use crate::order::whoever;
 use crate::output::say;
 use crate::pipeline::redis::{ConnectorState, Scan};
 use crate::pipeline::{ensure_same_topic, is_worked_on, load_state};
+use crate::wait;
 
 /// How often a position is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -40,6 +42,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const SETTLE_EVERY: Duration = Duration::from_millis(300);
 /// After how long without less to settle the command gives up.
 const SETTLE_FOR: Duration = Duration::from_secs(60);
+/// After how long nobody waits for single keys any more that are read.
+const LEFT_AFTER: Duration = Duration::from_secs(600);
 /// How often it is said how far the copy is, where there is no terminal to show it.
 const SAY_EVERY: Duration = Duration::from_secs(20);
 /// After how long without progress the likely cause is told.
@@ -70,13 +74,17 @@ struct Plan<'m> {
     keyspace: Keyspace,
     by: String,
     why: String,
+    /// Whether all keys are brought.
+    whole: bool,
+    /// The command's own name.
+    token: String,
 }
 
 /// Brings all keys that travel.
 pub async fn full(mesh: &Mesh, log: Log, args: &ResyncFullArgs) -> Result<Outcome, Fault> {
     ensure_none(&log, "--table", !args.table.is_empty())?;
     ensure_none(&log, "--dry-run", args.dry_run)?;
-    let plan = Plan::of(mesh, log, &args.ways)?;
+    let plan = Plan::of(mesh, log, &args.ways, true)?;
     plan.begin(Phase::Copying).await?;
     plan.mend_log().await?;
     plan.make_lanes().await?;
@@ -100,7 +108,7 @@ pub async fn keys(
     keys: BTreeSet<String>,
 ) -> Result<Outcome, Fault> {
     ensure_none(&log, "--dry-run", args.dry_run)?;
-    let plan = Plan::of(mesh, log, &args.ways)?;
+    let plan = Plan::of(mesh, log, &args.ways, false)?;
     let mut named = BTreeSet::new();
     for text in &keys {
         let (db, key) = parse_key(text.as_bytes()).map_err(|fault| {
@@ -154,7 +162,7 @@ fn ensure_none(log: &Log, what: &str, given: bool) -> Result<(), Fault> {
 }
 
 impl<'m> Plan<'m> {
-    fn of(mesh: &'m Mesh, log: Log, ways: &ResyncWays) -> Result<Self, Fault> {
+    fn of(mesh: &'m Mesh, log: Log, ways: &ResyncWays, whole: bool) -> Result<Self, Fault> {
         let known: Vec<Name> =
             mesh.cache_ways().filter(|(way, _)| *way == log).map(|(_, to)| to).collect();
         if let Some(odd) = ways.to.iter().find(|to| !known.contains(to)) {
@@ -162,19 +170,17 @@ impl<'m> Plan<'m> {
             return Err(Fault::fatal(Code::Config, what).hint("see the flows in the configuration"));
         }
         let to = if ways.to.is_empty() { known } else { ways.to.clone() };
-        let flow = &mesh.cache_flows[&log.store];
-        if let Some(deaf) = to.iter().find(|to| flow.from.contains(to))
-            && !flow.to.contains(&log.unit)
-        {
-            return Err(Fault::fatal(
-                Code::Config,
-                format!("what {deaf} writes does not come to {}, so nobody can tell what of it is newer than a copy", log.unit),
-            )
-            .hint(format!("let the store flow to {} as well, or copy from a unit that has all", log.unit)));
-        }
+        to.iter().try_for_each(|unit| ensure_guarded(mesh, &log, unit))?;
         let by = whoever(ways.by.as_ref())?;
-        let keyspace = flow.keyspace.clone();
-        Ok(Self { mesh, log, to, keyspace, by, why: ways.why.clone() })
+        let keyspace = mesh.cache_flows[&log.store].keyspace.clone();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let token = format!("{:x}", now.as_nanos());
+        Ok(Self { mesh, log, to, keyspace, by, why: ways.why.clone(), whole, token })
+    }
+
+    /// The units in which it is marked: all in which anything of the store is applied.
+    fn marked(&self) -> impl Iterator<Item = &'m Name> {
+        self.mesh.cache_flows[&self.log.store].to.iter()
     }
 
     async fn client(&self, unit: &Name) -> Result<Client, Fault> {
@@ -195,23 +201,25 @@ impl<'m> Plan<'m> {
                     .hint(format!("unitflow resume {flow} --why …, then this again")));
             }
         }
-        for unit in &self.to {
+        for unit in self.marked() {
             let mut client = self.client(unit).await?;
             let fillers = filling::fillers(&mut client).await?;
             let other = fillers.iter().find(|(log, _)| *log != self.log.to_string());
             if let Some((log, filler)) = other {
                 return Err(Fault::fatal(
                     Code::Copy,
-                    format!("unit {unit} is being filled from {log} ({filler})"),
+                    format!(
+                        "the store is being filled from {log}, as unit {unit} says ({})",
+                        filler.said
+                    ),
                 )
                 .hint("let that come to its end first: the same command again"));
             }
             // Half of a store is more than some of its keys.
-            let begun = fillers.iter().any(|(_, filler)| filler.starts_with("copying"));
-            if begun && phase == Phase::Settling {
+            if fillers.iter().any(|(_, filler)| filler.whole) && !self.whole {
                 return Err(Fault::fatal(
                     Code::Copy,
-                    format!("unit {unit} is being filled from {} as a whole", self.log),
+                    format!("the store is being filled from {} as a whole", self.log),
                 )
                 .hint("unitflow resync full … goes on with it"));
             }
@@ -229,18 +237,25 @@ impl<'m> Plan<'m> {
         Ok(())
     }
 
+    /// Says in every unit how far the targets are filled; see [`filling`].
     async fn mark(&self, phase: Phase) -> Result<(), Fault> {
-        for unit in &self.to {
-            let mut client = self.client(unit).await?;
-            filling::set(&mut client, &self.log, phase, (&self.by, &self.why)).await?;
+        for unit in self.marked() {
+            let phase = match () {
+                () if self.to.contains(unit) => phase,
+                () if *unit == self.log.unit => Phase::Copying,
+                () => Phase::Settling,
+            };
+            let said = format!("{}: {}", self.by, self.why);
+            let filler = Filler { phase, whole: self.whole, token: self.token.clone(), said };
+            filling::set(&mut self.client(unit).await?, &self.log, &filler).await?;
         }
         Ok(())
     }
 
-    /// The ways of the store's logs into the targets.
+    /// The ways of the store's logs.
     fn ways(&self) -> Vec<(Log, Name)> {
         let ways = self.mesh.cache_ways();
-        ways.filter(|(log, to)| log.store == self.log.store && self.to.contains(to)).collect()
+        ways.filter(|(log, _)| log.store == self.log.store).collect()
     }
 
     fn control(&self, unit: &Name) -> Result<(&unitflow_kafka::Broker, String), Fault> {
@@ -256,6 +271,14 @@ impl<'m> Plan<'m> {
         let position = self.state().await?.position;
         let opened = Stream::open(store, Some(&position), Options::default()).await?;
         if matches!(opened, Opened::Full(_)) {
+            let ways = self.mesh.cache_ways().filter(|(log, _)| *log == self.log);
+            if let Some((_, left)) = { ways }.find(|(_, to)| !self.to.contains(to)) {
+                return Err(Fault::fatal(
+                    Code::PositionPurged,
+                    format!("what is to be captured of {} next is gone, and {left} would not get what it held", self.log),
+                )
+                .hint("copy to all units: the same without --to"));
+            }
             warn!(log = %self.log, "what is to be captured next is gone; the copy brings what it held");
             drop(opened);
             anew::go_on(self.mesh, &self.log, &self.why).await?;
@@ -268,7 +291,7 @@ impl<'m> Plan<'m> {
     /// is written over by it.
     async fn make_lanes(&self) -> Result<(), Fault> {
         let mut source = self.client(&self.log.unit).await?;
-        for (log, to) in self.ways() {
+        for (log, to) in self.ways().into_iter().filter(|(_, to)| self.to.contains(to)) {
             let mut client = self.client(&to).await?;
             let lanes = self.mesh.lanes(&log);
             let known = ledger::read_all(&mut client, &log, lanes).await?;
@@ -278,6 +301,10 @@ impl<'m> Plan<'m> {
                 continue;
             }
             let of_source = ledger::read_all(&mut source, &log, lanes).await?;
+            if log != self.log && known.is_empty() && of_source.is_empty() {
+                // It has not begun anywhere.
+                continue;
+            }
             for lane in &missing {
                 let (seq, id, offset) = match log == self.log {
                     true => self.end_of(*lane).await?,
@@ -375,6 +402,10 @@ impl<'m> Plan<'m> {
         let mut under_way = None;
         for (name, (_, known)) in jobs::read(broker, &topic, &self.log).await? {
             if !known.store {
+                // Left by a command that was killed.
+                if state.copy.done.contains_key(&name) && is_left(&name) {
+                    jobs::remove(broker, &topic, &self.log, &name).await?;
+                }
                 continue;
             }
             let open =
@@ -492,36 +523,105 @@ impl<'m> Plan<'m> {
     async fn settle(&self) -> Result<u64, Fault> {
         let (mut least, mut since) = (u64::MAX, Instant::now());
         loop {
-            let (mut keys, mut left) = (BTreeSet::new(), 0);
-            for unit in &self.to {
-                let mut client = self.client(unit).await?;
-                left += filling::count(&mut client).await?;
-                let notes = filling::notes(&mut client, NOTES_AT_ONCE).await?;
-                keys.extend(notes.into_iter().map(|note| note.key));
-            }
+            let of_targets = self.notes(true).await?;
+            let left = of_targets.keys.len() as u64;
             if left == 0 {
+                // What the targets' applications did before that has to be known here.
+                self.drain().await?;
+            }
+            let of_others = self.notes(false).await?;
+            if left == 0 && of_others.keys.is_empty() {
                 return Ok(0);
             }
             if left < least {
                 (least, since) = (left, Instant::now());
             }
             if since.elapsed() > SETTLE_FOR {
-                return Ok(left);
+                return Ok(left.max(1));
             }
+            let keys: BTreeSet<String> =
+                of_targets.keys.into_iter().chain(of_others.keys).collect();
             info!(keys = keys.len(), "read again");
             self.ask(keys.into_iter().collect()).await?;
+            for (unit, written) in of_others.written {
+                filling::forget(&mut self.client(unit).await?, &written).await?;
+            }
+            if left == 0 && self.notes(true).await?.keys.is_empty() {
+                return Ok(0);
+            }
             sleep(SETTLE_EVERY).await;
         }
     }
 
-    async fn end(&self, mut left: u64, removed: usize) -> Result<Outcome, Fault> {
-        if left == 0 {
-            for unit in &self.to {
-                let mut client = self.client(unit).await?;
-                if !filling::end(&mut client, &self.log).await? {
-                    left = filling::count(&mut client).await?.max(1);
+    /// The keys that are noted in the targets, or in the other units. Notes of which nothing comes any more are taken back: of
+    /// units that have left, of keys that no longer travel.
+    async fn notes(&self, of_targets: bool) -> Result<Noted<'m>, Fault> {
+        let mut noted = Noted { keys: BTreeSet::new(), written: Vec::new() };
+        for unit in self.marked().filter(|unit| self.to.contains(unit) == of_targets) {
+            let mut client = self.client(unit).await?;
+            let (mut known, mut stale) = (Vec::new(), Vec::new());
+            for (written, note) in filling::notes(&mut client, NOTES_AT_ONCE).await? {
+                let applies = |note: &Note| {
+                    self.mesh.cache_ways().any(|(log, to)| log == note.log && to == *unit)
+                };
+                let travels = |note: &Note| {
+                    parse_key(note.key.as_bytes()).is_ok_and(|(_, key)| self.keyspace.carries(&key))
+                };
+                match note.filter(|note| applies(note) && travels(note)) {
+                    Some(note) => {
+                        noted.keys.insert(note.key);
+                        known.push(written);
+                    }
+                    None => stale.push(written),
                 }
             }
+            filling::forget(&mut client, &stale).await?;
+            noted.written.push((unit, known));
+        }
+        Ok(noted)
+    }
+
+    /// Waits until the authority has applied all that the targets have written by now.
+    async fn drain(&self) -> Result<(), Fault> {
+        for unit in &self.to {
+            let log = Log { unit: unit.clone(), store: self.log.store.clone() };
+            let back = (log, self.log.unit.clone());
+            if !self.mesh.cache_ways().any(|way| way == back) {
+                continue;
+            }
+            let mut missing = String::new();
+            let follow = wait::redis::follow(self.mesh, (&back.0, &back.1), None, &mut missing);
+            match timeout(SETTLE_FOR, follow).await {
+                Ok(followed) => followed?,
+                Err(_) => {
+                    return Err(Fault::fatal(
+                        Code::Timeout,
+                        format!("{} has not applied what {unit} wrote, so nobody knows what is settled", self.log.unit),
+                    )
+                    .hint("unitflow status shows which worker does not run; then the same command again"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn end(&self, mut left: u64, removed: usize) -> Result<Outcome, Fault> {
+        // The targets first: the others count as long as one of them is marked.
+        let settled = left == 0;
+        for unit in self.to.iter().filter(|_| settled) {
+            let mut client = self.client(unit).await?;
+            match filling::end(&mut client, &self.log, &self.token, true).await? {
+                Ended::Yes => self.tidy(unit).await?,
+                Ended::ByAnother => {}
+                Ended::Unsettled => left = filling::count(&mut client).await?.max(1),
+                Ended::Unknown => {
+                    let what = format!("unit {unit} no longer knows that it is being filled");
+                    return Err(Fault::retry(Code::Copy, format!("{what}: from the beginning")));
+                }
+            }
+        }
+        for unit in self.marked().filter(|unit| left == 0 && !self.to.contains(unit)) {
+            filling::end(&mut self.client(unit).await?, &self.log, &self.token, false).await?;
         }
         let (to, from) = (self.to_text(), &self.log.unit);
         if left > 0 {
@@ -539,6 +639,62 @@ impl<'m> Plan<'m> {
         });
         Ok(Outcome::Fine)
     }
+
+    /// Removes what killed sinks may have left of keys that were built aside.
+    async fn tidy(&self, unit: &Name) -> Result<(), Fault> {
+        let mut reader = Reader::open(self.mesh.cache(unit, &self.log.store)?).await?;
+        let (_, databases) = reader.sizes().await?;
+        let mut pipeline = redis::Pipeline::new();
+        for (db, _) in databases {
+            pipeline.cmd("SELECT").arg(db);
+            for lane in 0..self.mesh.lanes(&self.log) {
+                pipeline.cmd("UNLINK").arg(aside_key(&self.log, lane));
+            }
+        }
+        pipeline.cmd("SELECT").arg(0);
+        let mut client = self.client(unit).await?;
+        let answers = client.answers(&pipeline).await?;
+        answers.iter().find_map(refusal).map_or(Ok(()), |fault| Err(fault.at(client.place())))
+    }
+}
+
+/// What is noted in some units.
+struct Noted<'m> {
+    /// The keys, as records name them.
+    keys: BTreeSet<String>,
+    /// The notes of each unit, as they are written.
+    written: Vec<(&'m Name, Vec<Written>)>,
+}
+
+/// Whether a unit can tell what is newer than a copy: by its own log, or because nobody but the copy's source writes there.
+fn ensure_guarded(mesh: &Mesh, log: &Log, unit: &Name) -> Result<(), Fault> {
+    let flow = &mesh.cache_flows[&log.store];
+    let captured = flow.from.contains(unit);
+    if captured && !flow.to.contains(&log.unit) {
+        return Err(Fault::fatal(
+            Code::Config,
+            format!("what {unit} writes does not come to {}, so nobody can tell what of it is newer than a copy", log.unit),
+        )
+        .hint(format!("let the store flow to {} as well, or copy from a unit that has all", log.unit)));
+    }
+    let mut others = mesh
+        .cache_ways()
+        .filter(|(other, to)| to == unit && other.store == log.store && other != log);
+    match others.next().filter(|_| !captured) {
+        None => Ok(()),
+        Some((other, _)) => Err(Fault::fatal(
+            Code::Config,
+            format!("unit {unit} also applies {other}, and nothing is captured from it: it can't tell what is newer than a copy"),
+        )
+        .hint(format!("let {} flow from {unit} too (from of the flow): keys are judged by its own log", log.store))),
+    }
+}
+
+/// Whether nobody waits for a job any more that is done, by the time in its name.
+fn is_left(name: &str) -> bool {
+    let ordered = name.rsplit('-').next().and_then(|nanos| u128::from_str_radix(nanos, 16).ok());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    ordered.is_none_or(|ordered| now.as_nanos().saturating_sub(ordered) > LEFT_AFTER.as_nanos())
 }
 
 /// Those of some keys that a store lacks, as records name them.

@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 use unitflow_harness::random::{Random, is_full, seed};
 use unitflow_harness::{alone, beside};
 use unitflow_local::RedisFlavor::{Redis7, Redis8, Valkey};
 
 use crate::load::Load;
-use crate::mesh::{QUIET, RedisMesh};
+use crate::mesh::{QUIET, RedisMesh, connect};
 use crate::{ROLES, STOPS_WITHIN, come_up, ensure_done, limit, write_everywhere};
 
 /// Of every type, in two databases, some of it to expire; and what has much in it.
@@ -58,6 +59,10 @@ fn a_store_that_holds_keys_is_copied_under_load_and_kills() {
         let load = write_everywhere(&mesh, 1, &random);
         // Slowly, so that something is left to be killed.
         let copying = mesh.begin(&[&FULL[..], &["--rows-per-second", "800"]].concat());
+        let meddling = AbortOnDropHandle::new(tokio::spawn(meddle(
+            mesh.server("A").url(),
+            mesh.server("B").url(),
+        )));
         let mut choice = random.branch(1);
         for _ in 0..if is_full() { 10 } else { 4 } {
             sleep(Duration::from_millis(1_300)).await;
@@ -65,6 +70,7 @@ fn a_store_that_holds_keys_is_copied_under_load_and_kills() {
             mesh.kill_and_restart(unit, ROLES[choice.place(ROLES.len())])?;
         }
         sleep(Duration::from_secs(2)).await;
+        meddling.await.context("a client panicked")??;
         let written = load.stop().await?;
         let told = copying.await.context("the command panicked")??;
         ensure!(told.contains("B holds what A holds: *; "), "{told}");
@@ -78,6 +84,23 @@ fn a_store_that_holds_keys_is_copied_under_load_and_kills() {
         mesh.finish();
         Ok(())
     });
+}
+
+/// Lists that go and come again while the store is scanned, and in the target what takes a value from one key to another that
+/// was not copied yet.
+async fn meddle(a: String, b: String) -> anyhow::Result<()> {
+    let (mut a, mut b) = (connect(&a, 0).await?, connect(&b, 0).await?);
+    for n in 1..=200 {
+        let list = format!("held:list:{}", 300 + n);
+        redis::cmd("LPOP").arg(&list).arg(3).exec_async(&mut a).await?;
+        let (text, moved) = (format!("held:text:{n}"), format!("held:moved:{n}"));
+        redis::cmd("RENAME").arg(text).arg(moved).exec_async(&mut b).await?;
+        let (hash, copied) = (format!("held:hash:{n}"), format!("held:copied:{n}"));
+        redis::cmd("COPY").arg(hash).arg(copied).exec_async(&mut b).await?;
+        sleep(Duration::from_millis(15)).await;
+        redis::cmd("RPUSH").arg(&list).arg("again").exec_async(&mut a).await?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -279,7 +302,8 @@ fn nothing_newer_is_overwritten() {
             "--key=[0,\"written\"]",
         ]);
         mesh.shows("B", &["GET", "written"], "2").await?;
-        copying.await.context("the command panicked")??;
+        // Without A's sink it would not come to its end.
+        drop(copying);
         mesh.finish();
         Ok(())
     });

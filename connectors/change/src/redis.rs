@@ -95,6 +95,48 @@ impl<'a> Write<'a> {
         self.keys.iter().map(|place| self.word(*place))
     }
 
+    /// The key that a `MOVE` or a `COPY` writes in another database, and which that is.
+    #[must_use]
+    pub fn in_another_database(&self) -> Option<(u32, &[u8])> {
+        let place = match () {
+            () if self.is("MOVE") => 2,
+            () if self.is("COPY") => {
+                1 + (3..self.cmd.len())
+                    .find(|place| self.word(*place).eq_ignore_ascii_case(b"DB"))?
+            }
+            () => return None,
+        };
+        let db = std::str::from_utf8(self.word(place)).ok()?.parse().ok()?;
+        Some((db, self.word(self.keys.last().copied()?)))
+    }
+
+    /// Whether the command may take the last element of what a key holds: the key goes then, and the server says nothing of
+    /// it.
+    #[must_use]
+    pub fn may_empty(&self) -> bool {
+        const TAKE: [&str; 18] = [
+            "LPOP",
+            "RPOP",
+            "LTRIM",
+            "LREM",
+            "LMOVE",
+            "RPOPLPUSH",
+            "SREM",
+            "SMOVE",
+            "ZREM",
+            "ZREMRANGEBYLEX",
+            "ZREMRANGEBYRANK",
+            "ZREMRANGEBYSCORE",
+            "ZPOPMIN",
+            "ZPOPMAX",
+            "HDEL",
+            "HGETDEL",
+            "HPEXPIREAT",
+            "HSETEX",
+        ];
+        TAKE.iter().any(|name| self.is(name))
+    }
+
     /// Whether the command has this name, given in upper case.
     #[must_use]
     pub fn is(&self, name: &str) -> bool {
@@ -321,6 +363,21 @@ mod tests {
         assert_eq!(parse_key(&key).unwrap(), (3, b"a\"b".to_vec()));
         for bad in ["", "[]", "[3]", r#"["shop","orders",{"id":7}]"#, r#"[-1,"a"]"#] {
             assert_eq!(parse_key(bad.as_bytes()).unwrap_err().code, Code::Record, "{bad}");
+        }
+    }
+
+    #[test]
+    fn some_commands_write_in_another_database() {
+        for (text, keys, expected) in [
+            ("MOVE k 3", vec![1], Some((3, &b"k"[..]))),
+            ("COPY a b DB 2 REPLACE", vec![1, 2], Some((2, &b"b"[..]))),
+            ("COPY a b REPLACE", vec![1, 2], None),
+            ("SET k 3", vec![1], None),
+        ] {
+            let cmd = text.split(' ').map(|part| word(part.as_bytes())).collect();
+            let write = Write { db: 0, cmd, keys, due: None };
+            assert_eq!(write.in_another_database(), expected, "{text}");
+            assert!(!write.may_empty());
         }
     }
 

@@ -111,6 +111,40 @@ impl Reader {
         Ok((cursor, keys))
     }
 
+    /// About how many bytes of the server's memory each of these keys takes; none where there is no such key.
+    ///
+    /// # Errors
+    /// Those of the connection, and what the server refuses.
+    pub async fn memory(&mut self, keys: &[Name]) -> Result<Vec<u64>, Fault> {
+        let mut bytes = Vec::new();
+        let mut database = self.database;
+        let mut selected = Vec::new();
+        for (of, key) in keys {
+            selected.push(*of != database);
+            if *of != database {
+                Command::of(["SELECT", &of.to_string()]).write(&mut bytes);
+                database = *of;
+            }
+            Command::of([&b"MEMORY"[..], b"USAGE", key]).write(&mut bytes);
+        }
+        let sent = self.connection.output.write_all(&bytes).await;
+        sent.map_err(|error| {
+            Fault::retry(Code::Unreachable, format!("the connection broke: {error}"))
+        })?;
+        self.database = database;
+        let mut sizes = Vec::new();
+        for selected in selected {
+            if selected {
+                self.connection.line().await?;
+            }
+            let line = self.connection.line().await?;
+            let size = line.strip_prefix(b":").and_then(|size| std::str::from_utf8(size).ok());
+            // Nothing is `$-1`.
+            sizes.push(size.and_then(|size| size.parse().ok()).unwrap_or(0));
+        }
+        Ok(sizes)
+    }
+
     /// Asks for keys, and waits until the server has answered. Given up, the connection is of no more use.
     ///
     /// # Errors

@@ -66,6 +66,11 @@ async fn keys_are_read_and_rebuilt_whole() {
         let mut reader = Reader::open(&store(&source)).await.unwrap();
         let mut keys: Vec<Name> = scanned(&mut reader).await.unwrap().into_iter().collect();
         assert_eq!(keys.len(), 11);
+        let sizes = reader.memory(&keys).await.unwrap();
+        assert!(sizes.iter().all(|size| *size > 0), "{sizes:?}");
+        let large = keys.iter().position(|(_, key)| key == b"large").unwrap();
+        assert!(sizes[large] > 3_000_000, "{sizes:?}");
+        assert_eq!(reader.memory(&[(0, b"nobody".to_vec())]).await.unwrap(), [0]);
         keys.push((3, b"nobody".to_vec()));
         keys.push((0, b"nobody".to_vec()));
         let wanted = Wanted {

@@ -122,13 +122,6 @@ impl Index {
         }
     }
 
-    /// What was written before this record of the own log is not all in it.
-    pub fn turned(&mut self, seq: Seq) {
-        for floor in self.floors.iter_mut().chain([&mut self.now]) {
-            floor.own = floor.own.max(seq);
-        }
-    }
-
     /// Only these logs are applied here by now: of others nothing lies beyond any chunk.
     pub fn see_logs(&mut self, present: &HashSet<Log>) {
         let known = self.lanes.iter().chain(self.now.others.keys()).map(|lane| &lane.log);
@@ -292,16 +285,6 @@ mod tests {
             assert!(!index.is_beyond(row(3), &chunk));
             assert_eq!(index.begins_behind(&chunk), own < 10);
         }
-    }
-
-    #[test]
-    fn nothing_is_covered_from_before_a_turn() {
-        let mut index = Index::new(log("B.shop"), Seq(4));
-        index.note(row(1), &Writer::Own(Seq(6)));
-        assert!(index.covers(&chunk(6, 0)));
-        index.turned(Seq(100));
-        assert!(!index.covers(&chunk(6, 0)) && index.covers(&chunk(100, 0)));
-        assert!(index.begins_behind(&chunk(2, 0)) && !index.begins_behind(&chunk(6, 0)));
     }
 
     #[test]

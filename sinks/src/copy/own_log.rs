@@ -290,6 +290,7 @@ impl<S: Source> OwnLog<S> {
             transaction.of_copied = self.is_of_copied(&transaction);
             self.source.take(&record, &tag, &self.name(), &mut transaction)?;
             if tag.last {
+                complete &= !transaction.turned;
                 self.put(&mut transaction);
                 if let Some(marker) = transaction.marker.take() {
                     if !std::mem::replace(&mut complete, true) {
@@ -315,7 +316,8 @@ impl<S: Source> OwnLog<S> {
         let mut read = self.index();
         let Some(Read { index, .. }) = read.as_mut() else { return };
         if std::mem::take(turned) {
-            index.turned(*seq);
+            // Nor is what other units' lanes wrote in between.
+            *index = Index::new(self.place.log.clone(), *seq);
         }
         let by = match mark.take() {
             Some(mark) if mark.lane.log == self.place.copied => None,
@@ -390,7 +392,7 @@ pub struct Transaction {
     pub seq: Seq,
     /// The marker that it puts.
     pub marker: Option<u64>,
-    /// What stands before it was not all captured.
+    /// What was written before it was not all captured.
     pub turned: bool,
     /// A sink of the copied log wrote it, so that nobody asks for its rows.
     pub of_copied: bool,

@@ -147,9 +147,10 @@ fn take_internal(
     let seq = |row: &Row<'_>| row.get("seq")?.parse().ok().map(Seq);
     if let (Some(log), Some(lane), Some(to)) = (log, lane, seq(after)) {
         // A long transaction marks once more at its end.
-        let known = transaction.mark.take().filter(|mark| mark.lane.log == log);
+        let lane = Lane { log, lane };
+        let known = transaction.mark.take().filter(|mark| mark.lane == lane);
         let from = known.map_or_else(|| envelope.before.as_ref().and_then(seq), |mark| mark.from);
-        transaction.mark = Some(Mark { lane: Lane { log, lane }, from, to });
+        transaction.mark = Some(Mark { lane, from, to });
     }
     Ok(())
 }

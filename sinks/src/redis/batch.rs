@@ -96,8 +96,13 @@ impl Batch {
 
     /// Adds a command that stands for no record, in database 0.
     pub fn push_note(&mut self, note: Cmd) {
-        self.choose(0);
-        self.commands.push(note);
+        self.push_cleanup(0, note);
+    }
+
+    /// Adds a command that stands for no record, in this database.
+    pub fn push_cleanup(&mut self, db: u32, command: Cmd) {
+        self.choose(db);
+        self.commands.push(command);
         self.places.push(None);
     }
 

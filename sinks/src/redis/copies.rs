@@ -15,10 +15,11 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 use unitflow_change::copy::{Chunk, Part};
+use unitflow_change::name::Log;
 use unitflow_change::redis::{INTERNAL_PREFIX, Write, parse_key};
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{Tag, is_for};
-use unitflow_change::{Fault, inject};
+use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::reader::Record;
 use unitflow_redis::client::refusal;
 
@@ -39,6 +40,8 @@ const BYTES: usize = 1 << 20;
 const BEHIND_FOR: Duration = Duration::from_secs(10);
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often a transaction is tried that takes notes back.
+const ROUNDS_WITH_NOTES: u32 = 3;
 /// How long the own log may take to be read up to now.
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(60);
 
@@ -63,6 +66,11 @@ struct Made {
 }
 
 impl Made {
+    /// Whether it gives the key its time.
+    fn expires(&self) -> bool {
+        self.words.first().is_some_and(|name| name == b"PEXPIREAT")
+    }
+
     /// The same for a key of this name.
     fn of(&self, key: &[u8]) -> Cmd {
         let mut command = Cmd::new();
@@ -90,6 +98,13 @@ struct Copied {
     offset: i64,
 }
 
+impl Copied {
+    /// Whose the commands are that make it: where one of them does not fit the key is noted.
+    fn place(&self) -> Place {
+        Place { noted: vec![self.name.clone()], ..Place::at(self.end.0, self.offset) }
+    }
+}
+
 /// The keys of a chunk that are gathered for one transaction.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
@@ -98,6 +113,10 @@ pub(super) struct Copies {
     whole: Vec<Copied>,
     open: Option<Copied>,
     bytes: usize,
+    /// In this database something is built aside that does not come to its end.
+    broken: Option<u32>,
+    /// Where third units' lanes stood when they were waited for in vain: until one of them moves nobody waits again.
+    behind: Option<Vec<(Log, i32, Seq)>>,
 }
 
 impl Copies {
@@ -127,10 +146,19 @@ impl Lane<'_> {
         if self.copies.waits() {
             self.apply_copies().await?;
         }
-        if let Some(broken) = self.copies.open.take() {
-            self.drop_aside(&broken).await?;
+        self.break_off();
+        if let Some(db) = self.copies.broken.take() {
+            let aside = self.aside();
+            self.batch.push_cleanup(db, unlink(&aside));
         }
         Ok(())
+    }
+
+    /// The key that is under way does not come to its end.
+    fn break_off(&mut self) {
+        if let Some(broken) = self.copies.open.take().filter(|broken| broken.aside) {
+            self.copies.broken = Some(broken.db);
+        }
     }
 
     /// Takes a record of a copied key.
@@ -142,9 +170,7 @@ impl Lane<'_> {
         let end = (tag.seq, record.next_offset());
         let name = record.key().unwrap_or_default();
         if tag.index == 0 {
-            if let Some(broken) = self.copies.open.take() {
-                self.drop_aside(&broken).await?;
-            }
+            self.break_off();
             let (db, key) = parse_key(name)?;
             let name = String::from_utf8_lossy(name).into_owned();
             let (made, offset) = (Vec::new(), record.offset());
@@ -181,7 +207,23 @@ impl Lane<'_> {
     async fn note_headless(&mut self, name: &[u8], end: (Seq, i64)) -> Result<(), Fault> {
         let note = self.note(&String::from_utf8_lossy(name), end.0, why::HEADLESS);
         self.metrics.copied(0, 1);
-        self.commit_copies(vec![(None, note.put())], end).await.map(drop)
+        // What was built aside of it by a lane of before.
+        self.copies.broken = Some(parse_key(name)?.0);
+        self.commit_or_begin_anew(vec![(None, note.put())], end).await
+    }
+
+    /// Commits what can't be judged once more: where it was not done the lane begins anew.
+    async fn commit_or_begin_anew(
+        &mut self,
+        commands: Vec<(Option<Place>, Cmd)>,
+        end: (Seq, i64),
+    ) -> Result<(), Fault> {
+        match self.commit_copies(commands, end).await? {
+            true => Ok(()),
+            false => {
+                Err(Fault::retry(Code::LedgerMoved, "a key that was watched was written since"))
+            }
+        }
     }
 
     /// Builds what has come of a key under another name, where nobody looks.
@@ -191,7 +233,7 @@ impl Lane<'_> {
         }
         let aside = self.aside();
         let Some(open) = &mut self.copies.open else { return Ok(()) };
-        let place = Place::at(open.end.0, open.offset);
+        let place = open.place();
         let mut commands = vec![(None, select(open.db))];
         if !std::mem::replace(&mut open.aside, true) {
             commands.push((None, unlink(&aside)));
@@ -201,19 +243,7 @@ impl Lane<'_> {
         commands.push((None, select(0)));
         open.bytes = 0;
         let end = open.end;
-        self.commit_copies(commands, end).await.map(drop)
-    }
-
-    /// Removes what was built aside of a key that does not come to its end.
-    async fn drop_aside(&mut self, broken: &Copied) -> Result<(), Fault> {
-        if !broken.aside {
-            return Ok(());
-        }
-        let mut pipeline = Pipeline::new();
-        pipeline.add_command(select(broken.db)).add_command(unlink(&self.aside()));
-        pipeline.add_command(select(0));
-        let answers = self.client.answers(&pipeline).await?;
-        answers.iter().find_map(refusal).map_or(Ok(()), Err)
+        self.commit_or_begin_anew(commands, end).await
     }
 
     /// Writes the gathered keys that may be written, and notes the others.
@@ -222,9 +252,12 @@ impl Lane<'_> {
         let copied = std::mem::take(&mut self.copies.whole);
         let Some(end) = copied.last().map(|key| key.end) else { return Ok(()) };
         let mut late = self.judge_first(&copied).await?;
+        let mut rounds = 0;
         let written = loop {
             let wanted = wanted(&copied, &late);
-            let settled = self.watch_copies(&copied, &wanted).await?;
+            // Others may write notes all the time: where they do, these copies take back none.
+            let settled = self.watch_copies(&copied, &wanted, rounds < ROUNDS_WITH_NOTES).await?;
+            rounds += 1;
             late.extend(self.judge_again(&copied, &wanted).await?);
             let wanted = self::wanted(&copied, &late);
             inject::die_at("die_while_copying");
@@ -257,15 +290,21 @@ impl Lane<'_> {
                 commands.extend(key.aside.then(|| (None, unlink(&aside))));
                 continue;
             }
-            let place = Place::at(key.end.0, key.offset);
-            let name = if key.aside { &aside } else { &key.key };
+            let place = key.place();
             // What is large is not freed while all wait.
             commands.push((None, unlink(&key.key)));
-            commands.extend(key.made.iter().map(|made| (Some(place.clone()), made.of(name))));
             if key.aside {
+                let (last, made): (Vec<_>, Vec<_>) =
+                    key.made.iter().partition(|made| made.expires());
+                commands.extend(made.iter().map(|made| (Some(place.clone()), made.of(&aside))));
                 let mut rename = redis::cmd("RENAME");
                 rename.arg(&aside).arg(&key.key);
-                commands.push((Some(place), rename));
+                commands.push((Some(place.clone()), rename));
+                // A time that has come by now would take it before it is there.
+                commands.extend(last.iter().map(|made| (Some(place.clone()), made.of(&key.key))));
+            } else {
+                let made = key.made.iter().map(|made| (Some(place.clone()), made.of(&key.key)));
+                commands.extend(made);
             }
         }
         commands.push((None, select(0)));
@@ -284,10 +323,8 @@ impl Lane<'_> {
         commands
     }
 
-    /// The name under which a key is built that has much in it.
     fn aside(&self) -> Vec<u8> {
-        let name = format!("aside:{}:{}", self.way.road.log, self.lane);
-        [INTERNAL_PREFIX, name.as_bytes()].concat()
+        aside_key(&self.way.road.log, self.lane)
     }
 
     pub(super) fn note(&self, name: &str, seq: Seq, why: &str) -> Note {
@@ -305,6 +342,7 @@ impl Lane<'_> {
         &mut self,
         copied: &[Copied],
         wanted: &[usize],
+        with_notes: bool,
     ) -> Result<Vec<Note>, Fault> {
         if !self.watched {
             self.watch().await?;
@@ -313,7 +351,9 @@ impl Lane<'_> {
             return Ok(Vec::new());
         };
         let mut pipeline = Pipeline::new();
-        pipeline.cmd("WATCH").arg(UNSETTLED);
+        if with_notes {
+            pipeline.cmd("WATCH").arg(UNSETTLED);
+        }
         let mut db = 0;
         for key in wanted.iter().map(|number| &copied[*number]) {
             if key.db != db {
@@ -326,7 +366,9 @@ impl Lane<'_> {
         let before = pipeline.len();
         let names: Vec<&str> = wanted.iter().map(|number| copied[*number].name.as_str()).collect();
         let lanes = &self.way.applied;
-        filling::ask(&mut pipeline, lanes, &names);
+        if with_notes {
+            filling::ask(&mut pipeline, lanes, &names);
+        }
         let answers = self.client.answers(&pipeline).await?;
         if let Some(fault) = answers.iter().find_map(refusal) {
             return Err(fault.at(self.client.place()));
@@ -349,7 +391,10 @@ impl Lane<'_> {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("MULTI").add_command(ledger::set(log, lane, &self.standing(end, 0))?);
         let mut places = vec![None];
-        for (place, command) in commands {
+        let broken = self.copies.broken.take();
+        let broken = broken.map(|db| [select(db), unlink(&self.aside()), select(0)]);
+        let broken = broken.into_iter().flatten().map(|command| (None, command));
+        for (place, command) in broken.chain(commands) {
             pipeline.add_command(command);
             places.push(place);
         }
@@ -431,13 +476,21 @@ impl Lane<'_> {
             {
                 let answer =
                     self.client.ask(redis::cmd("GET").arg(ledger::key(log, *lane))).await?;
-                stands.push((log.clone(), *lane, ledger::read(log, *lane, &answer)?.seq));
+                // One that has not begun here has no keys here.
+                if answer != Value::Nil {
+                    stands.push((log.clone(), *lane, ledger::read(log, *lane, &answer)?.seq));
+                }
             }
             if has_applied(&stands, chunk, &self.way.road.to) {
+                self.copies.behind = None;
                 return Ok(true);
+            }
+            if self.copies.behind.as_ref() == Some(&stands) {
+                return Ok(false);
             }
             if begun.elapsed() > BEHIND_FOR {
                 warn!(lane = self.lane, "copied keys know more of other units than this one");
+                self.copies.behind = Some(stands);
                 return Ok(false);
             }
             sleep(LOOK_EVERY).await;
@@ -447,6 +500,12 @@ impl Lane<'_> {
 
 fn wanted(copied: &[Copied], late: &Late) -> Vec<usize> {
     (0..copied.len()).filter(|number| !late.contains_key(number)).collect()
+}
+
+/// The name under which a key is built that has much in it.
+#[must_use]
+pub fn aside_key(log: &Log, lane: i32) -> Vec<u8> {
+    [INTERNAL_PREFIX, format!("aside:{log}:{lane}").as_bytes()].concat()
 }
 
 fn unlink(key: &[u8]) -> Cmd {

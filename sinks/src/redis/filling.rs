@@ -2,12 +2,16 @@
 //!
 //! | key | of | is |
 //! |---|---|---|
-//! | `unitflow:filling` | a log whose unit's keys count | how far the store is filled with them, and by whom: `copying anna: new unit`, then `settling …` |
+//! | `unitflow:filling` | a log whose unit's keys count | how far the store is filled with them, by which command, and why: `copying full 18ec4e52 anna: new unit`, then `settling …` |
 //! | `unitflow:unsettled` | log, lane and key: `A.cache 0 [0,"user:7"]` | the last record that was not applied to it, and why: `281474976710660 written here since` |
 //!
 //! Both are hashes in database 0. While the first is there, a command that does not fit what a key holds is noted in the second:
 //! the key is read again where it counts. A command takes what is wrong from one key to another: until all keys were read
-//! once, every key of a command with several is noted, and later those of one with a key that is.
+//! once, every key of a command with several is noted, and later those of one with a key that is. Until then a key is noted
+//! too that a command may have emptied: it goes without a word, and may come again behind the scan.
+//!
+//! The authority's own store has the first, too, as if it were being copied all the time: what its targets' applications did with
+//! keys that were not settled there is noted when it comes. In third units it says that the store is settling.
 
 use redis::{Cmd, Value};
 use unitflow_change::copy::Chunk;
@@ -138,64 +142,161 @@ pub(super) fn answered(answers: &[Value], lanes: &[(Log, i32)], keys: &[&str]) -
     notes
 }
 
+/// What fills a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filler {
+    /// How far.
+    pub phase: Phase,
+    /// Whether with all keys, or only some.
+    pub whole: bool,
+    /// The command's own name.
+    pub token: String,
+    /// By whom, and why.
+    pub said: String,
+}
+
+impl Filler {
+    /// As the hash has it.
+    fn text(&self) -> String {
+        let what = if self.whole { "full" } else { "keys" };
+        format!("{} {what} {} {}", self.phase.as_str(), self.token, self.said)
+    }
+
+    /// Reads it; what cannot be read is of a newer build, and may be anything.
+    fn parse(text: &str) -> Self {
+        let mut words = text.splitn(4, ' ');
+        let mut word = || words.next().unwrap_or_default().to_owned();
+        let (phase, what, token, said) = (word(), word(), word(), word());
+        let phase = if phase == "settling" { Phase::Settling } else { Phase::Copying };
+        Self { phase, whole: what != "keys", token, said }
+    }
+}
+
 /// What fills the store, by log.
 ///
 /// # Errors
 /// Those of the connection, and what the server refuses.
-pub async fn fillers(client: &mut Client) -> Result<Vec<(String, String)>, Fault> {
-    let answer = client.ask(redis::cmd("HGETALL").arg(FILLING)).await?;
-    texts(answer)
+pub async fn fillers(client: &mut Client) -> Result<Vec<(String, Filler)>, Fault> {
+    let found = texts(client.ask(redis::cmd("HGETALL").arg(FILLING)).await?)?;
+    Ok(found.into_iter().map(|(log, text)| (log, Filler::parse(&text))).collect())
 }
 
-/// The store is being filled with the keys of a log's unit: how far, and who does it and why.
+/// The store is being filled with the keys of a log's unit.
 ///
 /// # Errors
 /// Those of the connection, and what the server refuses.
-pub async fn set(
+pub async fn set(client: &mut Client, log: &Log, filler: &Filler) -> Result<(), Fault> {
+    let mut command = redis::cmd("HSET");
+    client.ask(command.arg(FILLING).arg(log.to_string()).arg(filler.text())).await.map(drop)
+}
+
+/// What came of the end of a filling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The store is filled.
+    Yes,
+    /// A key is noted.
+    Unsettled,
+    /// Another command fills it by now, which ends it.
+    ByAnother,
+    /// Nothing says any more that it is being filled: meanwhile changes may not have been noted.
+    Unknown,
+}
+
+/// The store is filled by this command, unless a key is noted; or, where notes do not count, in any case.
+///
+/// # Errors
+/// Those of the connection, and what the server refuses.
+pub async fn end(
     client: &mut Client,
     log: &Log,
-    phase: Phase,
-    (by, why): (&str, &str),
-) -> Result<(), Fault> {
-    let text = format!("{} {by}: {why}", phase.as_str());
-    client.ask(redis::cmd("HSET").arg(FILLING).arg(log.to_string()).arg(text)).await.map(drop)
+    token: &str,
+    notes_count: bool,
+) -> Result<Ended, Fault> {
+    loop {
+        client.ask(redis::cmd("WATCH").arg(UNSETTLED).arg(FILLING)).await?;
+        let known = fillers(client).await?.into_iter().find(|(known, _)| *known == log.to_string());
+        let ended = match known {
+            None => Some(Ended::Unknown),
+            Some((_, filler)) if filler.token != token => Some(Ended::ByAnother),
+            Some(_) if notes_count && count(client).await? > 0 => Some(Ended::Unsettled),
+            Some(_) => None,
+        };
+        if let Some(ended) = ended {
+            client.ask(&redis::cmd("UNWATCH")).await?;
+            return Ok(ended);
+        }
+        let mut pipeline = redis::Pipeline::new();
+        pipeline.cmd("MULTI").cmd("HDEL").arg(FILLING).arg(log.to_string()).cmd("EXEC");
+        let answers = client.answers(&pipeline).await?;
+        match answers.iter().find_map(unitflow_redis::client::refusal) {
+            Some(fault) => return Err(fault.at(client.place())),
+            None if answers.last() == Some(&Value::Nil) => {}
+            None => return Ok(Ended::Yes),
+        }
+    }
 }
 
-/// The store is filled, unless a key is noted: `false` then.
+/// Some of the notes, each as it is written and as it is read; all where there are no more than about `most`.
 ///
 /// # Errors
 /// Those of the connection, and what the server refuses.
-pub async fn end(client: &mut Client, log: &Log) -> Result<bool, Fault> {
-    client.ask(redis::cmd("WATCH").arg(UNSETTLED)).await?;
-    if count(client).await? > 0 {
-        client.ask(&redis::cmd("UNWATCH")).await?;
-        return Ok(false);
-    }
-    let mut pipeline = redis::Pipeline::new();
-    pipeline.cmd("MULTI").cmd("HDEL").arg(FILLING).arg(log.to_string()).cmd("EXEC");
-    let answers = client.answers(&pipeline).await?;
-    match answers.iter().find_map(unitflow_redis::client::refusal) {
-        Some(fault) => Err(fault.at(client.place())),
-        None => Ok(answers.last() != Some(&Value::Nil)),
-    }
-}
-
-/// Some of the notes; all where there are no more than about `most`.
-///
-/// # Errors
-/// Those of the connection, and what the server refuses.
-pub async fn notes(client: &mut Client, most: usize) -> Result<Vec<Note>, Fault> {
+pub async fn notes(
+    client: &mut Client,
+    most: usize,
+) -> Result<Vec<(Written, Option<Note>)>, Fault> {
     let mut notes = Vec::new();
     let mut cursor = 0_u64;
     loop {
         let scan =
             client.ask(redis::cmd("HSCAN").arg(UNSETTLED).arg(cursor).arg("COUNT").arg(most)).await;
         let (next, found): (u64, Value) = redis::from_redis_value(scan?).map_err(|_| odd())?;
-        let fields = texts(found)?;
-        notes.extend(fields.iter().filter_map(|(field, value)| Note::parse(field, value)));
+        notes.extend(texts(found)?.into_iter().map(|(field, value)| {
+            let note = Note::parse(&field, &value);
+            (Written { field, value }, note)
+        }));
         cursor = next;
         if cursor == 0 || notes.len() >= most {
             return Ok(notes);
+        }
+    }
+}
+
+/// A note as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    field: String,
+    value: String,
+}
+
+/// Takes notes back that are as they were read; those that were written anew since stay.
+///
+/// # Errors
+/// Those of the connection, and what the server refuses.
+pub async fn forget(client: &mut Client, notes: &[Written]) -> Result<(), Fault> {
+    if notes.is_empty() {
+        return Ok(());
+    }
+    loop {
+        let mut asked = redis::cmd("HMGET");
+        asked.arg(UNSETTLED);
+        notes.iter().for_each(|note| _ = asked.arg(&note.field));
+        client.ask(redis::cmd("WATCH").arg(UNSETTLED)).await?;
+        let found: Vec<Option<String>> =
+            redis::from_redis_value(client.ask(&asked).await?).map_err(|_| odd())?;
+        let mut pipeline = redis::Pipeline::new();
+        pipeline.cmd("MULTI");
+        for (note, found) in notes.iter().zip(found) {
+            if found.as_ref() == Some(&note.value) {
+                pipeline.cmd("HDEL").arg(UNSETTLED).arg(&note.field);
+            }
+        }
+        pipeline.cmd("EXEC");
+        let answers = client.answers(&pipeline).await?;
+        match answers.iter().find_map(unitflow_redis::client::refusal) {
+            Some(fault) => return Err(fault.at(client.place())),
+            None if answers.last() == Some(&Value::Nil) => {}
+            None => return Ok(()),
         }
     }
 }
@@ -227,9 +328,19 @@ mod tests {
         let of =
             |values: &[&str]| Phase::of(&Value::Array(values.iter().map(|v| text(v)).collect()));
         assert_eq!(of(&[]), Phase::Filled);
-        assert_eq!(of(&["settling anna: x"]), Phase::Settling);
-        assert_eq!(of(&["settling anna: x", "copying bert: y"]), Phase::Copying);
+        assert_eq!(of(&["settling keys 1 anna: x"]), Phase::Settling);
+        assert_eq!(of(&["settling keys 1 anna: x", "copying full 2 bert: y"]), Phase::Copying);
         assert_eq!(of(&["of a newer build"]), Phase::Copying);
+    }
+
+    #[test]
+    fn fillers_are_read_as_they_are_written() {
+        let (token, said) = ("18ec".to_owned(), "anna: new unit".to_owned());
+        let filler = Filler { phase: Phase::Settling, whole: true, token, said };
+        assert_eq!(filler.text(), "settling full 18ec anna: new unit");
+        assert_eq!(Filler::parse(&filler.text()), filler);
+        let newer = Filler::parse("of a newer build");
+        assert!(newer.whole && newer.phase == Phase::Copying);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use redis::{Pipeline, Value};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use unitflow_change::copy::Chunk;
 use unitflow_change::name::Log;
 use unitflow_change::redis::{Due, Write, write_key};
@@ -67,23 +67,8 @@ fn names_of(write: &Write<'_>) -> Vec<String> {
         String::from_utf8_lossy(&name).into_owned()
     };
     let mut names: Vec<String> = write.keys().map(|key| name(write.db, key)).collect();
-    if (write.is("MOVE") || write.is("COPY"))
-        && let Some(db) = database_of(write)
-    {
-        names.push(name(db, write.word(write.keys.last().copied().unwrap_or(1))));
-    }
+    names.extend(write.in_another_database().map(|(db, key)| name(db, key)));
     names
-}
-
-/// The database that a MOVE or a COPY names.
-fn database_of(write: &Write<'_>) -> Option<u32> {
-    let place = match write.is("MOVE") {
-        true => Some(2),
-        false => (3..write.cmd.len())
-            .find(|place| write.word(*place).eq_ignore_ascii_case(b"DB"))
-            .map(|place| place + 1),
-    };
-    std::str::from_utf8(write.word(place?)).ok()?.parse().ok()
 }
 
 /// A flow's way into one unit's Redis store, the same for all its lanes.
@@ -180,7 +165,7 @@ pub(super) struct Lane<'a> {
     raised: bool,
     /// Up to where an operator moved the group's offset forwards; 0 if nobody did.
     moved_to: i64,
-    batch: Batch,
+    pub(super) batch: Batch,
     pub(super) copies: Copies,
     pub(super) late: Late,
     /// Whether the ledger key is watched, and stood where it was believed when it was read behind that.
@@ -302,8 +287,8 @@ impl Lane<'_> {
         Ok(())
     }
 
-    /// While the store is being filled a command may not fit what a key holds, or may take what is wrong from one key to
-    /// another: such keys are noted with it.
+    /// While the store is being filled a command may not fit what a key holds, may take what is wrong from one key to
+    /// another, or may take a key away before the scan comes to it: such keys are noted with it.
     async fn note_what_may_follow(
         &mut self,
         place: &mut Place,
@@ -311,10 +296,12 @@ impl Lane<'_> {
     ) -> Result<(), Fault> {
         place.noted = names_of(write);
         let is_each = write.is("DEL") || write.is("UNLINK") || write.is("MSET");
-        if place.noted.len() > 1
-            && !is_each
-            && (self.filling == Phase::Copying || self.is_noted(&place.noted).await?)
-        {
+        let spreads = place.noted.len() > 1 && !is_each;
+        let follows = match self.filling {
+            Phase::Copying => spreads || write.may_empty(),
+            _ => spreads && self.is_noted(&place.noted).await?,
+        };
+        if follows {
             for key in &place.noted {
                 self.push_note(key, place.seq);
             }
@@ -507,6 +494,9 @@ impl Lane<'_> {
             let does_not_fit =
                 refusal(result).is_some() || place.idle.is_some_and(|idle| idle.is(result));
             if does_not_fit && !place.noted.is_empty() {
+                let why =
+                    refusal(result).map_or_else(|| "nothing was done".into(), |fault| fault.what);
+                debug!(lane = self.lane, seq = place.seq.0, why, "noted, and read again");
                 self.note_misfit(place).await?;
                 continue;
             }

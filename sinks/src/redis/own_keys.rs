@@ -102,6 +102,9 @@ impl Source for OwnKeys {
         }
         let keys = write.keys().filter(|key| !is_internal(key));
         transaction.rows.extend(keys.map(|key| identity(write.db, key)));
+        if let Some((db, key)) = write.in_another_database() {
+            transaction.rows.push(identity(db, key));
+        }
         if write.keys.is_empty() {
             transaction.rows.push(ANY);
         }

@@ -25,7 +25,7 @@ use unitflow_redis::rebuild::Rebuild;
 use unitflow_redis::stream::{Event, Opened, Options, Stream};
 use unitflow_redis::{Command, Store};
 
-use super::copier::{Copier, Due, Over};
+use super::copier::{After, Copier, Due, Over};
 use super::sink::lanes_into;
 use super::state::ConnectorState;
 use crate::config::Mesh;
@@ -480,6 +480,7 @@ impl Capture {
         // What Kafka does not take is no fault of the chunk's.
         let mut refused = None;
         let read = answer.values(|name, found| {
+            ensure_carried(name, &found)?;
             let put = self.put_found(&mut copy, name, found);
             let put = put.and_then(|()| match self.grouping.is_full(&self.writer) {
                 true => self.commit(stream),
@@ -492,12 +493,17 @@ impl Capture {
             (Err(_), Some(fault)) => return Err(fault),
             (Err(fault), None) => return self.chunk_broke(&job, &fault),
         }
-        if after.is_none() {
-            let over = self.copier.over(&mut self.state.copy, &job, to);
-            return self.put_over(over, stream);
+        match after {
+            After::Over => {
+                let over = self.copier.over(&mut self.state.copy, &job, to);
+                self.put_over(over, stream)
+            }
+            After::Scan(scan) => {
+                self.state.copy.scan = Some(scan);
+                Ok(())
+            }
+            After::SameScan => Ok(()),
         }
-        self.state.copy.scan = after;
-        Ok(())
     }
 
     fn chunk_broke(&mut self, job: &str, fault: &Fault) -> Result<(), Fault> {
@@ -523,14 +529,6 @@ impl Capture {
                 copy.rebuild = Rebuild::new(key.clone());
                 copy.key.clear();
                 write_key(&mut copy.key, *db, key);
-            }
-            Found::Piece(Piece::Field { expires_ms: Some(_), .. }) => {
-                let key = key.escape_ascii();
-                return Err(Fault::fatal(
-                    Code::Command,
-                    format!("the hash {key} has fields that expire, which are not carried yet"),
-                )
-                .hint("leave such keys out, under exclude of the flow"));
             }
             Found::Piece(piece) => {
                 for command in copy.rebuild.add(&piece) {
@@ -589,6 +587,21 @@ impl Capture {
         self.meters.commits.add(1, &self.meters.labels);
         self.meters.rows.add(std::mem::take(&mut self.rows), &self.meters.labels);
         Ok(())
+    }
+}
+
+/// Whether what is found of a key can be copied.
+fn ensure_carried((_, key): &Name, found: &Found) -> Result<(), Fault> {
+    match found {
+        Found::Piece(Piece::Field { expires_ms: Some(_), .. }) => Err(Fault::fatal(
+            Code::Command,
+            format!(
+                "the hash {} has fields that expire, which are not carried yet",
+                key.escape_ascii()
+            ),
+        )
+        .hint("leave such keys out, under exclude of the flow")),
+        _ => Ok(()),
     }
 }
 

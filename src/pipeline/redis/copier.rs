@@ -29,8 +29,10 @@ use unitflow_redis::chunk::{Answer, Name, Reader, Wanted};
 use unitflow_redis::{Command, Store};
 use unitflow_sinks::redis::ledger;
 
-/// About the keys of a chunk.
+/// About the keys of a scan's answer, and the most of a chunk.
 const CHUNK_KEYS: usize = 200;
+/// About the bytes of a chunk in the server's memory, unless one key has more: it puts the whole answer together at once.
+const CHUNK_BYTES: u64 = 4 << 20;
 /// The pause before something is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -81,15 +83,29 @@ pub struct Scan {
 /// What is read.
 enum What {
     Scan(Scan),
-    Keys(Vec<Name>),
+    /// These keys, and what follows them.
+    Keys(Vec<Name>, After),
+}
+
+/// What follows a chunk of a job.
+#[derive(Clone, Debug)]
+pub enum After {
+    /// Nothing more.
+    Over,
+    /// The scan goes on here.
+    Scan(Scan),
+    /// More of the keys that the scan, or the job, has named.
+    SameScan,
 }
 
 /// What a reading came to.
 struct Read {
     /// The server's answer; the connection where nothing had to be asked.
     answer: Result<Answer, Reader>,
-    /// Of a scan: where it goes on; none where it is over.
-    after: Option<Scan>,
+    /// Keys that were too many for one chunk, and what follows them.
+    rest: Option<(Vec<Name>, After)>,
+    /// What follows the chunk.
+    after: After,
 }
 
 /// A chunk under way.
@@ -115,8 +131,8 @@ pub struct Due {
     pub asked_us: u64,
     /// The server's answer.
     pub answer: Answer,
-    /// Where the scan goes on; the job is over where there is none.
-    pub after: Option<Scan>,
+    /// What follows.
+    pub after: After,
 }
 
 /// A job that is over.
@@ -140,6 +156,8 @@ pub struct Copier {
     limiter: Option<(u32, Arc<DefaultDirectRateLimiter>)>,
     /// Keys of the last chunk: they are paid for before the next one.
     owed: u32,
+    /// What is left of the keys of a job, or of its last scan.
+    rest: Option<(String, Vec<Name>, After)>,
     /// The number that the last marker was set to.
     number: u64,
     not_before: Option<Instant>,
@@ -176,6 +194,7 @@ impl Copier {
             reader: None,
             limiter: None,
             owed: 0,
+            rest: None,
             number: 0,
             not_before: None,
             due: true,
@@ -226,6 +245,8 @@ impl Copier {
         if let Some(work) = self.work.take() {
             warn!(code = %fault.code, job = work.job, "{}; the chunk is read again", fault.what);
         }
+        // With all that was scanned with it.
+        self.rest = None;
         self.not_before = Some(Instant::now() + PAUSE);
     }
 
@@ -249,7 +270,8 @@ impl Copier {
             self.ready().await;
         }
         let Work { job, to, asked_us, read, .. } = self.work.take()?;
-        let Read { answer: Ok(answer), after } = read? else { return None };
+        let Read { answer: Ok(answer), rest, after } = read? else { return None };
+        self.rest = rest.map(|(keys, behind)| (job.clone(), keys, behind));
         Some(Due { job, to, asked_us, answer, after })
     }
 
@@ -301,10 +323,12 @@ impl Copier {
         // Single keys first.
         open.sort_by_key(|(_, (offset, job))| (job.store, *offset));
         let (name, (_, job)) = open.first()?;
-        let what = match job.store {
-            true => What::Scan(self.scan(progress, name)),
-            false => match named(job, keyspace) {
-                Ok(keys) => What::Keys(keys),
+        let rest = self.rest.take_if(|(of, ..)| of == *name);
+        let what = match rest {
+            Some((_, keys, after)) => What::Keys(keys, after),
+            None if job.store => What::Scan(self.scan(progress, name)),
+            None => match named(job, keyspace) {
+                Ok(keys) => What::Keys(keys, After::Over),
                 Err(fault) => {
                     self.fail(progress, name, &fault);
                     return None;
@@ -319,6 +343,7 @@ impl Copier {
     pub fn fail(&mut self, progress: &mut Progress, job: &str, fault: &Fault) {
         warn!(code = %fault.code, job, "a copy fails: {}", fault.what);
         progress.failed.insert(job.to_owned(), fault.to_string());
+        self.rest = None;
         progress.scan.take_if(|scan| scan.job == job);
         self.due = true;
     }
@@ -353,16 +378,19 @@ impl Copier {
             self.limiter = Some((rate, Arc::new(RateLimiter::direct(quota))));
         }
         let limiter = self.limiter.as_ref().map(|(_, limiter)| limiter.clone());
-        let owed = NonZeroU32::new(std::mem::take(&mut self.owed).min(rate));
+        let mut owed = std::mem::take(&mut self.owed);
         // A connector of before may have set another: its marker is not to be taken for this one.
         self.number = self.number.saturating_add(1).max(now_us);
         let texts = self.ledger.iter().map(|(log, lane)| ledger::key(log, *lane)).collect();
         let marker = (self.marker.clone(), self.number);
         let (reader, store) = (self.reader.take(), self.store.clone());
         let reading = tokio::spawn(async move {
-            if let (Some(limiter), Some(owed)) = (limiter, owed) {
-                // More than a second's worth was never asked for.
-                let _ = limiter.until_n_ready(owed).await;
+            if let Some(limiter) = limiter {
+                while let Some(some) = NonZeroU32::new(owed.min(rate)) {
+                    owed -= some.get();
+                    // A second's worth fits.
+                    let _ = limiter.until_n_ready(some).await;
+                }
             }
             let reader = match reader {
                 Some(reader) => reader,
@@ -406,15 +434,29 @@ async fn read(
     wanted: Wanted,
     keyspace: &Keyspace,
 ) -> Result<Read, Fault> {
-    let (keys, after) = match what {
-        What::Keys(keys) => (keys, None),
+    let (mut keys, after) = match what {
+        What::Keys(keys, after) => (keys, after),
         What::Scan(scan) => scan_on(&mut reader, scan, keyspace).await?,
     };
     if keys.is_empty() {
-        return Ok(Read { answer: Err(reader), after });
+        return Ok(Read { answer: Err(reader), rest: None, after });
     }
+    let mut bytes = 0;
+    let mut count = 0;
+    for size in reader.memory(&keys[..keys.len().min(CHUNK_KEYS)]).await? {
+        bytes += size;
+        if count > 0 && bytes > CHUNK_BYTES {
+            break;
+        }
+        count += 1;
+    }
+    let rest = keys.split_off(count);
+    let (rest, after) = match rest.is_empty() {
+        true => (None, after),
+        false => (Some((rest, after)), After::SameScan),
+    };
     let answer = reader.ask(Wanted { keys, ..wanted }).await?;
-    Ok(Read { answer: Ok(answer), after })
+    Ok(Read { answer: Ok(answer), rest, after })
 }
 
 /// The next keys of a scan that travel, and where it goes on.
@@ -422,7 +464,7 @@ async fn scan_on(
     reader: &mut Reader,
     mut scan: Scan,
     keyspace: &Keyspace,
-) -> Result<(Vec<Name>, Option<Scan>), Fault> {
+) -> Result<(Vec<Name>, After), Fault> {
     let (run, databases) = reader.sizes().await?;
     if scan.run != run {
         let of = databases.iter().map(|(_, keys)| keys).sum();
@@ -438,13 +480,13 @@ async fn scan_on(
         if cursor == 0 {
             let Some((next, _)) = databases.iter().find(|(db, _)| *db > scan.db) else {
                 scan.keys += keys.len() as u64;
-                return Ok((keys, None));
+                return Ok((keys, After::Over));
             };
             scan.db = *next;
         }
         if keys.len() >= CHUNK_KEYS {
             scan.keys += keys.len() as u64;
-            return Ok((keys, Some(scan)));
+            return Ok((keys, After::Scan(scan)));
         }
     }
 }

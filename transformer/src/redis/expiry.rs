@@ -197,11 +197,7 @@ impl Index {
                     self.set(number(*place), None);
                 }
             }
-            b"LPOP" | b"RPOP" | b"LTRIM" | b"LREM" | b"LMOVE" | b"RPOPLPUSH" | b"SREM"
-            | b"SMOVE" | b"ZREM" | b"ZREMRANGEBYLEX" | b"ZREMRANGEBYRANK" | b"ZREMRANGEBYSCORE"
-            | b"ZPOPMIN" | b"ZPOPMAX" | b"HDEL" | b"HGETDEL" | b"HPEXPIREAT" | b"HSETEX" => {
-                self.doubt(number(1));
-            }
+            _ if write.may_empty() => self.doubt(number(1)),
             b"FLUSHALL" | b"FLUSHDB" | b"SWAPDB" => {
                 let all: Vec<u64> = self.entries.keys().copied().collect();
                 all.into_iter().for_each(|number| self.doubt(number));
