@@ -138,6 +138,8 @@ pub struct Written {
     /// Commands of which nobody knows whether they were carried out.
     unknown: u64,
     tallies: BTreeMap<Counted, Tally>,
+    /// How often each command was acknowledged that is counted, by its name.
+    calls: BTreeMap<&'static str, u64>,
 }
 
 impl Written {
@@ -151,11 +153,17 @@ impl Written {
             tally.least += more.least;
             tally.most += more.most;
         }
+        for (name, calls) in other.calls {
+            *self.calls.entry(name).or_default() += calls;
+        }
     }
 
     /// A pipeline was acknowledged.
     fn know(&mut self, turn: Turn) {
         self.acknowledged += turn.commands;
+        for name in turn.calls {
+            *self.calls.entry(name).or_default() += 1;
+        }
         for (counted, amount) in turn.counts {
             self.tallies.entry(counted).or_default().sure += amount;
         }
@@ -208,11 +216,32 @@ impl Written {
     }
 }
 
+impl Written {
+    /// Whether a server, by its own statistics, carried out each write once: as many as all units acknowledged.
+    pub async fn ensure_once(&self, unit: &str, server: &Redis) -> anyhow::Result<()> {
+        let stats = server.cli(["INFO", "commandstats"]).await?;
+        for (name, written) in &self.calls {
+            let line = stats.lines().find_map(|line| {
+                line.strip_prefix("cmdstat_")?.strip_prefix(name)?.strip_prefix(":calls=")
+            });
+            let calls = line.and_then(|line| line.split(',').next()?.parse::<u64>().ok());
+            ensure!(
+                calls == Some(*written),
+                "{unit} counts {calls:?} calls of {name}, {written} were written"
+            );
+        }
+        println!("  {unit}: each write once, by its own statistics: {:?}", self.calls);
+        Ok(())
+    }
+}
+
 /// One pipeline, and what it adds to.
 struct Turn {
     pipe: Pipeline,
     commands: u64,
     counts: Vec<(Counted, i64)>,
+    /// The names of those of its commands that are counted.
+    calls: Vec<&'static str>,
 }
 
 /// One client, with keys of its own.
@@ -272,18 +301,21 @@ impl Client {
         // A key to be renamed need not be there.
         pipe.ignore_errors();
         let mut counts = Vec::new();
+        let mut calls = Vec::new();
         for _ in 0..AT_ONCE {
             match self.random.below(100) {
                 0..16 => {
                     let key = format!("counter \"{}\"", self.random.below(COUNTERS)).into_bytes();
                     let more = amount();
                     pipe.cmd("INCRBY").arg(&key).arg(more);
+                    calls.push("incrby");
                     counts.push(((self.database, Kind::Counter, key), more));
                 }
                 16..26 => {
                     let key = self.of_unit("list");
                     let elements = 1 + self.random.below(3);
                     pipe.cmd("LPUSH").arg(&key);
+                    calls.push("lpush");
                     for _ in 0..elements {
                         pipe.arg(self.value());
                     }
@@ -292,6 +324,7 @@ impl Client {
                 26..34 => {
                     let key = self.of_unit("stream");
                     pipe.cmd("XADD").arg(&key).arg("*").arg(self.value()).arg(self.value());
+                    calls.push("xadd");
                     counts.push(((self.database, Kind::Stream, key), 1));
                 }
                 34..59 => self.members(&mut pipe),
@@ -299,7 +332,7 @@ impl Client {
                 _ => self.lasting(&mut pipe),
             }
         }
-        Turn { pipe, commands: AT_ONCE, counts }
+        Turn { pipe, commands: AT_ONCE, counts, calls }
     }
 
     /// A transaction of the server that moves an amount from one key to another.
@@ -317,7 +350,7 @@ impl Client {
             ((self.database, Kind::Counter, from), -moved),
             ((self.database, Kind::Counter, to), moved),
         ];
-        Turn { pipe, commands: 3, counts }
+        Turn { pipe, commands: 3, counts, calls: vec!["decrby", "incrby"] }
     }
 
     /// Members of sets and sorted sets, fields of hashes: they come, change and go.

@@ -59,6 +59,7 @@ fn two_units_stay_equal_under_kills() {
             written.per_second()
         );
         ensure_done(&mut mesh, &written).await?;
+        ensure_once(&mesh, &written).await?;
         mesh.finish();
         Ok(())
     });
@@ -412,7 +413,16 @@ async fn write_for_a_while(mesh: &mut RedisMesh, random: &Random) -> anyhow::Res
     let load = write_everywhere(mesh, 1, random);
     sleep(while_written()).await;
     let written = load.stop().await?;
-    ensure_done(mesh, &written).await
+    ensure_done(mesh, &written).await?;
+    ensure_once(mesh, &written).await
+}
+
+/// Each server has carried out each write once, by its own statistics.
+async fn ensure_once(mesh: &RedisMesh, written: &Written) -> anyhow::Result<()> {
+    for unit in mesh.units() {
+        written.ensure_once(&unit, mesh.server(&unit)).await?;
+    }
+    Ok(())
 }
 
 /// All that has to hold at rest: everything has arrived, all units are equal, what can be counted is there
