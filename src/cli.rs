@@ -352,6 +352,10 @@ pub struct ResyncStopArgs {
     /// The store, where the unit has several.
     #[arg(long)]
     pub store: Option<Name>,
+    /// Of a Redis store: also forget that units are half filled, so that another one can fill them. What does not fit stops a lane
+    /// again from then on.
+    #[arg(long)]
+    pub give_up: bool,
     /// Why; it stays on record.
     #[arg(long)]
     pub why: String,

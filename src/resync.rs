@@ -137,6 +137,10 @@ async fn stop(mesh: &Mesh, args: &ResyncStopArgs) -> Result<Outcome, Fault> {
         return keys::stop(mesh, &log, args).await;
     }
     let log = plan::log_of(mesh, &args.from, args.store.as_ref())?;
+    if args.give_up {
+        return Err(Fault::fatal(Code::Config, "--give-up is for Redis stores")
+            .hint("a table stays marked until a copy of it has come to its end"));
+    }
     let by = order::whoever(args.by.as_ref())?;
     let stopped = copy::stop(mesh, &log, (&by, &args.why)).await?;
     if stopped.is_empty() {

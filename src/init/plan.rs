@@ -142,7 +142,7 @@ fn redis(text: &mut String, flow: &CacheFlow, unit: &Name, store: &Cache) {
     rights.extend(["+role", "+info", "+get", "+set", "+multi", "+exec", "+select", "+pexpiretime"]);
     if flow.to.contains(unit) {
         rights.extend(["+watch", "+unwatch", "+ping", "+scan", "+@write", "+pfcount"]);
-        rights.extend(["+hmget", "+hvals", "+hgetall", "+hscan", "+hlen"]);
+        rights.extend(["+hmget", "+hgetall", "+hscan", "+hlen"]);
         rights.extend(["-flushall", "-flushdb", "-swapdb"]);
     }
     let keys = if flow.to.contains(unit) { "~*" } else { "~unitflow:* %R~*" };

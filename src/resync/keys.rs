@@ -17,6 +17,7 @@ mod settle;
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tracing::warn;
 use unitflow_change::name::{Log, Name, Stage, Topics};
 use unitflow_change::redis::{Keyspace, parse_key, write_key};
 use unitflow_change::{Code, Fault};
@@ -70,17 +71,27 @@ pub async fn full(mesh: &Mesh, log: Log, args: &ResyncFullArgs) -> Result<Outcom
     ensure_none(&log, "--table", !args.table.is_empty())?;
     ensure_none(&log, "--dry-run", args.dry_run)?;
     let plan = Plan::of(mesh, log, &args.ways, true)?;
-    plan.begin(Phase::Copying).await?;
-    plan.mend_log().await?;
-    plan.make_lanes().await?;
+    // What has to be refused is, before anything is marked.
+    let gap = plan.has_gap().await?;
+    let lanes = plan.lacking_lanes().await?;
+    let scanned = plan.begin(Phase::Copying).await? && !gap && lanes.is_empty();
+    if gap {
+        plan.mend_log().await?;
+    }
+    plan.make_lanes(lanes).await?;
     plan.wait_until_carried().await?;
-    let mut removed = plan.extras().await?;
-    plan.copy(args.rows_per_second).await?;
-    plan.mark(Phase::Settling).await?;
-    let mut left = plan.settle().await?;
+    let mut removed = 0;
+    if !scanned {
+        plan.mark(Phase::Copying).await?;
+        removed = plan.extras().await?.len();
+        plan.copy(args.rows_per_second).await?;
+        plan.mark(Phase::Settling).await?;
+    }
+    let mut left = plan.settle(None).await?;
     if left == 0 {
-        removed += plan.extras().await?;
-        left = plan.settle().await?;
+        let extras = plan.extras().await?;
+        removed += extras.len();
+        left = plan.settle(Some(extras)).await?;
     }
     plan.end(left, removed).await
 }
@@ -110,8 +121,8 @@ pub async fn keys(
     }
     plan.begin(Phase::Settling).await?;
     plan.wait_until_carried().await?;
-    plan.ask(named.into_iter().collect()).await?;
-    let left = plan.settle().await?;
+    plan.ask(named.iter().cloned().collect()).await?;
+    let left = plan.settle(Some(named)).await?;
     plan.end(left, 0).await
 }
 
@@ -120,7 +131,7 @@ pub async fn stop(mesh: &Mesh, log: &Log, args: &ResyncStopArgs) -> Result<Outco
     let by = whoever(args.by.as_ref())?;
     let (broker, topic) = (&mesh.unit(&log.unit)?.broker, mesh.topics.control(&log.unit));
     let known = jobs::read(broker, &topic, log).await?;
-    if known.is_empty() {
+    if known.is_empty() && !args.give_up {
         say(&format!("nothing is copied from {log}"));
         return Ok(Outcome::Fine);
     }
@@ -129,10 +140,20 @@ pub async fn stop(mesh: &Mesh, log: &Log, args: &ResyncStopArgs) -> Result<Outco
         let what = if job.store { "all keys" } else { "single keys" };
         say(&format!("stopped  {name}: {what} to {}, ordered by {}", job.to.join(", "), job.by));
     }
-    say(&format!(
-        "the targets stay half filled; to go on: unitflow resync full --from {} --store {} --why …",
-        log.unit, log.store
-    ));
+    if !args.give_up {
+        say(
+            "the targets stay half filled: unitflow status shows them, and how to go on; --give-up forgets it",
+        );
+        return Ok(Outcome::Fine);
+    }
+    for unit in &mesh.cache_flows[&log.store].to {
+        let mut client = Client::open(mesh.cache(unit, &log.store)?).await?;
+        let known = filling::fillers(&mut client).await?;
+        if known.iter().any(|(known, _)| *known == log.to_string()) {
+            filling::give_up(&mut client, log).await?;
+            say(&format!("given up  {unit}: what it holds of {} is what it is now", log.store));
+        }
+    }
     Ok(Outcome::Fine)
 }
 
@@ -176,9 +197,22 @@ impl<'m> Plan<'m> {
         self.to.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
-    /// Notes in the targets that they are being filled, and lets lanes that a conflict stopped try again.
-    async fn begin(&self, phase: Phase) -> Result<(), Fault> {
-        for (log, to) in self.ways() {
+    /// A connection to a unit that is neither the authority nor filled: what it would note can be done without.
+    async fn client_of_third(&self, unit: &Name) -> Result<Option<Client>, Fault> {
+        let needed = self.to.contains(unit) || *unit == self.log.unit;
+        match self.client(unit).await {
+            Err(fault) if fault.is_retry() && !needed => {
+                warn!(code = %fault.code, "{}; going on without unit {unit}", fault.what);
+                Ok(None)
+            }
+            client => client.map(Some),
+        }
+    }
+
+    /// Says that the targets are being filled, and lets lanes that a conflict stopped try again. `true` where a command that
+    /// was killed has read all keys once.
+    async fn begin(&self, phase: Phase) -> Result<bool, Fault> {
+        for (log, to) in self.ways_that_matter() {
             let flow = Topics::flow(&log, &to);
             let (broker, topic) = self.control(&to)?;
             if control::last(broker, &topic, &flow).await?.pauses() {
@@ -186,8 +220,10 @@ impl<'m> Plan<'m> {
                     .hint(format!("unitflow resume {flow} --why …, then this again")));
             }
         }
+        let to: BTreeSet<String> = self.to.iter().map(ToString::to_string).collect();
+        let mut settling = BTreeSet::new();
         for unit in self.marked() {
-            let mut client = self.client(unit).await?;
+            let Some(mut client) = self.client_of_third(unit).await? else { continue };
             let fillers = filling::fillers(&mut client).await?;
             let other = fillers.iter().find(|(log, _)| *log != self.log.to_string());
             if let Some((log, filler)) = other {
@@ -198,10 +234,22 @@ impl<'m> Plan<'m> {
                         filler.said
                     ),
                 )
-                .hint("let that come to its end first: the same command again"));
+                .hint("let that come to its end first: unitflow status shows its command; or give it up: unitflow resync stop --give-up"));
+            }
+            let Some((_, filler)) = fillers.first() else { continue };
+            if !filler.to.is_subset(&to) || filler.to.is_empty() {
+                let all = filler.to.union(&to).cloned().collect::<Vec<_>>().join(",");
+                return Err(Fault::fatal(
+                    Code::Copy,
+                    format!("the store is being filled in other units too ({})", filler.said),
+                )
+                .hint(format!("give the same command for all of them: --to {all}")));
+            }
+            if filler.whole && filler.phase == Phase::Settling && filler.to == to {
+                settling.insert(unit.to_string());
             }
             // Half of a store is more than some of its keys.
-            if fillers.iter().any(|(_, filler)| filler.whole) && !self.whole {
+            if filler.whole && !self.whole {
                 return Err(Fault::fatal(
                     Code::Copy,
                     format!("the store is being filled from {} as a whole", self.log),
@@ -209,8 +257,9 @@ impl<'m> Plan<'m> {
                 .hint("unitflow resync full … goes on with it"));
             }
         }
-        self.mark(phase).await?;
-        for (log, to) in self.ways() {
+        let scanned = settling.is_superset(&to);
+        self.mark(if scanned { Phase::Settling } else { phase }).await?;
+        for (log, to) in self.ways_that_matter() {
             let (broker, topic) = self.control(&to)?;
             let flow = Topics::flow(&log, &to);
             let wake = match control::last(broker, &topic, &flow).await?.order {
@@ -219,20 +268,22 @@ impl<'m> Plan<'m> {
             };
             control::send(broker, &topic, &flow, &Order::new(wake, &self.by, &self.why)).await?;
         }
-        Ok(())
+        Ok(scanned)
     }
 
     /// Says in every unit how far the targets are filled; see [`filling`].
     async fn mark(&self, phase: Phase) -> Result<(), Fault> {
+        let filler = Filler {
+            phase,
+            whole: self.whole,
+            token: self.token.clone(),
+            to: self.to.iter().map(ToString::to_string).collect(),
+            said: format!("{}: {}", self.by, self.why),
+        };
         for unit in self.marked() {
-            let phase = match () {
-                () if self.to.contains(unit) => phase,
-                () if *unit == self.log.unit => Phase::Copying,
-                () => Phase::Settling,
-            };
-            let said = format!("{}: {}", self.by, self.why);
-            let filler = Filler { phase, whole: self.whole, token: self.token.clone(), said };
-            filling::set(&mut self.client(unit).await?, &self.log, &filler).await?;
+            if let Some(mut client) = self.client_of_third(unit).await? {
+                filling::set(&mut client, &self.log, &filler).await?;
+            }
         }
         Ok(())
     }
@@ -241,6 +292,14 @@ impl<'m> Plan<'m> {
     fn ways(&self) -> Vec<(Log, Name)> {
         let ways = self.mesh.cache_ways();
         ways.filter(|(log, _)| log.store == self.log.store).collect()
+    }
+
+    /// Those that a copy needs: into the targets, and from them to the authority.
+    fn ways_that_matter(&self) -> Vec<(Log, Name)> {
+        let matters = |(log, to): &(Log, Name)| {
+            self.to.contains(to) || *to == self.log.unit && self.to.contains(&log.unit)
+        };
+        self.ways().into_iter().filter(matters).collect()
     }
 
     fn control(&self, unit: &Name) -> Result<(&unitflow_kafka::Broker, String), Fault> {

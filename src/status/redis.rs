@@ -59,9 +59,11 @@ pub async fn entries(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<Entry>, Fa
 pub async fn filling(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<FillingStatus>, Fault> {
     let mut client = Client::open(mesh.cache(to, &log.store)?).await?;
     let fillers = filling::fillers(&mut client).await?;
-    if fillers.iter().all(|(known, _)| *known != log.to_string()) {
+    let of_log = fillers.into_iter().find(|(known, _)| *known == log.to_string());
+    let Some((_, filler)) = of_log.filter(|(_, filler)| filler.is_to(to)) else {
         return Ok(Vec::new());
-    }
+    };
+    let to = filler.to.into_iter().collect::<Vec<_>>().join(",");
     let command =
         format!("unitflow resync full --from {} --store {} --to {to} --why …", log.unit, log.store);
     let unsettled = filling::count(&mut client).await?;

@@ -199,7 +199,7 @@ fn a_unit_that_lost_everything_is_filled() {
         let written = load.stop().await?;
         let told = copying.await.context("the command panicked")??;
         for log in ["A.cache", "C.cache"] {
-            let made = format!("{log} to B: 1 lanes in the ledger, which it lacked");
+            let made = format!("{log} to B: lane 0 in the ledger, which it lacked");
             ensure!(told.contains(&made), "{told}");
         }
         // What A held before is not in C.
@@ -274,6 +274,13 @@ fn nothing_newer_is_overwritten() {
         ensure!(!copying.is_finished(), "it settled what A can't know of");
         let status = mesh.run(&["status"]).await.err().context("all is well")?.to_string();
         ensure!(status.contains("FILLING cache in B from A.cache: "), "{status}");
+        ensure!(status.contains("resync full --from A --store cache --to B,C --why …"), "{status}");
+        for (from, to, told) in [("A", "B", "--to B,C"), ("C", "A", "resync stop --give-up")] {
+            let ways = ["--from", from, "--to", to, "--store=cache", "--why=test", "--by=test"];
+            let refused = mesh.run(&[&["resync", "full"], &ways[..]].concat()).await.err();
+            let refused = refused.context("two copies at once")?.to_string();
+            ensure!(refused.contains(told), "{refused}");
+        }
         for (key, value) in
             [("written", "2"), ("deleted", ""), ("by a third", "2"), ("counted", "2")]
         {
@@ -304,6 +311,11 @@ fn nothing_newer_is_overwritten() {
         mesh.shows("B", &["GET", "written"], "2").await?;
         // Without A's sink it would not come to its end.
         drop(copying);
+        let stop = ["resync", "stop", "--from=A", "--give-up", "--why=test", "--by=test"];
+        let told = mesh.run(&stop).await?;
+        ensure!(told.contains("given up  B"), "{told}");
+        let status = mesh.run(&["status"]).await.map_or_else(|told| told.to_string(), |told| told);
+        ensure!(!status.contains("FILLING"), "{status}");
         mesh.finish();
         Ok(())
     });

@@ -38,6 +38,8 @@ const KEYS: usize = 200;
 const BYTES: usize = 1 << 20;
 /// How long a chunk waits until this unit has applied what its source had applied.
 const BEHIND_FOR: Duration = Duration::from_secs(10);
+/// For how long none waits then.
+const BEHIND_AGAIN: Duration = Duration::from_secs(60);
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often a transaction is tried that takes notes back.
@@ -115,8 +117,8 @@ pub(super) struct Copies {
     bytes: usize,
     /// In this database something is built aside that does not come to its end.
     broken: Option<u32>,
-    /// Where third units' lanes stood when they were waited for in vain: until one of them moves nobody waits again.
-    behind: Option<Vec<(Log, i32, Seq)>>,
+    /// When third units' lanes were waited for in vain last: for a while nobody waits again.
+    behind: Option<Instant>,
 }
 
 impl Copies {
@@ -333,6 +335,7 @@ impl Lane<'_> {
             lane: self.lane,
             key: name.to_owned(),
             seq,
+            together: 1,
             why: why.to_owned(),
         }
     }
@@ -485,12 +488,12 @@ impl Lane<'_> {
                 self.copies.behind = None;
                 return Ok(true);
             }
-            if self.copies.behind.as_ref() == Some(&stands) {
+            if self.copies.behind.is_some_and(|at| at.elapsed() < BEHIND_AGAIN) {
                 return Ok(false);
             }
             if begun.elapsed() > BEHIND_FOR {
                 warn!(lane = self.lane, "copied keys know more of other units than this one");
-                self.copies.behind = Some(stands);
+                self.copies.behind = Some(Instant::now());
                 return Ok(false);
             }
             sleep(LOOK_EVERY).await;

@@ -2,20 +2,23 @@
 //!
 //! | key | of | is |
 //! |---|---|---|
-//! | `unitflow:filling` | a log whose unit's keys count | how far the store is filled with them, by which command, and why: `copying full 18ec4e52 anna: new unit`, then `settling …` |
-//! | `unitflow:unsettled` | log, lane and key: `A.cache 0 [0,"user:7"]` | the last record that was not applied to it, and why: `281474976710660 written here since` |
+//! | `unitflow:filling` | a log whose unit's keys count | how far the store is filled with them, by which command, in which units, and why: `copying full 18ec4e52 B,C anna: new unit`, then `settling …` |
+//! | `unitflow:unsettled` | log, lane and key: `A.cache 0 [0,"user:7"]` | the last record that was not applied to it, how many keys were noted with it, and why: `281474976710660 1 written here since` |
 //!
 //! Both are hashes in database 0. While the first is there, a command that does not fit what a key holds is noted in the second:
 //! the key is read again where it counts. A command takes what is wrong from one key to another: until all keys were read
 //! once, every key of a command with several is noted, and later those of one with a key that is. Until then a key is noted
 //! too that a command may have emptied: it goes without a word, and may come again behind the scan.
 //!
-//! The authority's own store has the first, too, as if it were being copied all the time: what its targets' applications did with
-//! keys that were not settled there is noted when it comes. In third units it says that the store is settling.
+//! The other units' stores have the first, too. There it counts for what comes from the units that are filled: their applications work
+//! with keys that are wrong. It may not fit, and is noted; and in the authority what they did with several keys at once is, for
+//! the keys may be wrong where it was done.
+
+use std::collections::BTreeSet;
 
 use redis::{Cmd, Value};
 use unitflow_change::copy::Chunk;
-use unitflow_change::name::Log;
+use unitflow_change::name::{Log, Name};
 use unitflow_change::seq::Seq;
 use unitflow_change::{Code, Fault};
 use unitflow_redis::Client;
@@ -24,39 +27,49 @@ use unitflow_redis::Client;
 pub const FILLING: &[u8] = b"unitflow:filling";
 /// The hash of what is not settled.
 pub const UNSETTLED: &[u8] = b"unitflow:unsettled";
+/// Notes that a command has taken out of it.
+const TAKEN: &[u8] = b"unitflow:unsettled:taken";
 
-/// How far a store is filled; the least of all that fill it.
+/// What a lane notes, the least of it first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// It is not being filled.
+    /// Nothing: no store is filled that its commands come from or go to.
     #[default]
     Filled,
-    /// All keys were read once; those that are noted are read again.
+    /// What does not fit.
+    Misfits,
+    /// That, and the keys of commands with several of which one is noted. All keys were read once.
     Settling,
-    /// Any key may be wrong.
+    /// That, and the keys of all commands with several.
+    Spreading,
+    /// That, and keys that may have been emptied.
+    Emptying,
+    /// That, and keys whose time has come elsewhere. Any key may be wrong.
     Copying,
 }
 
 impl Phase {
-    /// By the values of the hash, as the server answers.
+    /// By what fills a store, as the server answers, for a lane of this log in a unit.
     #[must_use]
-    pub fn of(answer: &Value) -> Self {
-        let Value::Array(values) = answer else { return Self::Filled };
-        let phases = values.iter().map(|value| match value {
-            Value::BulkString(text) if text.starts_with(b"settling") => Self::Settling,
-            _ => Self::Copying,
+    pub fn of(answer: &Value, lane: &Log, here: &Name) -> Self {
+        if matches!(answer, Value::Array(fields) if fields.is_empty()) {
+            return Self::Filled;
+        }
+        let fillers: Vec<(String, String)> =
+            redis::from_redis_value(answer.clone()).unwrap_or_default();
+        let phases = fillers.iter().map(|(log, text)| {
+            let filler = Filler::parse(text);
+            match filler.phase {
+                phase if filler.is_to(here) => phase,
+                _ if !filler.is_to(&lane.unit) => Self::Filled,
+                phase if Log::parse(log).is_some_and(|log| log.unit == *here) => match phase {
+                    Self::Copying => Self::Emptying,
+                    _ => Self::Spreading,
+                },
+                _ => Self::Misfits,
+            }
         });
         phases.max().unwrap_or_default()
-    }
-
-    /// The word for it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Filled => "filled",
-            Self::Settling => "settling",
-            Self::Copying => "copying",
-        }
     }
 }
 
@@ -71,6 +84,8 @@ pub struct Note {
     pub key: String,
     /// The record.
     pub seq: Seq,
+    /// How many keys were noted for it, this one among them.
+    pub together: usize,
     /// In a word or two.
     pub why: String,
 }
@@ -84,12 +99,14 @@ impl Note {
     fn parse(field: &str, value: &str) -> Option<Self> {
         let mut words = field.splitn(3, ' ');
         let (log, lane, key) = (words.next()?, words.next()?, words.next()?);
-        let (seq, why) = value.split_once(' ')?;
+        let (seq, value) = value.split_once(' ')?;
+        let (together, why) = value.split_once(' ')?;
         Some(Self {
             log: Log::parse(log)?,
             lane: lane.parse().ok()?,
             key: key.to_owned(),
             seq: Seq(seq.parse().ok()?),
+            together: together.parse().ok()?,
             why: why.to_owned(),
         })
     }
@@ -99,7 +116,7 @@ impl Note {
     pub fn put(&self) -> Cmd {
         let mut command = redis::cmd("HSET");
         command.arg(UNSETTLED).arg(Self::field(&self.log, self.lane, &self.key));
-        command.arg(format!("{} {}", self.seq, self.why));
+        command.arg(format!("{} {} {}", self.seq, self.together, self.why));
         command
     }
 
@@ -142,33 +159,52 @@ pub(super) fn answered(answers: &[Value], lanes: &[(Log, i32)], keys: &[&str]) -
     notes
 }
 
-/// What fills a store.
+/// What fills stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filler {
-    /// How far.
+    /// How far: [`Phase::Copying`] or [`Phase::Settling`].
     pub phase: Phase,
     /// Whether with all keys, or only some.
     pub whole: bool,
     /// The command's own name.
     pub token: String,
+    /// The units that are filled; all where that is not known.
+    pub to: BTreeSet<String>,
     /// By whom, and why.
     pub said: String,
 }
 
 impl Filler {
+    /// Whether this unit is filled.
+    #[must_use]
+    pub fn is_to(&self, unit: &Name) -> bool {
+        self.to.is_empty() || self.to.contains(unit.as_str())
+    }
+
     /// As the hash has it.
     fn text(&self) -> String {
+        let phase = if self.phase == Phase::Settling { "settling" } else { "copying" };
         let what = if self.whole { "full" } else { "keys" };
-        format!("{} {what} {} {}", self.phase.as_str(), self.token, self.said)
+        let to = self.to.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+        format!("{phase} {what} {} {to} {}", self.token, self.said)
     }
 
     /// Reads it; what cannot be read is of a newer build, and may be anything.
     fn parse(text: &str) -> Self {
-        let mut words = text.splitn(4, ' ');
-        let mut word = || words.next().unwrap_or_default().to_owned();
-        let (phase, what, token, said) = (word(), word(), word(), word());
-        let phase = if phase == "settling" { Phase::Settling } else { Phase::Copying };
-        Self { phase, whole: what != "keys", token, said }
+        let words: Vec<&str> = text.splitn(5, ' ').collect();
+        let (phase, what, token, to, said) = match words[..] {
+            [phase @ ("copying" | "settling"), what, token, to, said] => {
+                (phase, what, token, to, said)
+            }
+            _ => ("copying", "full", "", "", text),
+        };
+        Self {
+            phase: if phase == "settling" { Phase::Settling } else { Phase::Copying },
+            whole: what != "keys",
+            token: token.to_owned(),
+            to: to.split(',').filter(|unit| !unit.is_empty()).map(str::to_owned).collect(),
+            said: said.to_owned(),
+        }
     }
 }
 
@@ -214,7 +250,12 @@ pub async fn end(
     notes_count: bool,
 ) -> Result<Ended, Fault> {
     loop {
-        client.ask(redis::cmd("WATCH").arg(UNSETTLED).arg(FILLING)).await?;
+        let mut watch = redis::cmd("WATCH");
+        watch.arg(FILLING);
+        if notes_count {
+            watch.arg(UNSETTLED);
+        }
+        client.ask(&watch).await?;
         let known = fillers(client).await?.into_iter().find(|(known, _)| *known == log.to_string());
         let ended = match known {
             None => Some(Ended::Unknown),
@@ -235,6 +276,54 @@ pub async fn end(
             None => return Ok(Ended::Yes),
         }
     }
+}
+
+/// Forgets that the store is being filled with the keys of a log's unit, and what is noted, whatever is left undone.
+///
+/// # Errors
+/// Those of the connection, and what the server refuses.
+pub async fn give_up(client: &mut Client, log: &Log) -> Result<(), Fault> {
+    client.ask(redis::cmd("HDEL").arg(FILLING).arg(log.to_string())).await?;
+    client.ask(redis::cmd("UNLINK").arg(UNSETTLED).arg(TAKEN)).await.map(drop)
+}
+
+/// Takes all notes out of the hash, where lanes go on writing others: until [`forget_taken`] they stand in a hash of their own, so
+/// that none is lost with the command.
+///
+/// # Errors
+/// Those of the connection, and what the server refuses.
+pub async fn take(client: &mut Client) -> Result<Vec<Note>, Fault> {
+    let mut exist = redis::Pipeline::new();
+    exist.cmd("EXISTS").arg(TAKEN).cmd("EXISTS").arg(UNSETTLED);
+    let answers = client.answers(&exist).await?;
+    match answers[..] {
+        [Value::Int(0), Value::Int(0)] => return Ok(Vec::new()),
+        // Nobody else does that.
+        [Value::Int(0), _] => {
+            client.ask(redis::cmd("RENAME").arg(UNSETTLED).arg(TAKEN)).await?;
+        }
+        // Left by a command that was killed: these first.
+        _ => {}
+    }
+    let (mut notes, mut cursor) = (Vec::new(), 0_u64);
+    loop {
+        let scan = redis::cmd("HSCAN").arg(TAKEN).arg(cursor).arg("COUNT").arg(1_000).clone();
+        let (next, found): (u64, Value) =
+            redis::from_redis_value(client.ask(&scan).await?).map_err(|_| odd())?;
+        notes.extend(texts(found)?.iter().filter_map(|(field, value)| Note::parse(field, value)));
+        cursor = next;
+        if cursor == 0 {
+            return Ok(notes);
+        }
+    }
+}
+
+/// What was taken is done with.
+///
+/// # Errors
+/// Those of the connection, and what the server refuses.
+pub async fn forget_taken(client: &mut Client) -> Result<(), Fault> {
+    client.ask(redis::cmd("UNLINK").arg(TAKEN)).await.map(drop)
 }
 
 /// Some of the notes, each as it is written and as it is read; all where there are no more than about `most`.
@@ -323,24 +412,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_least_filled_counts() {
-        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
-        let of =
-            |values: &[&str]| Phase::of(&Value::Array(values.iter().map(|v| text(v)).collect()));
-        assert_eq!(of(&[]), Phase::Filled);
-        assert_eq!(of(&["settling keys 1 anna: x"]), Phase::Settling);
-        assert_eq!(of(&["settling keys 1 anna: x", "copying full 2 bert: y"]), Phase::Copying);
-        assert_eq!(of(&["of a newer build"]), Phase::Copying);
+    fn a_mark_counts_for_what_comes_to_or_from_units_that_are_filled() {
+        let name = |text: &str| text.parse::<Name>().unwrap();
+        let of = |text: &str, lane: &str, here: &str| {
+            let fields = ["A.cache", text].map(|text| Value::BulkString(text.as_bytes().to_vec()));
+            Phase::of(&Value::Array(fields.into()), &Log::parse(lane).unwrap(), &name(here))
+        };
+        let (copying, settling) = ("copying full 1 B anna: x", "settling keys 1 B anna: x");
+        assert_eq!(of(copying, "A.cache", "B"), Phase::Copying);
+        assert_eq!(of(settling, "C.cache", "B"), Phase::Settling);
+        assert_eq!(of(copying, "B.cache", "A"), Phase::Emptying);
+        assert_eq!(of(settling, "B.cache", "A"), Phase::Spreading);
+        assert_eq!(of(copying, "B.cache", "C"), Phase::Misfits);
+        // What these two write is theirs to settle.
+        assert_eq!(of(copying, "C.cache", "A"), Phase::Filled);
+        assert_eq!(of(copying, "A.cache", "C"), Phase::Filled);
+        assert_eq!(of("of a newer build", "A.cache", "C"), Phase::Copying);
+        let none = Value::Array(Vec::new());
+        assert_eq!(Phase::of(&none, &Log::parse("A.cache").unwrap(), &name("B")), Phase::Filled);
     }
 
     #[test]
     fn fillers_are_read_as_they_are_written() {
-        let (token, said) = ("18ec".to_owned(), "anna: new unit".to_owned());
-        let filler = Filler { phase: Phase::Settling, whole: true, token, said };
-        assert_eq!(filler.text(), "settling full 18ec anna: new unit");
+        let filler = Filler {
+            phase: Phase::Settling,
+            whole: true,
+            token: "18ec".into(),
+            to: ["B", "C"].map(str::to_owned).into(),
+            said: "anna: new unit".into(),
+        };
+        assert_eq!(filler.text(), "settling full 18ec B,C anna: new unit");
         assert_eq!(Filler::parse(&filler.text()), filler);
         let newer = Filler::parse("of a newer build");
-        assert!(newer.whole && newer.phase == Phase::Copying);
+        assert!(newer.whole && newer.phase == Phase::Copying && newer.to.is_empty());
     }
 
     #[test]
@@ -350,12 +454,13 @@ mod tests {
             lane: 0,
             key: r#"[0,"a b"]"#.into(),
             seq: Seq(7),
+            together: 2,
             why: "written here since".into(),
         };
         let field = Note::field(&note.log, note.lane, &note.key);
         assert_eq!(field, r#"A.cache 0 [0,"a b"]"#);
-        assert_eq!(Note::parse(&field, "7 written here since").unwrap(), note);
-        for (field, value) in [("", ""), ("A.cache 0", "7 x"), ("A.cache x k", "7 x")] {
+        assert_eq!(Note::parse(&field, "7 2 written here since").unwrap(), note);
+        for (field, value) in [("", ""), ("A.cache 0", "7 1 x"), ("A.cache x k", "7 1 x")] {
             assert!(Note::parse(field, value).is_none());
         }
     }

@@ -25,7 +25,7 @@ use unitflow_redis::{Client, Store};
 
 use super::batch::{Batch, Idle, Place};
 use super::copies::Copies;
-use super::filling::{self, Phase, UNSETTLED};
+use super::filling::{self, Note, Phase, UNSETTLED};
 use super::late::Late;
 use super::ledger::{self, Standing, WATCH_COMMANDS};
 use super::own_keys::OwnKeys;
@@ -114,6 +114,7 @@ async fn apply_all(way: &Way, lane: i32, start: Start) -> Result<(), Fault> {
     ledger::watch(&road.log, lane, &mut pipeline);
     let answers = client.answers(&pipeline).await?;
     let (standing, filling) = ledger::watched(&road.log, lane, &answers)?;
+    let filling = Phase::of(&filling, &road.log, &road.to);
     let entry = standing.entry(lane);
     road.ensure_same_topic(&entry)?;
     let (wanted, moved_to) = match starting_offset(&entry, committed, mirror.believed(lane)) {
@@ -170,7 +171,7 @@ pub(super) struct Lane<'a> {
     pub(super) late: Late,
     /// Whether the ledger key is watched, and stood where it was believed when it was read behind that.
     pub(super) watched: bool,
-    /// How far the store is filled: until it is, what does not fit is noted and read again.
+    /// What is noted, to be read again, while stores are filled.
     filling: Phase,
     /// Keys that are noted with what is gathered.
     noting: HashSet<String>,
@@ -298,20 +299,22 @@ impl Lane<'_> {
         let is_each = write.is("DEL") || write.is("UNLINK") || write.is("MSET");
         let spreads = place.noted.len() > 1 && !is_each;
         let follows = match self.filling {
-            Phase::Copying => spreads || write.may_empty(),
-            _ => spreads && self.is_noted(&place.noted).await?,
+            Phase::Copying | Phase::Emptying => spreads || write.may_empty(),
+            Phase::Spreading => spreads,
+            Phase::Settling => spreads && self.is_noted(&place.noted).await?,
+            Phase::Misfits | Phase::Filled => false,
         };
         if follows {
             for key in &place.noted {
-                self.push_note(key, place.seq);
+                self.push_note(key, place);
             }
         }
         Ok(())
     }
 
-    /// Notes a key with what is gathered.
-    fn push_note(&mut self, key: &str, seq: Seq) {
-        let note = self.note(key, seq, SPREAD);
+    /// Notes a key of a record with what is gathered.
+    fn push_note(&mut self, key: &str, of: &Place) {
+        let note = Note { together: of.noted.len(), ..self.note(key, of.seq, SPREAD) };
         self.batch.push_note(note.put());
         self.noting.insert(key.to_owned());
     }
@@ -372,8 +375,9 @@ impl Lane<'_> {
         if goes {
             self.batch.push(place, write);
         } else if self.filling == Phase::Copying && expires != Expires::Gone {
-            for key in names_of(write) {
-                self.push_note(&key, place.seq);
+            let place = Place { noted: names_of(write), ..place };
+            for key in &place.noted {
+                self.push_note(key, &place);
             }
         }
         Ok(())
@@ -518,7 +522,8 @@ impl Lane<'_> {
     async fn note_misfit(&mut self, place: &Place) -> Result<(), Fault> {
         let mut pipeline = Pipeline::new();
         for key in &place.noted {
-            pipeline.add_command(self.note(key, place.seq, MISFIT).put());
+            let note = self.note(key, place.seq, MISFIT);
+            pipeline.add_command(Note { together: place.noted.len(), ..note }.put());
         }
         loop {
             let noted = match self.client.answers(&pipeline).await {
@@ -556,7 +561,7 @@ impl Lane<'_> {
     pub(super) fn believe(&mut self, answers: &[Value]) -> Result<(), Fault> {
         let (log, lane) = (&self.way.road.log, self.lane);
         let (standing, filling) = ledger::watched(log, lane, answers)?;
-        self.filling = filling;
+        self.filling = Phase::of(&filling, log, &self.way.road.to);
         if standing.seq == self.at || inject::on("no_cas") {
             return Ok(());
         }

@@ -15,7 +15,7 @@ use unitflow_change::{Code, Fault};
 use unitflow_redis::Client;
 use unitflow_redis::client::refusal;
 
-use super::filling::{FILLING, Phase};
+use super::filling::FILLING;
 use super::late::PutOff;
 use crate::ledger::Entry;
 
@@ -62,22 +62,22 @@ pub fn set(log: &Log, lane: i32, standing: &Standing) -> Result<Cmd, Fault> {
 pub fn watch(log: &Log, lane: i32, pipeline: &mut Pipeline) {
     let key = key(log, lane);
     pipeline.cmd("WATCH").arg(&key).arg(FILLING);
-    pipeline.cmd("GET").arg(&key).cmd("HVALS").arg(FILLING);
+    pipeline.cmd("GET").arg(&key).cmd("HGETALL").arg(FILLING);
 }
 
 /// How many commands [`watch`] adds.
 pub const WATCH_COMMANDS: usize = 3;
 
-/// Reads the answers of [`watch`], which are the last ones: where the lane stands, and how far the store is filled. A key
+/// Reads the answers of [`watch`], which are the last ones: where the lane stands, and what fills stores. A key
 /// that is not watched is no fence.
 ///
 /// # Errors
 /// Those of [`read`], and what the server refuses.
-pub fn watched(log: &Log, lane: i32, answers: &[Value]) -> Result<(Standing, Phase), Fault> {
+pub fn watched(log: &Log, lane: i32, answers: &[Value]) -> Result<(Standing, Value), Fault> {
     match answers {
         [.., watched, answer, filling] => match refusal(watched).or_else(|| refusal(filling)) {
             Some(fault) => Err(fault),
-            None => Ok((read(log, lane, answer)?, Phase::of(filling))),
+            None => Ok((read(log, lane, answer)?, filling.clone())),
         },
         _ => Err(Fault::fatal(Code::Bug, "a ledger key was not asked for")),
     }
@@ -92,7 +92,7 @@ pub fn read(log: &Log, lane: i32, answer: &Value) -> Result<Standing, Fault> {
     match answer {
         Value::BulkString(value) => parse(log, lane, value),
         Value::Nil => Err(Fault::fatal(Code::LedgerMissing, format!("there is no key {name}"))
-            .hint("a flow that never ran: unitflow init; one that ran has lost its place: unitflow resync anew, see the runbook")),
+            .hint("a flow that never ran: unitflow init; one that ran has lost its place: unitflow resync full, see the runbook")),
         other => Err(refusal(other).unwrap_or_else(|| {
             Fault::fatal(Code::LedgerMissing, format!("the key {name} holds no text"))
         })),

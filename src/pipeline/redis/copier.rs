@@ -160,6 +160,8 @@ pub struct Copier {
     rest: Option<(String, Vec<Name>, After)>,
     /// The number that the last marker was set to.
     number: u64,
+    /// A job that can't be done, and why.
+    failed: Option<(String, Fault)>,
     not_before: Option<Instant>,
     /// There may be something to begin.
     due: bool,
@@ -196,6 +198,7 @@ impl Copier {
             owed: 0,
             rest: None,
             number: 0,
+            failed: None,
             not_before: None,
             due: true,
         }
@@ -236,7 +239,11 @@ impl Copier {
         work.reading = None;
         match outcome {
             Ok(read) => work.read = Some(read),
-            Err(fault) => self.begin_again(&fault),
+            Err(fault) if fault.is_retry() => self.begin_again(&fault),
+            Err(fault) => {
+                self.failed = self.work.take().map(|work| (work.job, fault));
+                self.due = true;
+            }
         }
     }
 
@@ -304,6 +311,9 @@ impl Copier {
         keyspace: &Keyspace,
         now_us: u64,
     ) -> Option<Over> {
+        if let Some((job, fault)) = self.failed.take() {
+            self.fail(progress, &job, &fault);
+        }
         if let Some(work) = &mut self.work {
             // A scan that found nothing more has no marker.
             let Some(Read { answer: Err(_), .. }) = &work.read else { return None };

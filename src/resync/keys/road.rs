@@ -2,7 +2,7 @@
 
 use tokio::time::{Instant, sleep};
 use tracing::warn;
-use unitflow_change::name::Stage;
+use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::seq::Seq;
 use unitflow_change::tag::{HEADER, Tag};
 use unitflow_change::{Code, Fault};
@@ -15,68 +15,87 @@ use crate::output::say;
 use crate::pipeline::{ensure_same_topic, is_worked_on};
 use crate::resync::anew;
 
+/// A lane that a target has no ledger key of.
+pub(super) struct LackingLane {
+    log: Log,
+    to: Name,
+    lane: i32,
+    /// Where it is to begin: record, topic and offset; where the log ends, if not told.
+    place: Option<(Seq, String, i64)>,
+}
+
 impl Plan<'_> {
-    /// Lets the log go on behind a gap, where its connector can't: what the gap held comes with the copy.
-    pub(super) async fn mend_log(&self) -> Result<(), Fault> {
+    /// Whether the log's connector can't go on: what it is to capture next is gone.
+    pub(super) async fn has_gap(&self) -> Result<bool, Fault> {
         if is_worked_on(self.mesh, &self.log.unit, &self.log, Stage::Connector).await? {
-            return Ok(());
+            return Ok(false);
         }
         let store = self.mesh.cache(&self.log.unit, &self.log.store)?;
         let position = self.state().await?.position;
         let opened = Stream::open(store, Some(&position), Options::default()).await?;
-        if matches!(opened, Opened::Full(_)) {
-            let ways = self.mesh.cache_ways().filter(|(log, _)| *log == self.log);
-            if let Some((_, left)) = { ways }.find(|(_, to)| !self.to.contains(to)) {
-                return Err(Fault::fatal(
-                    Code::PositionPurged,
-                    format!("what is to be captured of {} next is gone, and {left} would not get what it held", self.log),
-                )
-                .hint("copy to all units: the same without --to"));
-            }
-            warn!(log = %self.log, "what is to be captured next is gone; the copy brings what it held");
-            drop(opened);
-            anew::go_on(self.mesh, &self.log, &self.why).await?;
+        if matches!(opened, Opened::Continued(_)) {
+            return Ok(false);
         }
-        Ok(())
+        let mut ways = self.mesh.cache_ways().filter(|(log, _)| *log == self.log);
+        match ways.find(|(_, to)| !self.to.contains(to)) {
+            None => Ok(true),
+            Some((_, left)) => Err(Fault::fatal(
+                Code::PositionPurged,
+                format!("what is to be captured of {} next is gone, and {left} would not get what it held", self.log),
+            )
+            .hint("copy to all units: the same without --to")),
+        }
     }
 
-    /// Makes the ledger keys that a target lacks: it is new, or has lost all. The authority's lanes go on from here, those of third
-    /// units from where the authority stands: what came before is in the copy, and what it holds already of what comes
-    /// is written over by it.
-    pub(super) async fn make_lanes(&self) -> Result<(), Fault> {
+    /// Lets the log go on behind a gap: what it held comes with the copy.
+    pub(super) async fn mend_log(&self) -> Result<(), Fault> {
+        warn!(log = %self.log, "what is to be captured next is gone; the copy brings what it held");
+        anew::go_on(self.mesh, &self.log, &self.why).await.map(drop)
+    }
+
+    /// The ledger keys that a target lacks: it is new, or has lost all. Third units' lanes go on from where the authority stands.
+    pub(super) async fn lacking_lanes(&self) -> Result<Vec<LackingLane>, Fault> {
         let mut source = self.client(&self.log.unit).await?;
+        let mut lacking = Vec::new();
         for (log, to) in self.ways().into_iter().filter(|(_, to)| self.to.contains(to)) {
             let mut client = self.client(&to).await?;
             let lanes = self.mesh.lanes(&log);
             let known = ledger::read_all(&mut client, &log, lanes).await?;
-            let is_missing = |lane: &i32| known.iter().all(|(known, _)| known != lane);
-            let missing: Vec<i32> = (0..lanes).filter(is_missing).collect();
-            if missing.is_empty() {
-                continue;
-            }
             let of_source = ledger::read_all(&mut source, &log, lanes).await?;
             if log != self.log && known.is_empty() && of_source.is_empty() {
                 // It has not begun anywhere.
                 continue;
             }
-            for lane in &missing {
-                let (seq, id, offset) = match log == self.log {
-                    true => self.end_of(*lane).await?,
-                    false => of_source
-                        .iter()
-                        .find(|(known, _)| known == lane)
-                        .map(|(_, known)| (known.seq, known.topic_id.clone(), known.topic_offset))
-                        .ok_or_else(|| {
-                            Fault::fatal(
-                                Code::LedgerMissing,
-                                format!("{} lacks the ledger keys of {log} as well, so what it holds of that nobody knows", self.log.unit),
-                            )
-                            .hint("copy from a unit that has them")
-                        })?,
-                };
-                ledger::create(&mut client, &log, *lane, (seq, &id, offset)).await?;
+            let is_missing = |lane: &i32| known.iter().all(|(known, _)| known != lane);
+            for lane in (0..lanes).filter(is_missing) {
+                let there = of_source.iter().find(|(known, _)| *known == lane);
+                if there.is_none() && log != self.log {
+                    return Err(Fault::fatal(
+                        Code::LedgerMissing,
+                        format!("{} lacks the ledger keys of {log} as well, so what it holds of that nobody knows", self.log.unit),
+                    )
+                    .hint("copy from a unit that has them"));
+                }
+                let place = there
+                    .filter(|_| log != self.log)
+                    .map(|(_, known)| (known.seq, known.topic_id.clone(), known.topic_offset));
+                lacking.push(LackingLane { log: log.clone(), to: to.clone(), lane, place });
             }
-            say(&format!("{log} to {to}: {} lanes in the ledger, which it lacked", missing.len()));
+        }
+        Ok(lacking)
+    }
+
+    /// Makes them. The authority's lanes go on from here: what came before is in the copy, and what it holds already of what
+    /// comes is written over by it.
+    pub(super) async fn make_lanes(&self, lacking: Vec<LackingLane>) -> Result<(), Fault> {
+        for LackingLane { log, to, lane, place } in lacking {
+            let mut client = self.client(&to).await?;
+            let (seq, id, offset) = match place {
+                Some(place) => place,
+                None => self.end_of(lane).await?,
+            };
+            ledger::create(&mut client, &log, lane, (seq, &id, offset)).await?;
+            say(&format!("{log} to {to}: lane {lane} in the ledger, which it lacked"));
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Has keys read again until none is in doubt, removes what the authority lacks, and takes the marks away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use redis::Value;
@@ -14,7 +14,7 @@ use unitflow_redis::Client;
 use unitflow_redis::chunk::Reader;
 use unitflow_redis::client::refusal;
 use unitflow_sinks::redis::copies::aside_key;
-use unitflow_sinks::redis::filling::{self, Ended, Note, Written};
+use unitflow_sinks::redis::filling::{self, Ended, Note};
 
 use super::{JOBS_AT_ONCE, Plan};
 use crate::Outcome;
@@ -31,9 +31,9 @@ const SCANNED_AT_ONCE: usize = 1_000;
 const NOTES_AT_ONCE: usize = KEYS_MAX * JOBS_AT_ONCE;
 
 impl<'m> Plan<'m> {
-    /// Asks for what the targets hold and the authority lacks; gives how many keys that were.
-    pub(super) async fn extras(&self) -> Result<usize, Fault> {
-        let mut count = 0;
+    /// Asks for what the targets hold and the authority lacks; gives these keys.
+    pub(super) async fn extras(&self) -> Result<BTreeSet<String>, Fault> {
+        let mut all = BTreeSet::new();
         let mut source = self.client(&self.log.unit).await?;
         for unit in &self.to {
             let mut reader = Reader::open(self.mesh.cache(unit, &self.log.store)?).await?;
@@ -47,7 +47,7 @@ impl<'m> Plan<'m> {
                         found.into_iter().filter(|key| self.keyspace.carries(key)).collect();
                     asked.extend(lacking(&mut source, db, &found).await?);
                     if asked.len() >= NOTES_AT_ONCE || next == 0 {
-                        count += asked.len();
+                        all.extend(asked.iter().cloned());
                         self.ask(std::mem::take(&mut asked)).await?;
                     }
                     if next == 0 {
@@ -57,69 +57,110 @@ impl<'m> Plan<'m> {
                 }
             }
         }
-        Ok(count)
+        Ok(all)
     }
 
-    /// Has keys read again until none is in doubt; gives how many are left where that does not come to an end.
-    pub(super) async fn settle(&self) -> Result<u64, Fault> {
+    /// Has keys read again until none is in doubt; gives how many are left where that does not come to an end. In doubt are those
+    /// that the targets note, and first of all `suspects`, or all that is noted anywhere; and what a command wrote in a target, that
+    /// had to do with one of them.
+    pub(super) async fn settle(
+        &self,
+        mut suspects: Option<BTreeSet<String>>,
+    ) -> Result<u64, Fault> {
         let (mut least, mut since) = (u64::MAX, Instant::now());
         loop {
-            let of_targets = self.notes(true).await?;
-            let left = of_targets.keys.len() as u64;
-            if left == 0 {
-                // What the targets' applications did before that has to be known here.
+            let mut due = self.notes().await?;
+            let drained = due.is_empty();
+            if drained {
+                // What the targets' applications did until now has to be known to the authority.
+                let begun = Instant::now();
                 self.drain().await?;
+                since += begun.elapsed();
             }
-            let of_others = self.notes(false).await?;
-            if left == 0 && of_others.keys.is_empty() {
-                return Ok(0);
+            due.extend(spread(&self.take_notes().await?, suspects.as_ref()));
+            if due.is_empty() {
+                self.forget_taken().await?;
+                if self.notes().await?.is_empty() {
+                    return Ok(0);
+                }
+                continue;
             }
+            let left = self.count().await?;
             if left < least {
                 (least, since) = (left, Instant::now());
             }
             if since.elapsed() > SETTLE_FOR {
-                return Ok(left.max(1));
+                return Ok(left.max(due.len() as u64));
             }
-            let keys: BTreeSet<String> =
-                of_targets.keys.into_iter().chain(of_others.keys).collect();
-            info!(keys = keys.len(), "read again");
-            self.ask(keys.into_iter().collect()).await?;
-            for (unit, written) in of_others.written {
-                filling::forget(&mut self.client(unit).await?, &written).await?;
-            }
-            if left == 0 && self.notes(true).await?.keys.is_empty() {
-                return Ok(0);
+            info!(keys = due.len(), "read again");
+            self.ask(due.iter().cloned().collect()).await?;
+            self.forget_taken().await?;
+            match &mut suspects {
+                // What was done with earlier ones is not all known yet.
+                Some(known) if !drained => known.extend(due),
+                suspects => *suspects = Some(due),
             }
             sleep(SETTLE_EVERY).await;
         }
     }
 
-    /// The keys that are noted in the targets, or in the other units. Notes of which nothing comes any more are taken back: of
-    /// units that have left, of keys that no longer travel.
-    async fn notes(&self, of_targets: bool) -> Result<Noted<'m>, Fault> {
-        let mut noted = Noted { keys: BTreeSet::new(), written: Vec::new() };
-        for unit in self.marked().filter(|unit| self.to.contains(unit) == of_targets) {
+    /// Keys that are noted in the targets. Notes of which nothing comes any more are taken back: of units that have left, of keys
+    /// that no longer travel.
+    async fn notes(&self) -> Result<BTreeSet<String>, Fault> {
+        let mut noted = BTreeSet::new();
+        for unit in &self.to {
             let mut client = self.client(unit).await?;
-            let (mut known, mut stale) = (Vec::new(), Vec::new());
+            let mut stale = Vec::new();
             for (written, note) in filling::notes(&mut client, NOTES_AT_ONCE).await? {
-                let applies = |note: &Note| {
-                    self.mesh.cache_ways().any(|(log, to)| log == note.log && to == *unit)
-                };
-                let travels = |note: &Note| {
-                    parse_key(note.key.as_bytes()).is_ok_and(|(_, key)| self.keyspace.carries(&key))
-                };
-                match note.filter(|note| applies(note) && travels(note)) {
-                    Some(note) => {
-                        noted.keys.insert(note.key);
-                        known.push(written);
-                    }
+                match note.filter(|note| self.comes_to(note, unit)) {
+                    Some(note) => _ = noted.insert(note.key),
                     None => stale.push(written),
                 }
             }
             filling::forget(&mut client, &stale).await?;
-            noted.written.push((unit, known));
         }
         Ok(noted)
+    }
+
+    /// How many notes there are in the targets.
+    async fn count(&self) -> Result<u64, Fault> {
+        let mut count = 0;
+        for unit in &self.to {
+            count += filling::count(&mut self.client(unit).await?).await?;
+        }
+        Ok(count)
+    }
+
+    /// Whether more may come of a note in a unit.
+    fn comes_to(&self, note: &Note, unit: &Name) -> bool {
+        let travels =
+            parse_key(note.key.as_bytes()).is_ok_and(|(_, key)| self.keyspace.carries(&key));
+        travels && self.mesh.cache_ways().any(|(log, to)| log == note.log && to == *unit)
+    }
+
+    /// What is noted in the other units; it stands there until [`Plan::forget_taken`].
+    async fn take_notes(&self) -> Result<Vec<(&'m Name, Note)>, Fault> {
+        let mut all = Vec::new();
+        for unit in self.others() {
+            let Some(mut client) = self.client_of_third(unit).await? else { continue };
+            let notes = filling::take(&mut client).await?.into_iter();
+            all.extend(notes.filter(|note| self.comes_to(note, unit)).map(|note| (unit, note)));
+        }
+        Ok(all)
+    }
+
+    async fn forget_taken(&self) -> Result<(), Fault> {
+        for unit in self.others() {
+            if let Some(mut client) = self.client_of_third(unit).await? {
+                filling::forget_taken(&mut client).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The units that are marked and not filled.
+    fn others(&self) -> impl Iterator<Item = &'m Name> {
+        self.marked().filter(|unit| !self.to.contains(unit))
     }
 
     /// Waits until the authority has applied all that the targets have written by now.
@@ -146,9 +187,15 @@ impl<'m> Plan<'m> {
         Ok(())
     }
 
+    /// Takes the marks away, if nothing is left, and says what came of it.
     pub(super) async fn end(&self, mut left: u64, removed: usize) -> Result<Outcome, Fault> {
-        // The targets first: the others count as long as one of them is marked.
         let settled = left == 0;
+        // The targets' last: as long as one is marked there, status tells of it.
+        for unit in self.others().filter(|_| settled) {
+            if let Some(mut client) = self.client_of_third(unit).await? {
+                filling::end(&mut client, &self.log, &self.token, false).await?;
+            }
+        }
         for unit in self.to.iter().filter(|_| settled) {
             let mut client = self.client(unit).await?;
             match filling::end(&mut client, &self.log, &self.token, true).await? {
@@ -160,9 +207,6 @@ impl<'m> Plan<'m> {
                     return Err(Fault::retry(Code::Copy, format!("{what}: from the beginning")));
                 }
             }
-        }
-        for unit in self.marked().filter(|unit| left == 0 && !self.to.contains(unit)) {
-            filling::end(&mut self.client(unit).await?, &self.log, &self.token, false).await?;
         }
         let (to, from) = (self.to_text(), &self.log.unit);
         if left > 0 {
@@ -199,12 +243,22 @@ impl<'m> Plan<'m> {
     }
 }
 
-/// What is noted in some units.
-struct Noted<'m> {
-    /// The keys, as records name them.
-    keys: BTreeSet<String>,
-    /// The notes of each unit, as they are written.
-    written: Vec<(&'m Name, Vec<Written>)>,
+/// The keys of commands that had to do with suspects, or with whatever, where all are. A command notes all of its keys with its own
+/// number, and how many they are: of one of which some were noted anew since nobody knows what it had to do with.
+fn spread(notes: &[(&Name, Note)], suspects: Option<&BTreeSet<String>>) -> BTreeSet<String> {
+    let Some(suspects) = suspects else {
+        return notes.iter().map(|(_, note)| note.key.clone()).collect();
+    };
+    let command = |unit: &Name, note: &Note| (unit.clone(), note.log.clone(), note.lane, note.seq);
+    let mut commands: BTreeMap<_, Vec<&Note>> = BTreeMap::new();
+    for (unit, note) in notes {
+        commands.entry(command(unit, note)).or_default().push(note);
+    }
+    let touched = commands.into_values().filter(|noted| {
+        let is_whole = noted.iter().all(|note| note.together == noted.len());
+        !is_whole || noted.iter().any(|note| suspects.contains(&note.key))
+    });
+    touched.flatten().map(|note| note.key.clone()).collect()
 }
 
 /// Those of some keys that a store lacks, as records name them.
@@ -228,4 +282,32 @@ async fn lacking(client: &mut Client, db: u32, keys: &[Vec<u8>]) -> Result<Vec<S
         String::from_utf8_lossy(&name).into_owned()
     };
     Ok(found.map(|(key, _)| name(key)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use unitflow_change::seq::Seq;
+
+    use super::*;
+
+    #[test]
+    fn what_has_to_do_with_a_suspect_becomes_one() {
+        let unit: Name = "A".parse().unwrap();
+        let note = |key: &str, seq| Note {
+            log: Log::parse("B.cache").unwrap(),
+            lane: 0,
+            key: key.into(),
+            seq: Seq(seq),
+            together: 2,
+            why: String::new(),
+        };
+        let notes = [("m", 2), ("n", 2), ("x", 4), ("y", 4)];
+        let notes: Vec<_> = notes.map(|(key, seq)| (&unit, note(key, seq))).into();
+        let set = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
+        assert_eq!(spread(&notes, Some(&set(&["m"]))), set(&["m", "n"]));
+        assert_eq!(spread(&notes, Some(&set(&["z"]))), set(&[]));
+        assert_eq!(spread(&notes, None), set(&["m", "n", "x", "y"]));
+        // What n was written together with has been noted anew.
+        assert_eq!(spread(&notes[1..], Some(&set(&["z"]))), set(&["n"]));
+    }
 }
