@@ -314,7 +314,7 @@ fn nothing_newer_is_overwritten() {
         let stop = ["resync", "stop", "--from=A", "--give-up", "--why=test", "--by=test"];
         let told = mesh.run(&stop).await?;
         ensure!(told.contains("given up  B"), "{told}");
-        let status = mesh.run(&["status"]).await.map_or_else(|told| told.to_string(), |told| told);
+        let status = mesh.run(&["status"]).await.unwrap_or_else(|told| told.to_string());
         ensure!(!status.contains("FILLING"), "{status}");
         mesh.finish();
         Ok(())
