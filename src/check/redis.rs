@@ -3,6 +3,7 @@
 use redis::Value;
 use unitflow_change::name::{Log, Name, Stage};
 use unitflow_change::{Code, Fault};
+use unitflow_redis::client::refusal;
 use unitflow_redis::{Client, Store, Tls};
 use unitflow_sinks::redis::ledger;
 
@@ -40,7 +41,9 @@ async fn check_cache(
     let mut client = Client::open(store).await?;
     let info = Info::read(&mut client).await?;
     findings.extend(check_version(&place, &info));
-    if flow.from.contains(&log.unit) {
+    let (captured, applied) = (flow.from.contains(&log.unit), flow.to.contains(&log.unit));
+    findings.extend(check_rights(&place, &mut client, captured, applied).await?);
+    if captured {
         findings.extend(check_source(&place, &info, flow.eviction));
         findings.extend(check_log(mesh, log).await?);
     }
@@ -75,6 +78,51 @@ impl Info {
         let line = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.unwrap_or_default()
     }
+}
+
+/// Whether the user may do what is needed, as far as that can be tried without a trace.
+async fn check_rights(
+    place: &str,
+    client: &mut Client,
+    captured: bool,
+    applied: bool,
+) -> Result<Vec<Finding>, Fault> {
+    const BY_CONNECTORS: [&str; 6] = [
+        "REPLCONF capa eof",
+        "SCAN 0 COUNT 1",
+        "EXISTS unitflow:none",
+        "DUMP unitflow:none",
+        "MEMORY USAGE unitflow:none",
+        "PEXPIRETIME unitflow:none",
+    ];
+    const BY_SINKS: [&str; 8] = [
+        "WATCH unitflow:none",
+        "UNWATCH",
+        "HMGET unitflow:none none",
+        "HGETALL unitflow:none",
+        "HSCAN unitflow:none 0",
+        "HLEN unitflow:none",
+        "PFCOUNT unitflow:none",
+        "UNLINK unitflow:none",
+    ];
+    let tried = BY_CONNECTORS.iter().filter(|_| captured);
+    let tried: Vec<&str> = tried.chain(BY_SINKS.iter().filter(|_| applied)).copied().collect();
+    let mut pipeline = redis::Pipeline::new();
+    for command in &tried {
+        let mut words = command.split(' ');
+        let asked = pipeline.cmd(words.next().unwrap_or_default());
+        words.for_each(|word| _ = asked.arg(word));
+    }
+    let answers = client.answers(&pipeline).await?;
+    let refused = tried.iter().zip(&answers).filter_map(|(command, answer)| {
+        let fault = refusal(answer).filter(|fault| fault.code == Code::Grant)?;
+        Some(
+            Finding::new(place, Code::Grant, *command)
+                .expected("the user may do that", fault.what)
+                .remedy("give it the rights that unitflow init --print names"),
+        )
+    });
+    Ok(refused.collect())
 }
 
 fn check_version(place: &str, info: &Info) -> Option<Finding> {

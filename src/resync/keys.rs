@@ -74,24 +74,21 @@ pub async fn full(mesh: &Mesh, log: Log, args: &ResyncFullArgs) -> Result<Outcom
     // What has to be refused is, before anything is marked.
     let gap = plan.has_gap().await?;
     let lanes = plan.lacking_lanes().await?;
-    let scanned = plan.begin(Phase::Copying).await? && !gap && lanes.is_empty();
+    let older = plan.begin(Phase::Copying).await?;
     if gap {
         plan.mend_log().await?;
     }
     plan.make_lanes(lanes).await?;
     plan.wait_until_carried().await?;
-    let mut removed = 0;
-    if !scanned {
-        plan.mark(Phase::Copying).await?;
-        removed = plan.extras().await?.len();
-        plan.copy(args.rows_per_second).await?;
-        plan.mark(Phase::Settling).await?;
-    }
-    let mut left = plan.settle(None).await?;
+    plan.wait_for_thirds().await?;
+    let mut removed = plan.extras().await?.len();
+    plan.copy(args.rows_per_second).await?;
+    plan.goes_on_settling().await?;
+    let mut left = plan.settle(None, older.as_deref()).await?;
     if left == 0 {
         let extras = plan.extras().await?;
         removed += extras.len();
-        left = plan.settle(Some(extras)).await?;
+        left = plan.settle(Some(extras), None).await?;
     }
     plan.end(left, removed).await
 }
@@ -119,10 +116,13 @@ pub async fn keys(
         write_key(&mut name, db, &key);
         named.insert(String::from_utf8_lossy(&name).into_owned());
     }
-    plan.begin(Phase::Settling).await?;
+    let older = plan.begin(Phase::Spreading).await?;
     plan.wait_until_carried().await?;
+    plan.wait_for_thirds().await?;
     plan.ask(named.iter().cloned().collect()).await?;
-    let left = plan.settle(Some(named)).await?;
+    // What a command was about that was killed nobody knows any more.
+    let suspects = older.is_none().then_some(named);
+    let left = plan.settle(suspects, older.as_deref()).await?;
     plan.end(left, 0).await
 }
 
@@ -209,9 +209,9 @@ impl<'m> Plan<'m> {
         }
     }
 
-    /// Says that the targets are being filled, and lets lanes that a conflict stopped try again. `true` where a command that
-    /// was killed has read all keys once.
-    async fn begin(&self, phase: Phase) -> Result<bool, Fault> {
+    /// Says that the targets are being filled, and lets lanes that a conflict stopped try again. Gives the command whose place
+    /// this one takes.
+    async fn begin(&self, phase: Phase) -> Result<Option<String>, Fault> {
         for (log, to) in self.ways_that_matter() {
             let flow = Topics::flow(&log, &to);
             let (broker, topic) = self.control(&to)?;
@@ -221,7 +221,7 @@ impl<'m> Plan<'m> {
             }
         }
         let to: BTreeSet<String> = self.to.iter().map(ToString::to_string).collect();
-        let mut settling = BTreeSet::new();
+        let mut older = None;
         for unit in self.marked() {
             let Some(mut client) = self.client_of_third(unit).await? else { continue };
             let fillers = filling::fillers(&mut client).await?;
@@ -234,7 +234,7 @@ impl<'m> Plan<'m> {
                         filler.said
                     ),
                 )
-                .hint("let that come to its end first: unitflow status shows its command; or give it up: unitflow resync stop --give-up"));
+                .hint("let that come to its end first: unitflow status shows its command; or give it up: unitflow resync stop --from … --store … --give-up --why …"));
             }
             let Some((_, filler)) = fillers.first() else { continue };
             if !filler.to.is_subset(&to) || filler.to.is_empty() {
@@ -245,9 +245,7 @@ impl<'m> Plan<'m> {
                 )
                 .hint(format!("give the same command for all of them: --to {all}")));
             }
-            if filler.whole && filler.phase == Phase::Settling && filler.to == to {
-                settling.insert(unit.to_string());
-            }
+            older = Some(filler.token.clone());
             // Half of a store is more than some of its keys.
             if filler.whole && !self.whole {
                 return Err(Fault::fatal(
@@ -257,8 +255,7 @@ impl<'m> Plan<'m> {
                 .hint("unitflow resync full … goes on with it"));
             }
         }
-        let scanned = settling.is_superset(&to);
-        self.mark(if scanned { Phase::Settling } else { phase }).await?;
+        self.mark(phase, None).await?;
         for (log, to) in self.ways_that_matter() {
             let (broker, topic) = self.control(&to)?;
             let flow = Topics::flow(&log, &to);
@@ -268,11 +265,25 @@ impl<'m> Plan<'m> {
             };
             control::send(broker, &topic, &flow, &Order::new(wake, &self.by, &self.why)).await?;
         }
-        Ok(scanned)
+        Ok(older)
+    }
+
+    /// All keys were read once.
+    async fn goes_on_settling(&self) -> Result<(), Fault> {
+        self.mark(Phase::Spreading, Some(&self.token)).await
+    }
+
+    /// Another command took this one's place, or an operator gave the filling up.
+    fn superseded(&self, unit: &Name) -> Fault {
+        Fault::fatal(
+            Code::Copy,
+            format!("unit {unit} no longer knows this command: another took its place, the filling was given up, or its store went back in time"),
+        )
+        .hint("unitflow status shows whether it is still being filled, and how to go on")
     }
 
     /// Says in every unit how far the targets are filled; see [`filling`].
-    async fn mark(&self, phase: Phase) -> Result<(), Fault> {
+    async fn mark(&self, phase: Phase, over: Option<&str>) -> Result<(), Fault> {
         let filler = Filler {
             phase,
             whole: self.whole,
@@ -282,7 +293,10 @@ impl<'m> Plan<'m> {
         };
         for unit in self.marked() {
             if let Some(mut client) = self.client_of_third(unit).await? {
-                filling::set(&mut client, &self.log, &filler).await?;
+                let set = filling::set(&mut client, &self.log, &filler, over).await?;
+                if !set && self.to.contains(unit) {
+                    return Err(self.superseded(unit));
+                }
             }
         }
         Ok(())

@@ -60,12 +60,17 @@ pub async fn filling(mesh: &Mesh, log: &Log, to: &Name) -> Result<Vec<FillingSta
     let mut client = Client::open(mesh.cache(to, &log.store)?).await?;
     let fillers = filling::fillers(&mut client).await?;
     let of_log = fillers.into_iter().find(|(known, _)| *known == log.to_string());
-    let Some((_, filler)) = of_log.filter(|(_, filler)| filler.is_to(to)) else {
-        return Ok(Vec::new());
-    };
+    let Some((_, filler)) = of_log else { return Ok(Vec::new()) };
+    let is_filled = filler.is_to(to);
     let to = filler.to.into_iter().collect::<Vec<_>>().join(",");
     let command =
         format!("unitflow resync full --from {} --store {} --to {to} --why …", log.unit, log.store);
+    let command = match filler.whole {
+        true => command,
+        false => command.replace("resync full", "resync keys --key …"),
+    };
     let unsettled = filling::count(&mut client).await?;
-    Ok(vec![FillingStatus { table: log.store.to_string(), unsettled, command }])
+    // Elsewhere what comes from there is only noted.
+    let table = if is_filled { log.store.to_string() } else { format!("{} of {to}", log.store) };
+    Ok(vec![FillingStatus { table, unsettled, command }])
 }

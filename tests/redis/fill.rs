@@ -274,8 +274,11 @@ fn nothing_newer_is_overwritten() {
         ensure!(!copying.is_finished(), "it settled what A can't know of");
         let status = mesh.run(&["status"]).await.err().context("all is well")?.to_string();
         ensure!(status.contains("FILLING cache in B from A.cache: "), "{status}");
-        ensure!(status.contains("resync full --from A --store cache --to B,C --why …"), "{status}");
-        for (from, to, told) in [("A", "B", "--to B,C"), ("C", "A", "resync stop --give-up")] {
+        let again = "resync keys --key … --from A --store cache --to B,C --why …";
+        ensure!(status.contains(again), "{status}");
+        for (from, to, told) in
+            [("A", "B", "--to B,C"), ("C", "A", "resync stop --from … --store … --give-up")]
+        {
             let ways = ["--from", from, "--to", to, "--store=cache", "--why=test", "--by=test"];
             let refused = mesh.run(&[&["resync", "full"], &ways[..]].concat()).await.err();
             let refused = refused.context("two copies at once")?.to_string();

@@ -266,9 +266,11 @@ fn a_redis_that_is_killed_comes_back() {
         );
         let full =
             ["resync", "full", "--from", "B", "--store", "cache", "--why=killed", "--by=test"];
-        mesh.run(&full).await?;
+        let copying = mesh.begin(&full);
         mesh.shows("A", &["GET", "in the gap"], "1").await?;
+        // What A writes faster than B can answer is not settled before that is over.
         let written = load.stop().await?;
+        copying.await.context("the command panicked")??;
         ensure_done(&mut mesh, &written).await?;
         mesh.finish();
         Ok(())
@@ -313,6 +315,9 @@ fn a_flow_is_held_and_looked_into() {
         mesh.change_flow("eviction = \"travels\"")?;
         let told = mesh.run(&["check"]).await?;
         ensure!(told.contains("0 errors"), "{told}");
+        mesh.server("B").cli(["ACL", "SETUSER", "unitflow", "-hgetall"]).await?;
+        let told = mesh.run(&["check"]).await.err().context("all is well")?.to_string();
+        ensure!(told.contains("error [grant] B.cache: HGETALL unitflow:none"), "{told}");
         mesh.finish();
         Ok(())
     });

@@ -39,7 +39,7 @@ const BYTES: usize = 1 << 20;
 /// How long a chunk waits until this unit has applied what its source had applied.
 const BEHIND_FOR: Duration = Duration::from_secs(10);
 /// For how long none waits then.
-const BEHIND_AGAIN: Duration = Duration::from_secs(60);
+const BEHIND_AGAIN: Duration = Duration::from_secs(20);
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often a transaction is tried that takes notes back.
@@ -335,7 +335,6 @@ impl Lane<'_> {
             lane: self.lane,
             key: name.to_owned(),
             seq,
-            together: 1,
             why: why.to_owned(),
         }
     }

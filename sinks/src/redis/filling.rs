@@ -3,16 +3,17 @@
 //! | key | of | is |
 //! |---|---|---|
 //! | `unitflow:filling` | a log whose unit's keys count | how far the store is filled with them, by which command, in which units, and why: `copying full 18ec4e52 B,C anna: new unit`, then `settling …` |
-//! | `unitflow:unsettled` | log, lane and key: `A.cache 0 [0,"user:7"]` | the last record that was not applied to it, how many keys were noted with it, and why: `281474976710660 1 written here since` |
+//! | `unitflow:unsettled` | log, lane and key: `A.cache 0 [0,"user:7"]` | the last record that was not applied to it, and why: `281474976710660 written here since` |
+//! | `unitflow:spread` | log, lane and record | the keys that this record's command wrote together, as a JSON array |
 //!
-//! Both are hashes in database 0. While the first is there, a command that does not fit what a key holds is noted in the second:
+//! All are hashes in database 0. While the first is there, a command that does not fit what a key holds is noted in the second:
 //! the key is read again where it counts. A command takes what is wrong from one key to another: until all keys were read
-//! once, every key of a command with several is noted, and later those of one with a key that is. Until then a key is noted
-//! too that a command may have emptied: it goes without a word, and may come again behind the scan.
+//! once, every key of a command with several is noted, and later it stands in the third which keys it wrote together. Until then a
+//! key is noted too that a command may have emptied: it goes without a word, and may come again behind the scan.
 //!
 //! The other units' stores have the first, too. There it counts for what comes from the units that are filled: their applications work
-//! with keys that are wrong. It may not fit, and is noted; and in the authority what they did with several keys at once is, for
-//! the keys may be wrong where it was done.
+//! with keys that are wrong. It may not fit, and is noted; and so is in the authority what they did with several keys at once, for
+//! these may be wrong where it was done.
 
 use std::collections::BTreeSet;
 
@@ -27,8 +28,8 @@ use unitflow_redis::Client;
 pub const FILLING: &[u8] = b"unitflow:filling";
 /// The hash of what is not settled.
 pub const UNSETTLED: &[u8] = b"unitflow:unsettled";
-/// Notes that a command has taken out of it.
-const TAKEN: &[u8] = b"unitflow:unsettled:taken";
+/// The hash of keys that were written together.
+const SPREAD: &[u8] = b"unitflow:spread";
 
 /// What a lane notes, the least of it first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,11 +39,9 @@ pub enum Phase {
     Filled,
     /// What does not fit.
     Misfits,
-    /// That, and the keys of commands with several of which one is noted. All keys were read once.
-    Settling,
-    /// That, and the keys of all commands with several.
+    /// That, and which keys were written together. All keys were read once.
     Spreading,
-    /// That, and keys that may have been emptied.
+    /// What does not fit, keys that were written together, and keys that may have been emptied.
     Emptying,
     /// That, and keys whose time has come elsewhere. Any key may be wrong.
     Copying,
@@ -62,15 +61,17 @@ impl Phase {
             match filler.phase {
                 phase if filler.is_to(here) => phase,
                 _ if !filler.is_to(&lane.unit) => Self::Filled,
-                phase if Log::parse(log).is_some_and(|log| log.unit == *here) => match phase {
-                    Self::Copying => Self::Emptying,
-                    _ => Self::Spreading,
-                },
+                Self::Copying if is_of(log, here) => Self::Emptying,
+                phase if is_of(log, here) => phase,
                 _ => Self::Misfits,
             }
         });
         phases.max().unwrap_or_default()
     }
+}
+
+fn is_of(log: &str, unit: &Name) -> bool {
+    Log::parse(log).is_some_and(|log| log.unit == *unit)
 }
 
 /// A record that was not applied to its key.
@@ -84,8 +85,6 @@ pub struct Note {
     pub key: String,
     /// The record.
     pub seq: Seq,
-    /// How many keys were noted for it, this one among them.
-    pub together: usize,
     /// In a word or two.
     pub why: String,
 }
@@ -99,14 +98,12 @@ impl Note {
     fn parse(field: &str, value: &str) -> Option<Self> {
         let mut words = field.splitn(3, ' ');
         let (log, lane, key) = (words.next()?, words.next()?, words.next()?);
-        let (seq, value) = value.split_once(' ')?;
-        let (together, why) = value.split_once(' ')?;
+        let (seq, why) = value.split_once(' ')?;
         Some(Self {
             log: Log::parse(log)?,
             lane: lane.parse().ok()?,
             key: key.to_owned(),
             seq: Seq(seq.parse().ok()?),
-            together: together.parse().ok()?,
             why: why.to_owned(),
         })
     }
@@ -116,7 +113,7 @@ impl Note {
     pub fn put(&self) -> Cmd {
         let mut command = redis::cmd("HSET");
         command.arg(UNSETTLED).arg(Self::field(&self.log, self.lane, &self.key));
-        command.arg(format!("{} {} {}", self.seq, self.together, self.why));
+        command.arg(format!("{} {}", self.seq, self.why));
         command
     }
 
@@ -133,6 +130,15 @@ impl Note {
     pub fn is_settled_by(&self, chunk: &Chunk, copied: &Log) -> bool {
         self.log == *copied || chunk.applied(&self.log, self.lane) >= self.seq
     }
+}
+
+/// The command that says which keys a record's command wrote together.
+#[must_use]
+pub fn together(log: &Log, lane: i32, seq: Seq, keys: &[String]) -> Cmd {
+    let mut command = redis::cmd("HSET");
+    command.arg(SPREAD).arg(format!("{log} {lane} {seq}"));
+    command.arg(serde_json::to_string(keys).unwrap_or_default());
+    command
 }
 
 /// Asks for the notes of some keys that lanes may have written: one command a lane, in database 0.
@@ -162,7 +168,7 @@ pub(super) fn answered(answers: &[Value], lanes: &[(Log, i32)], keys: &[&str]) -
 /// What fills stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filler {
-    /// How far: [`Phase::Copying`] or [`Phase::Settling`].
+    /// How far: [`Phase::Copying`] or [`Phase::Spreading`].
     pub phase: Phase,
     /// Whether with all keys, or only some.
     pub whole: bool,
@@ -183,7 +189,7 @@ impl Filler {
 
     /// As the hash has it.
     fn text(&self) -> String {
-        let phase = if self.phase == Phase::Settling { "settling" } else { "copying" };
+        let phase = if self.phase == Phase::Spreading { "settling" } else { "copying" };
         let what = if self.whole { "full" } else { "keys" };
         let to = self.to.iter().map(String::as_str).collect::<Vec<_>>().join(",");
         format!("{phase} {what} {} {to} {}", self.token, self.said)
@@ -199,7 +205,7 @@ impl Filler {
             _ => ("copying", "full", "", "", text),
         };
         Self {
-            phase: if phase == "settling" { Phase::Settling } else { Phase::Copying },
+            phase: if phase == "settling" { Phase::Spreading } else { Phase::Copying },
             whole: what != "keys",
             token: token.to_owned(),
             to: to.split(',').filter(|unit| !unit.is_empty()).map(str::to_owned).collect(),
@@ -217,13 +223,35 @@ pub async fn fillers(client: &mut Client) -> Result<Vec<(String, Filler)>, Fault
     Ok(found.into_iter().map(|(log, text)| (log, Filler::parse(&text))).collect())
 }
 
-/// The store is being filled with the keys of a log's unit.
+/// The store is being filled with the keys of a log's unit. Where a token is named it has to be that of the command that
+/// does so by now; `false`, and nothing done, if it is not.
 ///
 /// # Errors
 /// Those of the connection, and what the server refuses.
-pub async fn set(client: &mut Client, log: &Log, filler: &Filler) -> Result<(), Fault> {
-    let mut command = redis::cmd("HSET");
-    client.ask(command.arg(FILLING).arg(log.to_string()).arg(filler.text())).await.map(drop)
+pub async fn set(
+    client: &mut Client,
+    log: &Log,
+    filler: &Filler,
+    over: Option<&str>,
+) -> Result<bool, Fault> {
+    loop {
+        client.ask(redis::cmd("WATCH").arg(FILLING)).await?;
+        let known = fillers(client).await?.into_iter().find(|(known, _)| *known == log.to_string());
+        let known = known.map(|(_, filler)| filler.token);
+        if over.is_some_and(|token| known.as_deref() != Some(token)) {
+            client.ask(&redis::cmd("UNWATCH")).await?;
+            return Ok(false);
+        }
+        let mut pipeline = redis::Pipeline::new();
+        pipeline.cmd("MULTI").cmd("HSET").arg(FILLING).arg(log.to_string()).arg(filler.text());
+        pipeline.cmd("EXEC");
+        let answers = client.answers(&pipeline).await?;
+        match answers.iter().find_map(unitflow_redis::client::refusal) {
+            Some(fault) => return Err(fault.at(client.place())),
+            None if answers.last() == Some(&Value::Nil) => {}
+            None => return Ok(true),
+        }
+    }
 }
 
 /// What came of the end of a filling.
@@ -235,7 +263,7 @@ pub enum Ended {
     Unsettled,
     /// Another command fills it by now, which ends it.
     ByAnother,
-    /// Nothing says any more that it is being filled: meanwhile changes may not have been noted.
+    /// Nothing says any more that it is being filled: it was given up, or the store went back in time.
     Unknown,
 }
 
@@ -273,7 +301,10 @@ pub async fn end(
         match answers.iter().find_map(unitflow_redis::client::refusal) {
             Some(fault) => return Err(fault.at(client.place())),
             None if answers.last() == Some(&Value::Nil) => {}
-            None => return Ok(Ended::Yes),
+            None => {
+                client.ask(redis::cmd("UNLINK").arg(SPREAD)).await?;
+                return Ok(Ended::Yes);
+            }
         }
     }
 }
@@ -284,46 +315,67 @@ pub async fn end(
 /// Those of the connection, and what the server refuses.
 pub async fn give_up(client: &mut Client, log: &Log) -> Result<(), Fault> {
     client.ask(redis::cmd("HDEL").arg(FILLING).arg(log.to_string())).await?;
-    client.ask(redis::cmd("UNLINK").arg(UNSETTLED).arg(TAKEN)).await.map(drop)
+    client.ask(redis::cmd("UNLINK").arg(UNSETTLED).arg(SPREAD)).await.map(drop)
 }
 
-/// Takes all notes out of the hash, where lanes go on writing others: until [`forget_taken`] they stand in a hash of their own, so
-/// that none is lost with the command.
+/// What a command takes out of a store's hashes, where lanes go on writing others.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Notes.
+    pub notes: Vec<Note>,
+    /// Keys that were written together.
+    pub together: Vec<Vec<String>>,
+}
+
+/// Takes what was written together, and the notes as well if told so. Until [`forget_taken`] it stands in hashes of the command's
+/// own, so that whoever takes its place finds it.
 ///
 /// # Errors
 /// Those of the connection, and what the server refuses.
-pub async fn take(client: &mut Client) -> Result<Vec<Note>, Fault> {
-    let mut exist = redis::Pipeline::new();
-    exist.cmd("EXISTS").arg(TAKEN).cmd("EXISTS").arg(UNSETTLED);
-    let answers = client.answers(&exist).await?;
-    match answers[..] {
-        [Value::Int(0), Value::Int(0)] => return Ok(Vec::new()),
-        // Nobody else does that.
-        [Value::Int(0), _] => {
-            client.ask(redis::cmd("RENAME").arg(UNSETTLED).arg(TAKEN)).await?;
-        }
-        // Left by a command that was killed: these first.
-        _ => {}
-    }
-    let (mut notes, mut cursor) = (Vec::new(), 0_u64);
-    loop {
-        let scan = redis::cmd("HSCAN").arg(TAKEN).arg(cursor).arg("COUNT").arg(1_000).clone();
-        let (next, found): (u64, Value) =
-            redis::from_redis_value(client.ask(&scan).await?).map_err(|_| odd())?;
-        notes.extend(texts(found)?.iter().filter_map(|(field, value)| Note::parse(field, value)));
-        cursor = next;
-        if cursor == 0 {
-            return Ok(notes);
+pub async fn take(client: &mut Client, token: &str, notes: bool) -> Result<Taken, Fault> {
+    let hashes = [SPREAD, UNSETTLED].into_iter().take(if notes { 2 } else { 1 });
+    for hash in hashes {
+        let taken = taken(hash, token);
+        let mut exist = redis::Pipeline::new();
+        exist.cmd("EXISTS").arg(&taken).cmd("EXISTS").arg(hash);
+        // What was taken last, and is not done with, comes first.
+        if client.answers(&exist).await?[..] == [Value::Int(0), Value::Int(1)] {
+            client.ask(redis::cmd("RENAME").arg(hash).arg(&taken)).await?;
         }
     }
+    let fields = async |client: &mut Client, hash: &[u8]| {
+        let (mut all, mut cursor) = (Vec::new(), 0_u64);
+        loop {
+            let mut scan = redis::cmd("HSCAN");
+            scan.arg(taken(hash, token)).arg(cursor).arg("COUNT").arg(1_000);
+            let (next, found): (u64, Value) =
+                redis::from_redis_value(client.ask(&scan).await?).map_err(|_| odd())?;
+            all.extend(texts(found)?);
+            cursor = next;
+            if cursor == 0 {
+                return Ok::<_, Fault>(all);
+            }
+        }
+    };
+    let together = fields(client, SPREAD).await?;
+    let notes = fields(client, UNSETTLED).await?;
+    Ok(Taken {
+        notes: notes.iter().filter_map(|(field, value)| Note::parse(field, value)).collect(),
+        together: together.iter().filter_map(|(_, keys)| serde_json::from_str(keys).ok()).collect(),
+    })
 }
 
 /// What was taken is done with.
 ///
 /// # Errors
 /// Those of the connection, and what the server refuses.
-pub async fn forget_taken(client: &mut Client) -> Result<(), Fault> {
-    client.ask(redis::cmd("UNLINK").arg(TAKEN)).await.map(drop)
+pub async fn forget_taken(client: &mut Client, token: &str) -> Result<(), Fault> {
+    let (spread, notes) = (taken(SPREAD, token), taken(UNSETTLED, token));
+    client.ask(redis::cmd("UNLINK").arg(spread).arg(notes)).await.map(drop)
+}
+
+fn taken(hash: &[u8], token: &str) -> Vec<u8> {
+    [hash, b":", token.as_bytes()].concat()
 }
 
 /// Some of the notes, each as it is written and as it is read; all where there are no more than about `most`.
@@ -420,7 +472,7 @@ mod tests {
         };
         let (copying, settling) = ("copying full 1 B anna: x", "settling keys 1 B anna: x");
         assert_eq!(of(copying, "A.cache", "B"), Phase::Copying);
-        assert_eq!(of(settling, "C.cache", "B"), Phase::Settling);
+        assert_eq!(of(settling, "C.cache", "B"), Phase::Spreading);
         assert_eq!(of(copying, "B.cache", "A"), Phase::Emptying);
         assert_eq!(of(settling, "B.cache", "A"), Phase::Spreading);
         assert_eq!(of(copying, "B.cache", "C"), Phase::Misfits);
@@ -435,7 +487,7 @@ mod tests {
     #[test]
     fn fillers_are_read_as_they_are_written() {
         let filler = Filler {
-            phase: Phase::Settling,
+            phase: Phase::Spreading,
             whole: true,
             token: "18ec".into(),
             to: ["B", "C"].map(str::to_owned).into(),
@@ -454,13 +506,12 @@ mod tests {
             lane: 0,
             key: r#"[0,"a b"]"#.into(),
             seq: Seq(7),
-            together: 2,
             why: "written here since".into(),
         };
         let field = Note::field(&note.log, note.lane, &note.key);
         assert_eq!(field, r#"A.cache 0 [0,"a b"]"#);
-        assert_eq!(Note::parse(&field, "7 2 written here since").unwrap(), note);
-        for (field, value) in [("", ""), ("A.cache 0", "7 1 x"), ("A.cache x k", "7 1 x")] {
+        assert_eq!(Note::parse(&field, "7 written here since").unwrap(), note);
+        for (field, value) in [("", ""), ("A.cache 0", "7 x"), ("A.cache x k", "7 x")] {
             assert!(Note::parse(field, value).is_none());
         }
     }

@@ -4,7 +4,7 @@
 //! it, and applies whole source transactions. After any fault that may be tried again it begins anew from the ledger,
 //! which alone knows what was applied.
 
-use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use unitflow_redis::{Client, Store};
 
 use super::batch::{Batch, Idle, Place};
 use super::copies::Copies;
-use super::filling::{self, Note, Phase, UNSETTLED};
+use super::filling::{self, Phase};
 use super::late::Late;
 use super::ledger::{self, Standing, WATCH_COMMANDS};
 use super::own_keys::OwnKeys;
@@ -59,7 +59,7 @@ enum Expires {
     Gone,
 }
 
-/// The keys of a write, as records name them; of one that goes to another database that one's, too.
+/// The keys of a write, each once, as records name them; of one that goes to another database that one's, too.
 fn names_of(write: &Write<'_>) -> Vec<String> {
     let name = |db, key: &[u8]| {
         let mut name = Vec::new();
@@ -68,6 +68,8 @@ fn names_of(write: &Write<'_>) -> Vec<String> {
     };
     let mut names: Vec<String> = write.keys().map(|key| name(write.db, key)).collect();
     names.extend(write.in_another_database().map(|(db, key)| name(db, key)));
+    names.sort_unstable();
+    names.dedup();
     names
 }
 
@@ -102,25 +104,41 @@ impl Apply for Way {
     }
 }
 
-async fn apply_all(way: &Way, lane: i32, start: Start) -> Result<(), Fault> {
-    let Start { committed, orders, mirror, metrics } = start;
-    if orders.pauses() {
+async fn apply_all(way: &Way, lane: i32, mut start: Start) -> Result<(), Fault> {
+    if start.orders.pauses() {
         info!(lane, "paused");
         return std::future::pending().await;
     }
+    loop {
+        match apply_from_ledger(way, lane, &start).await? {
+            Ended::Anew => info!(lane, "another command fills the store, or none: from the ledger"),
+        }
+        // An operator has moved it once.
+        start.committed = None;
+    }
+}
+
+/// How a lane ends without a fault.
+enum Ended {
+    /// What is to be noted is another, also with what was gathered.
+    Anew,
+}
+
+async fn apply_from_ledger(way: &Way, lane: i32, start: &Start) -> Result<Ended, Fault> {
+    let Start { committed, orders, mirror, metrics } = start;
     let road = &way.road;
     let mut client = Client::open(&way.store).await?;
     let mut pipeline = Pipeline::new();
     ledger::watch(&road.log, lane, &mut pipeline);
     let answers = client.answers(&pipeline).await?;
-    let (standing, filling) = ledger::watched(&road.log, lane, &answers)?;
-    let filling = Phase::of(&filling, &road.log, &road.to);
+    let (standing, marks) = ledger::watched(&road.log, lane, &answers)?;
     let entry = standing.entry(lane);
     road.ensure_same_topic(&entry)?;
-    let (wanted, moved_to) = match starting_offset(&entry, committed, mirror.believed(lane)) {
+    let (wanted, moved_to) = match starting_offset(&entry, committed.clone(), mirror.believed(lane))
+    {
         ReadFrom::At(offset) => (offset, 0),
         ReadFrom::Forward(offset) => {
-            road.ensure_may_be_forward(&entry, offset, &orders).await?;
+            road.ensure_may_be_forward(&entry, offset, orders).await?;
             (entry.topic_offset, offset)
         }
     };
@@ -140,17 +158,22 @@ async fn apply_all(way: &Way, lane: i32, start: Start) -> Result<(), Fault> {
         copies: Copies::default(),
         late: Late::known(&standing.late),
         watched: true,
-        filling,
-        noting: HashSet::new(),
-        orders,
-        mirror: &mirror,
-        metrics,
+        filling: Phase::of(&marks, &road.log, &road.to),
+        marks,
+        anew: false,
+        orders: orders.clone(),
+        mirror,
+        metrics: metrics.clone(),
     };
     let options =
         Options { queue_bytes: QUEUE_BYTES, fetch_bytes: FETCH_BYTES, ..Options::default() };
     let partitions = [(lane.lane, begin)];
     let reader = Reader::open_with(&road.broker, &road.topic, &partitions, options).await?;
-    lane.run(&reader).await
+    match lane.run(&reader).await {
+        Err(fault) if lane.anew && fault.code == Code::LedgerMoved => Ok(Ended::Anew),
+        Err(fault) => Err(fault),
+        Ok(never) => match never {},
+    }
 }
 
 pub(super) struct Lane<'a> {
@@ -173,15 +196,16 @@ pub(super) struct Lane<'a> {
     pub(super) watched: bool,
     /// What is noted, to be read again, while stores are filled.
     filling: Phase,
-    /// Keys that are noted with what is gathered.
-    noting: HashSet<String>,
+    /// What fills stores, as the server says; with another the lane begins anew, at once.
+    marks: Value,
+    anew: bool,
     orders: InForce,
     pub(super) mirror: &'a Mirror,
     pub(super) metrics: LaneMetrics,
 }
 
 impl Lane<'_> {
-    async fn run(&mut self, reader: &Reader) -> Result<(), Fault> {
+    async fn run(&mut self, reader: &Reader) -> Result<Infallible, Fault> {
         loop {
             let item = match reader.try_next()? {
                 Some(item) => item,
@@ -280,7 +304,7 @@ impl Lane<'_> {
         }
         place.idle = Idle::of(&write);
         if self.filling > Phase::Filled {
-            self.note_what_may_follow(&mut place, &write).await?;
+            self.note_what_may_follow(&mut place, &write);
         }
         let now_ms = self.client.now_us() / 1000;
         self.late.put_off(&mut write, tag.commit_us / 1000, now_ms);
@@ -290,50 +314,29 @@ impl Lane<'_> {
 
     /// While the store is being filled a command may not fit what a key holds, may take what is wrong from one key to
     /// another, or may take a key away before the scan comes to it: such keys are noted with it.
-    async fn note_what_may_follow(
-        &mut self,
-        place: &mut Place,
-        write: &Write<'_>,
-    ) -> Result<(), Fault> {
+    fn note_what_may_follow(&mut self, place: &mut Place, write: &Write<'_>) {
         place.noted = names_of(write);
         let is_each = write.is("DEL") || write.is("UNLINK") || write.is("MSET");
         let spreads = place.noted.len() > 1 && !is_each;
-        let follows = match self.filling {
-            Phase::Copying | Phase::Emptying => spreads || write.may_empty(),
-            Phase::Spreading => spreads,
-            Phase::Settling => spreads && self.is_noted(&place.noted).await?,
-            Phase::Misfits | Phase::Filled => false,
-        };
-        if follows {
-            for key in &place.noted {
-                self.push_note(key, place);
+        match self.filling {
+            Phase::Copying | Phase::Emptying if spreads || write.may_empty() => {
+                self.push_notes(place);
             }
+            Phase::Spreading if spreads => {
+                let log = &self.way.road.log;
+                let note = filling::together(log, self.lane, place.seq, &place.noted);
+                self.batch.push_note(note);
+            }
+            _ => {}
         }
-        Ok(())
     }
 
-    /// Notes a key of a record with what is gathered.
-    fn push_note(&mut self, key: &str, of: &Place) {
-        let note = Note { together: of.noted.len(), ..self.note(key, of.seq, SPREAD) };
-        self.batch.push_note(note.put());
-        self.noting.insert(key.to_owned());
-    }
-
-    /// Whether one of these keys is noted. That none is is watched from here on.
-    async fn is_noted(&mut self, keys: &[String]) -> Result<bool, Fault> {
-        if keys.iter().any(|key| self.noting.contains(key)) {
-            return Ok(true);
+    /// Notes the keys of a record with what is gathered.
+    fn push_notes(&mut self, of: &Place) {
+        for key in &of.noted {
+            let note = self.note(key, of.seq, SPREAD);
+            self.batch.push_note(note.put());
         }
-        let names: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let mut pipeline = Pipeline::new();
-        pipeline.cmd("WATCH").arg(UNSETTLED);
-        filling::ask(&mut pipeline, &self.way.applied, &names);
-        let answers = self.client.answers(&pipeline).await?;
-        if let Some(fault) = answers.iter().find_map(refusal) {
-            return Err(fault.at(self.client.place()));
-        }
-        self.batch.hurry();
-        Ok(!filling::answered(&answers[1..], &self.way.applied, &names).is_empty())
     }
 
     /// Deletes a key that has expired at its source, unless somebody renewed it here.
@@ -375,10 +378,7 @@ impl Lane<'_> {
         if goes {
             self.batch.push(place, write);
         } else if self.filling == Phase::Copying && expires != Expires::Gone {
-            let place = Place { noted: names_of(write), ..place };
-            for key in &place.noted {
-                self.push_note(key, &place);
-            }
+            self.push_notes(&Place { noted: names_of(write), ..place });
         }
         Ok(())
     }
@@ -422,7 +422,6 @@ impl Lane<'_> {
         let (records, committed_us) = (self.batch.records(), self.batch.committed_us());
         let mark = ledger::set(log, self.lane, &standing)?;
         let places = self.batch.transaction(mark, &mut pipeline);
-        self.noting.clear();
         // Read ahead for the next one, with the answer to this.
         ledger::watch(log, self.lane, &mut pipeline);
         self.watched = false;
@@ -458,7 +457,11 @@ impl Lane<'_> {
         let answers = self.client.answers(&pipeline).await?;
         self.believe(&answers)?;
         self.watched = true;
-        Ok(())
+        match self.anew {
+            // What was gathered would have been noted otherwise.
+            true => Err(Fault::retry(Code::LedgerMoved, "what fills the store is another")),
+            false => Ok(()),
+        }
     }
 
     /// What came of a transaction.
@@ -472,6 +475,7 @@ impl Lane<'_> {
             Some(Value::Array(results)) => self.find_misfits(results, places).await,
             // A watched key was written since: another sink's ledger, or a key that expired.
             Some(Value::Nil) => {
+                self.believe(answers)?;
                 Err(Fault::retry(Code::LedgerMoved, "a key that was watched was written since"))
             }
             _ => {
@@ -522,8 +526,7 @@ impl Lane<'_> {
     async fn note_misfit(&mut self, place: &Place) -> Result<(), Fault> {
         let mut pipeline = Pipeline::new();
         for key in &place.noted {
-            let note = self.note(key, place.seq, MISFIT);
-            pipeline.add_command(Note { together: place.noted.len(), ..note }.put());
+            pipeline.add_command(self.note(key, place.seq, MISFIT).put());
         }
         loop {
             let noted = match self.client.answers(&pipeline).await {
@@ -560,8 +563,11 @@ impl Lane<'_> {
     /// The ledger has to stand where it was left.
     pub(super) fn believe(&mut self, answers: &[Value]) -> Result<(), Fault> {
         let (log, lane) = (&self.way.road.log, self.lane);
-        let (standing, filling) = ledger::watched(log, lane, answers)?;
-        self.filling = Phase::of(&filling, log, &self.way.road.to);
+        let (standing, marks) = ledger::watched(log, lane, answers)?;
+        if marks != self.marks {
+            self.filling = Phase::of(&marks, log, &self.way.road.to);
+            (self.marks, self.anew) = (marks, true);
+        }
         if standing.seq == self.at || inject::on("no_cas") {
             return Ok(());
         }

@@ -21,14 +21,14 @@ use unitflow_change::{Code, Fault, inject};
 use unitflow_kafka::{Writer, positions};
 use unitflow_redis::commands::{self, Arrives};
 use unitflow_redis::stream::{Event, Opened, Options, Stream};
-use unitflow_redis::{Command, Store};
+use unitflow_redis::{Command, Position, Store};
 
 use super::copier::Copier;
 use super::sink::lanes_into;
 use super::state::ConnectorState;
 use crate::config::Mesh;
 use crate::pipeline::grouping::Grouping;
-use crate::pipeline::state::{ensure_same_topic, ensure_tail, require};
+use crate::pipeline::state::{ensure_same_topic, ensure_tail, look, require};
 use crate::supervisor::Begin;
 use crate::telemetry::{CaptureMeters, Meters};
 
@@ -50,6 +50,17 @@ pub async fn run(
     let capture = async {
         begin.stand_by(&mesh, &log.unit, &log, Stage::Connector).await?;
         let store = mesh.cache(&log.unit, &log.store)?.clone();
+        // Who can't go on does not take the role from whoever mends that.
+        if let Some(state) = look::<ConnectorState>(
+            &mesh.unit(&log.unit)?.broker,
+            &mesh.topics,
+            &log,
+            Stage::Connector,
+        )
+        .await?
+        {
+            drop(open_behind(&log, &store, &state.position).await?);
+        }
         let mut capture = Capture::open(&mesh, &log, &meters).await?;
         let mut stream = capture.begin(&log, &store).await?;
         info!(%log, offset = stream.position().offset, "capturing");
@@ -131,21 +142,7 @@ impl Capture {
 
     /// Opens the stream where it was left; names the keyspace where it is another than the log's.
     async fn begin(&mut self, log: &Log, store: &Store) -> Result<Stream, Fault> {
-        let opened = Stream::open(store, Some(&self.state.position), Options::default()).await?;
-        let stream = match opened {
-            Opened::Continued(stream) => stream,
-            Opened::Full(_) => {
-                return Err(Fault::fatal(
-                    Code::PositionPurged,
-                    "the store can't go on where it was captured up to: its backlog no longer holds that, or its history is another",
-                )
-                .at(&store.name)
-                .hint(format!(
-                    "unitflow resync full --from {} --store {} --why … lets it go on from now and brings what was missed; then raise repl-backlog-size",
-                    log.unit, log.store
-                )));
-            }
-        };
+        let stream = open_behind(log, store, &self.state.position).await?;
         if self.state.keyspace != self.configured {
             if self.state.keyspace.partitions != self.configured.partitions {
                 return Err(Fault::fatal(Code::Routing, "a log keeps its number of lanes"));
@@ -417,6 +414,22 @@ impl Capture {
         self.meters.commits.add(1, &self.meters.labels);
         self.meters.rows.add(std::mem::take(&mut self.rows), &self.meters.labels);
         Ok(())
+    }
+}
+
+/// The store's stream behind a position.
+async fn open_behind(log: &Log, store: &Store, position: &Position) -> Result<Stream, Fault> {
+    match Stream::open(store, Some(position), Options::default()).await? {
+        Opened::Continued(stream) => Ok(stream),
+        Opened::Full(_) => Err(Fault::fatal(
+            Code::PositionPurged,
+            "the store can't go on where it was captured up to: its backlog no longer holds that, or its history is another",
+        )
+        .at(&store.name)
+        .hint(format!(
+            "unitflow resync full --from {} --store {} --why … lets it go on from now and brings what was missed; then raise repl-backlog-size",
+            log.unit, log.store
+        ))),
     }
 }
 

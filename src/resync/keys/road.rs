@@ -127,4 +127,37 @@ impl Plan<'_> {
         }
         Ok(())
     }
+
+    /// Waits until the authority has applied of third units all that the targets have: what they did with several keys before these
+    /// were marked has to show in the authority before it is read.
+    pub(super) async fn wait_for_thirds(&self) -> Result<(), Fault> {
+        let mut source = self.client(&self.log.unit).await?;
+        for (log, to) in self.ways().into_iter().filter(|(_, to)| self.to.contains(to)) {
+            if log == self.log {
+                continue;
+            }
+            let lanes = self.mesh.lanes(&log);
+            let wanted = ledger::read_all(&mut self.client(&to).await?, &log, lanes).await?;
+            let mut said: Option<Instant> = None;
+            loop {
+                let stands = ledger::read_all(&mut source, &log, lanes).await?;
+                let lags = wanted.iter().any(|(lane, wanted)| {
+                    let there = stands.iter().find(|(known, _)| known == lane);
+                    there.is_some_and(|(_, there)| there.seq < wanted.seq)
+                });
+                if !lags {
+                    break;
+                }
+                if said.is_none_or(|said| said.elapsed() > SAY_EVERY) {
+                    warn!(
+                        "waiting: {} has not applied of {log} what {to} has; does its sink run?",
+                        self.log.unit
+                    );
+                    said = Some(Instant::now());
+                }
+                sleep(LOOK_EVERY).await;
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,6 +1,6 @@
 //! Has keys read again until none is in doubt, removes what the authority lacks, and takes the marks away.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use redis::Value;
@@ -61,13 +61,17 @@ impl<'m> Plan<'m> {
     }
 
     /// Has keys read again until none is in doubt; gives how many are left where that does not come to an end. In doubt are those
-    /// that the targets note, and first of all `suspects`, or all that is noted anywhere; and what a command wrote in a target, that
-    /// had to do with one of them.
+    /// that are noted, `suspects`, and what was written together with one of them; until it is known what the targets did with
+    /// several keys before, all that was written together, if no suspects are named. `older` is the command whose place this one
+    /// took.
     pub(super) async fn settle(
         &self,
         mut suspects: Option<BTreeSet<String>>,
+        older: Option<&str>,
     ) -> Result<u64, Fault> {
+        let tokens: Vec<&str> = older.into_iter().chain([self.token.as_str()]).collect();
         let (mut least, mut since) = (u64::MAX, Instant::now());
+        let mut together = Vec::new();
         loop {
             let mut due = self.notes().await?;
             let drained = due.is_empty();
@@ -77,9 +81,12 @@ impl<'m> Plan<'m> {
                 self.drain().await?;
                 since += begun.elapsed();
             }
-            due.extend(spread(&self.take_notes().await?, suspects.as_ref()));
+            for token in &tokens {
+                self.take_notes(token, &mut due, &mut together).await?;
+            }
+            spread(&together, suspects.as_ref(), &mut due);
             if due.is_empty() {
-                self.forget_taken().await?;
+                self.forget_taken(&tokens).await?;
                 if self.notes().await?.is_empty() {
                     return Ok(0);
                 }
@@ -94,11 +101,15 @@ impl<'m> Plan<'m> {
             }
             info!(keys = due.len(), "read again");
             self.ask(due.iter().cloned().collect()).await?;
-            self.forget_taken().await?;
+            self.forget_taken(&tokens).await?;
             match &mut suspects {
+                suspects if drained => {
+                    *suspects = Some(due);
+                    together.clear();
+                }
                 // What was done with earlier ones is not all known yet.
-                Some(known) if !drained => known.extend(due),
-                suspects => *suspects = Some(due),
+                Some(known) => known.extend(due),
+                None => {}
             }
             sleep(SETTLE_EVERY).await;
         }
@@ -110,6 +121,10 @@ impl<'m> Plan<'m> {
         let mut noted = BTreeSet::new();
         for unit in &self.to {
             let mut client = self.client(unit).await?;
+            let fillers = filling::fillers(&mut client).await?;
+            if fillers.iter().all(|(_, filler)| filler.token != self.token) {
+                return Err(self.superseded(unit));
+            }
             let mut stale = Vec::new();
             for (written, note) in filling::notes(&mut client, NOTES_AT_ONCE).await? {
                 match note.filter(|note| self.comes_to(note, unit)) {
@@ -133,26 +148,43 @@ impl<'m> Plan<'m> {
 
     /// Whether more may come of a note in a unit.
     fn comes_to(&self, note: &Note, unit: &Name) -> bool {
-        let travels =
-            parse_key(note.key.as_bytes()).is_ok_and(|(_, key)| self.keyspace.carries(&key));
-        travels && self.mesh.cache_ways().any(|(log, to)| log == note.log && to == *unit)
+        self.travels(&note.key)
+            && self.mesh.cache_ways().any(|(log, to)| log == note.log && to == *unit)
     }
 
-    /// What is noted in the other units; it stands there until [`Plan::forget_taken`].
-    async fn take_notes(&self) -> Result<Vec<(&'m Name, Note)>, Fault> {
-        let mut all = Vec::new();
-        for unit in self.others() {
+    fn travels(&self, key: &str) -> bool {
+        parse_key(key.as_bytes()).is_ok_and(|(_, key)| self.keyspace.carries(&key))
+    }
+
+    /// Takes what was written together, in any unit, and what is noted in those that are not filled. It stands there until
+    /// [`Plan::forget_taken`].
+    async fn take_notes(
+        &self,
+        token: &str,
+        due: &mut BTreeSet<String>,
+        together: &mut Vec<Vec<String>>,
+    ) -> Result<(), Fault> {
+        for unit in self.marked() {
             let Some(mut client) = self.client_of_third(unit).await? else { continue };
-            let notes = filling::take(&mut client).await?.into_iter();
-            all.extend(notes.filter(|note| self.comes_to(note, unit)).map(|note| (unit, note)));
+            let is_filled = self.to.contains(unit);
+            let taken = filling::take(&mut client, token, !is_filled).await?;
+            due.extend(
+                taken.notes.into_iter().map(|note| note.key).filter(|key| self.travels(key)),
+            );
+            together.extend(
+                taken.together.into_iter().map(|keys| {
+                    keys.into_iter().filter(|key| self.travels(key)).collect::<Vec<_>>()
+                }),
+            );
         }
-        Ok(all)
+        Ok(())
     }
 
-    async fn forget_taken(&self) -> Result<(), Fault> {
-        for unit in self.others() {
-            if let Some(mut client) = self.client_of_third(unit).await? {
-                filling::forget_taken(&mut client).await?;
+    async fn forget_taken(&self, tokens: &[&str]) -> Result<(), Fault> {
+        for unit in self.marked() {
+            let Some(mut client) = self.client_of_third(unit).await? else { continue };
+            for token in tokens {
+                filling::forget_taken(&mut client, token).await?;
             }
         }
         Ok(())
@@ -192,8 +224,13 @@ impl<'m> Plan<'m> {
         let settled = left == 0;
         // The targets' last: as long as one is marked there, status tells of it.
         for unit in self.others().filter(|_| settled) {
-            if let Some(mut client) = self.client_of_third(unit).await? {
-                filling::end(&mut client, &self.log, &self.token, false).await?;
+            match self.client_of_third(unit).await? {
+                Some(mut client) => {
+                    filling::end(&mut client, &self.log, &self.token, false).await?;
+                }
+                None => say(&format!(
+                    "{unit} is away and stays marked: what does not fit there is noted in silence until this is run again"
+                )),
             }
         }
         for unit in self.to.iter().filter(|_| settled) {
@@ -202,10 +239,7 @@ impl<'m> Plan<'m> {
                 Ended::Yes => self.tidy(unit).await?,
                 Ended::ByAnother => {}
                 Ended::Unsettled => left = filling::count(&mut client).await?.max(1),
-                Ended::Unknown => {
-                    let what = format!("unit {unit} no longer knows that it is being filled");
-                    return Err(Fault::retry(Code::Copy, format!("{what}: from the beginning")));
-                }
+                Ended::Unknown => return Err(self.superseded(unit)),
             }
         }
         let (to, from) = (self.to_text(), &self.log.unit);
@@ -243,22 +277,28 @@ impl<'m> Plan<'m> {
     }
 }
 
-/// The keys of commands that had to do with suspects, or with whatever, where all are. A command notes all of its keys with its own
-/// number, and how many they are: of one of which some were noted anew since nobody knows what it had to do with.
-fn spread(notes: &[(&Name, Note)], suspects: Option<&BTreeSet<String>>) -> BTreeSet<String> {
+/// Adds what was written together with a suspect, or with a key that is due; all, where all are suspects.
+fn spread(
+    together: &[Vec<String>],
+    suspects: Option<&BTreeSet<String>>,
+    due: &mut BTreeSet<String>,
+) {
     let Some(suspects) = suspects else {
-        return notes.iter().map(|(_, note)| note.key.clone()).collect();
+        due.extend(together.iter().flatten().cloned());
+        return;
     };
-    let command = |unit: &Name, note: &Note| (unit.clone(), note.log.clone(), note.lane, note.seq);
-    let mut commands: BTreeMap<_, Vec<&Note>> = BTreeMap::new();
-    for (unit, note) in notes {
-        commands.entry(command(unit, note)).or_default().push(note);
+    // From one command to the next.
+    loop {
+        let known = due.len();
+        for keys in together {
+            if keys.iter().any(|key| suspects.contains(key) || due.contains(key)) {
+                due.extend(keys.iter().cloned());
+            }
+        }
+        if due.len() == known {
+            return;
+        }
     }
-    let touched = commands.into_values().filter(|noted| {
-        let is_whole = noted.iter().all(|note| note.together == noted.len());
-        !is_whole || noted.iter().any(|note| suspects.contains(&note.key))
-    });
-    touched.flatten().map(|note| note.key.clone()).collect()
 }
 
 /// Those of some keys that a store lacks, as records name them.
@@ -286,28 +326,19 @@ async fn lacking(client: &mut Client, db: u32, keys: &[Vec<u8>]) -> Result<Vec<S
 
 #[cfg(test)]
 mod tests {
-    use unitflow_change::seq::Seq;
-
-    use super::*;
-
     #[test]
-    fn what_has_to_do_with_a_suspect_becomes_one() {
-        let unit: Name = "A".parse().unwrap();
-        let note = |key: &str, seq| Note {
-            log: Log::parse("B.cache").unwrap(),
-            lane: 0,
-            key: key.into(),
-            seq: Seq(seq),
-            together: 2,
-            why: String::new(),
-        };
-        let notes = [("m", 2), ("n", 2), ("x", 4), ("y", 4)];
-        let notes: Vec<_> = notes.map(|(key, seq)| (&unit, note(key, seq))).into();
+    fn what_was_written_together_with_a_suspect_is_due() {
         let set = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
-        assert_eq!(spread(&notes, Some(&set(&["m"]))), set(&["m", "n"]));
-        assert_eq!(spread(&notes, Some(&set(&["z"]))), set(&[]));
-        assert_eq!(spread(&notes, None), set(&["m", "n", "x", "y"]));
-        // What n was written together with has been noted anew.
-        assert_eq!(spread(&notes[1..], Some(&set(&["z"]))), set(&["n"]));
+        let together: Vec<Vec<String>> =
+            [["y", "z"], ["x", "y"], ["p", "q"]].map(|keys| keys.map(str::to_owned).into()).into();
+        let spread = |suspects: Option<&[&str]>, due: &[&str]| {
+            let mut due = set(due);
+            super::spread(&together, suspects.map(set).as_ref(), &mut due);
+            due
+        };
+        assert_eq!(spread(Some(&["x"]), &[]), set(&["x", "y", "z"]));
+        assert_eq!(spread(Some(&[]), &["q"]), set(&["p", "q"]));
+        assert_eq!(spread(Some(&["n"]), &[]), set(&[]));
+        assert_eq!(spread(None, &["n"]), set(&["n", "p", "q", "x", "y", "z"]));
     }
 }
