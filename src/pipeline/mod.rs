@@ -33,7 +33,7 @@ pub use copier::Scan;
 pub use stand_by::{GONE_AFTER, is_worked_on};
 pub use state::{
     BinlogReader, ConnectorState, RelayState, TransformerState, ensure_same_topic, ensure_tail,
-    load as load_state, require,
+    load as load_state, look as look_at_state, require,
 };
 
 /// Runs the named roles of one unit until the process is told to stop.

@@ -31,7 +31,7 @@ use crate::cli::{ResyncFullArgs, ResyncKeysArgs, ResyncStopArgs, ResyncWays};
 use crate::config::Mesh;
 use crate::order::whoever;
 use crate::output::say;
-use crate::pipeline::load_state;
+use crate::pipeline::look_at_state;
 use crate::pipeline::redis::ConnectorState;
 
 /// How often a position is looked at.
@@ -322,7 +322,8 @@ impl<'m> Plan<'m> {
 
     async fn state(&self) -> Result<ConnectorState, Fault> {
         let broker = &self.mesh.unit(&self.log.unit)?.broker;
-        let state = load_state(broker, &self.mesh.topics, &self.log, Stage::Connector).await?;
+        // A killed connector may have left a transaction open: what it had committed counts.
+        let state = look_at_state(broker, &self.mesh.topics, &self.log, Stage::Connector).await?;
         state.ok_or_else(|| {
             Fault::fatal(Code::PositionMissing, format!("log {} has no position", self.log))
                 .hint("unitflow init first")
