@@ -162,7 +162,8 @@ fn ensure_none(log: &Log, what: &str, given: bool) -> Result<(), Fault> {
         true => Err(Fault::fatal(
             Code::Config,
             format!("{what} is for MySQL stores; {} is a Redis store", log.store),
-        )),
+        )
+        .hint("give the command without it")),
         false => Ok(()),
     }
 }

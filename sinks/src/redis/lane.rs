@@ -104,7 +104,7 @@ impl Apply for Way {
     }
 }
 
-async fn apply_all(way: &Way, lane: i32, mut start: Start) -> Result<(), Fault> {
+async fn apply_all(way: &Way, lane: i32, start: Start) -> Result<(), Fault> {
     if start.orders.pauses() {
         info!(lane, "paused");
         return std::future::pending().await;
@@ -113,8 +113,6 @@ async fn apply_all(way: &Way, lane: i32, mut start: Start) -> Result<(), Fault> 
         match apply_from_ledger(way, lane, &start).await? {
             Ended::Anew => info!(lane, "another command fills the store, or none: from the ledger"),
         }
-        // An operator has moved it once.
-        start.committed = None;
     }
 }
 
